@@ -1,0 +1,55 @@
+#include "level.h"
+
+#include <stdatomic.h>
+
+#include "target.h"
+
+static const char *const names[CPU_LEVELS] = {"scalar", "neon", "avx2", "avx512"};
+
+/* The level plus one, so that zero means "not chosen yet". */
+static atomic_int chosen;
+
+const char *cpu_level_name(cpu_level level)
+{
+    return names[level];
+}
+
+int cpu_level_available(cpu_level level)
+{
+    switch (level) {
+    case CPU_SCALAR:
+        return 1;
+    case CPU_NEON:
+        return CPU_HAS_NEON;
+#if CPU_HAS_X86_LEVELS
+    /* __builtin_cpu_supports also asks the operating system whether it saves the wide registers. */
+    case CPU_AVX2:
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    case CPU_AVX512:
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+#endif
+    default:
+        return 0;
+    }
+}
+
+cpu_level cpu_current_level(void)
+{
+    int level = atomic_load_explicit(&chosen, memory_order_relaxed) - 1;
+    if (level < 0) {
+        level = CPU_LEVELS - 1;
+        while (!cpu_level_available((cpu_level)level))
+            level--;
+        atomic_store_explicit(&chosen, level + 1, memory_order_relaxed);
+    }
+    return (cpu_level)level;
+}
+
+int cpu_set_level(cpu_level level)
+{
+    if (!cpu_level_available(level))
+        return -1;
+    atomic_store_explicit(&chosen, (int)level + 1, memory_order_relaxed);
+    return 0;
+}

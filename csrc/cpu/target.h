@@ -1,0 +1,37 @@
+/* Compiler-specific words, all in one place.
+ *
+ * TARGET_AVX2 / TARGET_AVX512 open a region whose functions are compiled for that instruction set, TARGET_END closes it.
+ * A kernel source is included once a level between the two, so that one plain C body serves them all. */
+#ifndef LZPENALTY_CPU_TARGET_H
+#define LZPENALTY_CPU_TARGET_H
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define CPU_HAS_X86_LEVELS 1
+#else
+#define CPU_HAS_X86_LEVELS 0
+#endif
+
+#if defined(__aarch64__) || defined(_M_ARM64)
+#define CPU_HAS_NEON 1
+#else
+#define CPU_HAS_NEON 0
+#endif
+
+#define PRAGMA_(text) _Pragma(#text)
+#if defined(__clang__)
+#define TARGET_BEGIN_(features) PRAGMA_(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_END PRAGMA_(clang attribute pop)
+#elif defined(__GNUC__)
+#define TARGET_BEGIN_(features) PRAGMA_(GCC push_options) PRAGMA_(GCC target(features))
+#define TARGET_END PRAGMA_(GCC pop_options)
+#endif
+
+/* No fma among the features: contraction would make the levels round differently. */
+#define TARGET_AVX2 TARGET_BEGIN_("avx2,bmi,bmi2,lzcnt,popcnt")
+#if defined(__clang__)
+#define TARGET_AVX512 TARGET_BEGIN_("avx512f,avx512vl,avx512bw,avx512dq,avx2,bmi,bmi2,lzcnt,popcnt")
+#else
+#define TARGET_AVX512 TARGET_BEGIN_("avx512f,avx512vl,avx512bw,avx512dq,avx2,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512")
+#endif
+
+#endif

@@ -1,0 +1,9 @@
+#include "levels.h"
+
+#if CPU_HAS_X86_LEVELS
+TARGET_AVX512
+#define LEVEL_AVX512
+#define KERNELS lz_kernels_avx512
+#include "kernels.h"
+TARGET_END
+#endif

@@ -1,0 +1,21 @@
+/* What the files that compile the kernels for one level need before they switch instruction sets. */
+#ifndef LZPENALTY_LZ_LEVELS_H
+#define LZPENALTY_LZ_LEVELS_H
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "../cpu/half.h"
+#include "../cpu/target.h"
+#include "scratch.h"
+
+#if CPU_HAS_X86_LEVELS
+#include <immintrin.h>
+#endif
+
+/* At the baseline, which is "scalar" on x86-64 (SSE2 at most) and NEON on arm. */
+extern const lz_kernels lz_kernels_baseline;
+extern const lz_kernels lz_kernels_avx2, lz_kernels_avx512;
+
+#endif

@@ -1,0 +1,44 @@
+/* How one call's working memory is laid out inside an lz_workspace. */
+#ifndef LZPENALTY_LZ_SCRATCH_H
+#define LZPENALTY_LZ_SCRATCH_H
+
+#include "lz.h"
+
+/* The `length` tokens before position `distance` are the `length` tokens that end the text. */
+typedef struct {
+    int32_t distance, length;
+} lz_match;
+
+typedef struct {
+    int32_t context; /* tokens that a call looks back at: the window and what is compared before it */
+    int32_t window;  /* positions at which a match may start */
+    int32_t list;    /* tokens that a row may charge */
+    int32_t keys;    /* entries of the hash table */
+} lz_sizes;
+
+/* Lists that are appended to a vector at a time are longer than their contents by up to one vector. */
+enum { LZ_SLACK = 16 };
+
+typedef struct {
+    int32_t *recent;                   /* [context] tokens, newest first */
+    lz_match *matches;                 /* [window] nearest first */
+    int32_t *tokens;                   /* [window] what follows each match that counts */
+    int32_t *longest;                  /* [window] longest match, or number of occurrences, of each of ... */
+    int32_t *ids;                      /* [list] ... the tokens that are charged, each once */
+    float *bits;                       /* [window] their code lengths */
+    float *gains;                      /* [list] their penalties, in bits */
+    double *saved;                     /* [list] their logits before any was changed, in the logits' own dtype */
+    uint32_t *first, *owner, *pending; /* [window + LZ_SLACK] what distinct.h finds out */
+    uint32_t *table;                   /* [n_table] hash table, a power of two */
+    int32_t n_table;
+} lz_scratch;
+
+/* What a call with these options needs on rows of `length` tokens. */
+lz_sizes lz_penalty_sizes(const lz_penalty *penalty, int64_t length);
+lz_sizes lz_dry_sizes(const lz_dry *dry, int64_t length);
+lz_sizes lz_loop_sizes(const lz_loop *loop, int64_t length);
+
+/* Cuts a block into the arrays. Returns the bytes they take; with block == NULL it only counts them. */
+size_t lz_lay_out(void *block, lz_sizes sizes, lz_scratch *scratch);
+
+#endif

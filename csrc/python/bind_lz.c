@@ -1,0 +1,425 @@
+/* The LZ routines as Python functions: arguments are matched, borrowed and checked here; nothing is written before
+ * everything has been checked, and no arithmetic is done. */
+#include "args.h"
+#include "tensor.h"
+
+/* From this many row-tokens on, the work outlasts what it costs to release the GIL. */
+enum { GIL_MIN_WORK = 4096 };
+
+/* The arguments that every routine on a batch has. Released by batch_release in every case. */
+typedef struct {
+    tensor logits, tokens, starts;
+    lz_workspace *ws;
+    lz_logits lz_logits;
+    lz_tokens lz_tokens;
+} batch;
+
+static void batch_release(module_state *st, batch *b)
+{
+    tensor_release(&b->logits);
+    tensor_release(&b->tokens);
+    tensor_release(&b->starts);
+    if (b->ws)
+        workspace_give_back(st, b->ws);
+}
+
+/* 2-D, or 1-D for a single row. */
+static int check_rows(const tensor *t, const char *columns)
+{
+    if (t->ndim == 1 || t->ndim == 2)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected shape [batch, %s] or [%s], got %d dimensions", t->name, columns, columns,
+                 t->ndim);
+    return -1;
+}
+
+static int take_tokens(module_state *st, PyObject *object, batch *b)
+{
+    tensor *t = &b->tokens;
+    if (tensor_borrow(st, object, "tokens", t) < 0 || tensor_check_int(t) < 0 || check_rows(t, "length") < 0)
+        return -1;
+    int columns = t->ndim - 1;
+    if (t->shape[columns] > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "tokens: expected at most 2^31 - 1 tokens in a row, got %lld",
+                     (long long)t->shape[columns]);
+        return -1;
+    }
+    b->lz_tokens = (lz_tokens){.data = t->data,
+                               .is_int64 = t->dtype == DTYPE_INT64,
+                               .rows = columns ? t->shape[0] : 1,
+                               .length = t->shape[columns],
+                               .row_stride = columns ? t->strides[0] : 0,
+                               .column_stride = t->strides[columns]};
+    return 0;
+}
+
+static int take_logits(module_state *st, PyObject *object, batch *b)
+{
+    static const lz_dtype lz_dtypes[] = {[DTYPE_FLOAT32] = LZ_FLOAT32,
+                                         [DTYPE_FLOAT16] = LZ_FLOAT16,
+                                         [DTYPE_BFLOAT16] = LZ_BFLOAT16,
+                                         [DTYPE_FLOAT64] = LZ_FLOAT64};
+    tensor *t = &b->logits;
+    if (tensor_borrow(st, object, "logits", t) < 0 || tensor_check_float(t) < 0 || check_rows(t, "vocabulary") < 0 ||
+        tensor_check_writable(t) < 0 || tensor_check_device(t, NULL) < 0)
+        return -1;
+    int columns = t->ndim - 1;
+    if (t->shape[columns] < 1 || t->shape[columns] > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "logits: expected a vocabulary of 1 to 2^31 - 1 ids, got %lld",
+                     (long long)t->shape[columns]);
+        return -1;
+    }
+    b->lz_logits = (lz_logits){.data = t->data,
+                               .dtype = lz_dtypes[t->dtype],
+                               .rows = columns ? t->shape[0] : 1,
+                               .vocab = t->shape[columns],
+                               .row_stride = columns ? t->strides[0] : 0,
+                               .column_stride = t->strides[columns]};
+    return 0;
+}
+
+static int check_start(int64_t start, int64_t length, int64_t row)
+{
+    if (start >= 0 && start <= length)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "starts: expected positions in [0, %lld], the length of tokens, got %lld for row %lld",
+                 (long long)length, (long long)start, (long long)row);
+    return -1;
+}
+
+/* starts: where the tokens that count begin; None, one position for all rows, or a tensor with one for each. */
+static int take_starts(module_state *st, PyObject *object, batch *b)
+{
+    tensor *t = &b->starts;
+    if (!object || object == Py_None)
+        return 0;
+    if (PyLong_Check(object)) {
+        int overflow;
+        b->lz_tokens.start = PyLong_AsLongLongAndOverflow(object, &overflow);
+        if (overflow)
+            b->lz_tokens.start = overflow < 0 ? -1 : INT64_MAX;
+        return check_start(b->lz_tokens.start, b->lz_tokens.length, 0);
+    }
+    if (tensor_borrow(st, object, "starts", t) < 0 || tensor_check_int(t) < 0 || tensor_check_device(t, &b->tokens) < 0)
+        return -1;
+    if (t->ndim > 1 || (t->ndim == 1 && t->shape[0] != b->lz_tokens.rows)) {
+        PyErr_Format(PyExc_ValueError,
+                     "starts: expected one position, or one for each of the %lld rows, got %d dimensions of "
+                     "%lld",
+                     (long long)b->lz_tokens.rows, t->ndim, (long long)t->shape[0]);
+        return -1;
+    }
+    int64_t *starts = lz_workspace_block(b->ws, LZ_STARTS, (size_t)b->lz_tokens.rows * sizeof *starts);
+    if (!starts) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (int64_t i = 0; i < b->lz_tokens.rows; i++) {
+        int64_t at = t->ndim == 1 ? i * t->strides[0] : 0;
+        starts[i] = t->dtype == DTYPE_INT64 ? ((const int64_t *)t->data)[at] : ((const int32_t *)t->data)[at];
+        if (check_start(starts[i], b->lz_tokens.length, i) < 0)
+            return -1;
+    }
+    b->lz_tokens.starts = starts;
+    return 0;
+}
+
+static int take_batch(module_state *st, PyObject *logits, PyObject *tokens, PyObject *starts, batch *b)
+{
+    b->ws = workspace_take(st);
+    if (!b->ws || take_logits(st, logits, b) < 0 || take_tokens(st, tokens, b) < 0 ||
+        tensor_check_device(&b->tokens, &b->logits) < 0)
+        return -1;
+    if (b->lz_logits.rows != b->lz_tokens.rows || b->logits.ndim != b->tokens.ndim) {
+        PyErr_Format(PyExc_ValueError, "tokens: expected as many rows as logits, %lld (%d-D), got %lld (%d-D)",
+                     (long long)b->lz_logits.rows, b->logits.ndim, (long long)b->lz_tokens.rows, b->tokens.ndim);
+        return -1;
+    }
+    return take_starts(st, starts, b);
+}
+
+/* Runs `call` without the GIL where that pays. */
+#define RUN(work, call)                                                                                                     \
+    do {                                                                                                                    \
+        PyThreadState *released = (work) >= GIL_MIN_WORK ? PyEval_SaveThread() : NULL;                                      \
+        call;                                                                                                               \
+        if (released)                                                                                                       \
+            PyEval_RestoreThread(released);                                                                                 \
+    } while (0)
+
+static int64_t work_of(const lz_tokens *tokens, int64_t window)
+{
+    return tokens->rows * (window < tokens->length ? window : tokens->length);
+}
+
+static int arg_cost(PyObject *value, lz_cost *cost)
+{
+    static const char *const names[] = {[LZ_LZSS] = "lzss", [LZ_PAIR] = "pair", [LZ_DISTANCE] = "distance"};
+    if (!value)
+        return 0;
+    if (!PyUnicode_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "cost: expected a string, got %s", Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    for (int i = LZ_LZSS; i <= LZ_DISTANCE; i++) {
+        if (PyUnicode_CompareWithASCIIString(value, names[i]) == 0) {
+            *cost = (lz_cost)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "cost: expected 'lzss', 'pair' or 'distance', got %R", value);
+    return -1;
+}
+
+/* The coder's options, in the order in which both functions that take them name them. */
+static int arg_coder(PyObject *const *values, lz_coder *coder)
+{
+    *coder = (lz_coder){LZ_LZSS, 512, 32, 1, 1};
+    return arg_int(values[0], "window", 0, &coder->window) < 0 || arg_int(values[1], "buffer", 1, &coder->buffer) < 0 ||
+                   arg_cost(values[2], &coder->cost) < 0 || arg_int(values[3], "min_match", 1, &coder->min_match) < 0 ||
+                   arg_int(values[4], "min_count", 1, &coder->min_count) < 0
+               ? -1
+               : 0;
+}
+
+#define CODER_DOC                                                                                                           \
+    "window : int, default 512\n"                                                                                           \
+    "    Tokens back that a match may start; 0 switches the penalty off.\n"                                                 \
+    "buffer : int, default 32\n"                                                                                            \
+    "    Tokens that a match may count, >= 1.\n"                                                                            \
+    "cost : {'lzss', 'pair', 'distance'}\n"                                                                                 \
+    "    What a token of the window costs. 'lzss': the paper's three cases. 'pair': bits of the (distance, length) pair\n"  \
+    "    per token it covers. 'distance': log2 of the distance of the longest match.\n"                                     \
+    "min_match : int, default 1\n"                                                                                          \
+    "    Occurrences whose match, with the token itself, is shorter count as absent.\n"                                     \
+    "min_count : int, default 1\n"                                                                                          \
+    "    Tokens with fewer such occurrences count as absent: with 2, the first repetition of anything is free.\n"
+
+const char doc_lz_penalize[] =
+    "lz_penalize_($module, /, logits, tokens, *, strength=0.15, window=512, buffer=32, cost='lzss', min_match=1, "
+    "min_count=1, escalation=0.0, horizon=0, neutral=None, starts=None)\n--\n\n"
+    "Makes what a Lempel-Ziv coder could code cheaply, a repetition, less likely. In place.\n\n"
+    "    logits[b, a] -= strength * (log2 V - D_b(a))\n\n"
+    "where D_b(a) is the number of bits, at most log2 V, by which the LZSS code of row b's text grows when token a comes\n"
+    "next (LZ penalty, arXiv 2504.20131; derived from the coder, see docs). Tokens outside the window keep their logits.\n\n"
+    "Parameters\n----------\n"
+    "logits : tensor [B, V] or [V]\n"
+    "    float32, float16, bfloat16 or float64, written in place, rounded once. Any strides without overlap.\n"
+    "tokens : tensor [B, T] or [T]\n"
+    "    int32 or int64 ids, oldest first. Ids outside [0, V) take part in matching and are never written to.\n"
+    "strength : float, default 0.15\n"
+    "    Nats a bit, >= 0; 0 changes nothing.\n" CODER_DOC "escalation : float, default 0.0\n"
+    "    In a text that has repeated itself with period d for L > max(buffer, d) tokens, the token that goes on with it\n"
+    "    pays escalation * log2 V * (L / max(buffer, d) - 1) bits more.\n"
+    "horizon : int, default 0\n"
+    "    Tokens. If > 0 the strength is 2 * strength * rho, with rho the share of the last `horizon` tokens whose 4-gram\n"
+    "    stood within the window before.\n"
+    "neutral : iterable of int, int, or None\n"
+    "    Ids that neither lose nor gain: they pay the mean penalty of the window's tokens.\n"
+    "starts : int, int tensor [B], or None\n"
+    "    Position of each row's first token that counts, usually the prompt's length. Default 0.\n\n"
+    "Returns\n-------\n"
+    "logits, the same object.\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Before anything is written, naming the argument, what came and what is wanted.";
+
+PyObject *py_lz_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {"lz_penalize_",
+                                  2,
+                                  2,
+                                  12,
+                                  {NAME(logits), NAME(tokens), NAME(window), NAME(buffer), NAME(cost), NAME(min_match),
+                                   NAME(min_count), NAME(strength), NAME(escalation), NAME(horizon), NAME(neutral),
+                                   NAME(starts)}};
+    module_state *st = state_of(module);
+    PyObject *v[12], *result = NULL;
+    lz_penalty p = {.strength = 0.15f};
+    batch b = {0};
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_coder(v + 2, &p.coder) < 0 ||
+        arg_float(v[7], "strength", 1, &p.strength) < 0 || arg_float(v[8], "escalation", 1, &p.escalation) < 0 ||
+        arg_int(v[9], "horizon", 0, &p.horizon) < 0 || take_batch(st, v[0], v[1], v[11], &b) < 0 ||
+        arg_ids(v[10], "neutral", (int32_t)b.lz_logits.vocab, b.ws, &p.neutral, &p.n_neutral) < 0)
+        goto done;
+    if (p.strength > 0 && p.coder.window > 0) {
+        if (lz_reserve(b.ws, &p, b.lz_tokens.length) < 0) {
+            PyErr_NoMemory();
+            goto done;
+        }
+        RUN(work_of(&b.lz_tokens, p.coder.window), lz_current_kernels()->penalize(&p, &b.lz_logits, &b.lz_tokens, b.ws));
+    }
+    result = Py_NewRef(v[0]);
+done:
+    batch_release(st, &b);
+    return result;
+}
+
+const char doc_dry_penalize[] =
+    "dry_penalize_($module, /, logits, tokens, *, multiplier=0.8, base=1.75, allowed_length=2, window=1024, breakers=(), "
+    "starts=None)\n--\n\n"
+    "DRY: a token that would prolong a repetition of n tokens pays, if n >= allowed_length, in place,\n\n"
+    "    multiplier * base ** (n - allowed_length)    nats\n\n"
+    "(Weidmann's sampler, arXiv 2608.22761). Repetitions are looked for in the last `window` tokens and do not reach "
+    "across\n"
+    "a breaker.\n\n"
+    "Parameters\n----------\n"
+    "logits : tensor [B, V] or [V]\n"
+    "    float32, float16, bfloat16 or float64, written in place, rounded once. Any strides without overlap.\n"
+    "tokens : tensor [B, T] or [T]\n"
+    "    int32 or int64 ids, oldest first.\n"
+    "multiplier, base : float\n"
+    "    Finite and > 0, except that a multiplier of 0 changes nothing. Penalties are capped at the largest float32.\n"
+    "allowed_length : int, default 2\n"
+    "    Shortest repetition that is penalised, in tokens, >= 1.\n"
+    "window : int, default 1024\n"
+    "    Tokens that are looked at; 0 switches the penalty off.\n"
+    "breakers : iterable of int, int, or None\n"
+    "    Ids that end a repetition, such as those of newlines, and that are never penalised.\n"
+    "starts : int, int tensor [B], or None\n"
+    "    Position of each row's first token that counts. Default 0.\n\n"
+    "Returns\n-------\n"
+    "logits, the same object.\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Before anything is written, naming the argument, what came and what is wanted.";
+
+PyObject *py_dry_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {"dry_penalize_",
+                                  2,
+                                  2,
+                                  8,
+                                  {NAME(logits), NAME(tokens), NAME(multiplier), NAME(base), NAME(allowed_length),
+                                   NAME(window), NAME(breakers), NAME(starts)}};
+    module_state *st = state_of(module);
+    PyObject *v[8], *result = NULL;
+    lz_dry dry = {.multiplier = 0.8f, .base = 1.75f, .allowed_length = 2, .window = 1024};
+    batch b = {0};
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_float(v[2], "multiplier", 1, &dry.multiplier) < 0 ||
+        arg_float(v[3], "base", 0, &dry.base) < 0 || arg_int(v[4], "allowed_length", 1, &dry.allowed_length) < 0 ||
+        arg_int(v[5], "window", 0, &dry.window) < 0 || take_batch(st, v[0], v[1], v[7], &b) < 0 ||
+        arg_ids(v[6], "breakers", INT32_MAX, b.ws, &dry.breakers, &dry.n_breakers) < 0)
+        goto done;
+    if (dry.multiplier > 0 && dry.window > 0) {
+        if (lz_reserve_dry(b.ws, &dry, b.lz_tokens.length) < 0) {
+            PyErr_NoMemory();
+            goto done;
+        }
+        RUN(work_of(&b.lz_tokens, dry.window), lz_current_kernels()->dry(&dry, &b.lz_logits, &b.lz_tokens, b.ws));
+    }
+    result = Py_NewRef(v[0]);
+done:
+    batch_release(st, &b);
+    return result;
+}
+
+const char doc_codelength_deltas[] =
+    "codelength_deltas($module, /, tokens, vocab_size, *, window=512, buffer=32, cost='lzss', min_match=1, "
+    "min_count=1)\n--\n\n"
+    "D(a), the bits by which a sliding-window Lempel-Ziv code grows when token a comes next, for each a that is cheaper "
+    "than a\n"
+    "literal. Every id that is not listed costs log2(vocab_size) bits. Equation: see lz_penalize_.\n\n"
+    "Parameters\n----------\n"
+    "tokens : tensor [T]\n"
+    "    int32 or int64 ids, oldest first.\n"
+    "vocab_size : int\n"
+    "    Ids are in [0, vocab_size).\n" CODER_DOC "\nReturns\n-------\n"
+    "ids : tensor [K], int64\n"
+    "    Distinct, in no particular order; of the library that `tokens` came from.\n"
+    "bits : tensor [K], float32\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Naming the argument, what came and what is wanted.";
+
+PyObject *py_codelength_deltas(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {
+        "codelength_deltas",
+        2,
+        2,
+        7,
+        {NAME(tokens), NAME(vocab_size), NAME(window), NAME(buffer), NAME(cost), NAME(min_match), NAME(min_count)}};
+    module_state *st = state_of(module);
+    PyObject *v[7], *ids = NULL, *bits = NULL, *result = NULL;
+    lz_penalty p = {0};
+    batch b = {0};
+    int32_t vocab = 0, *listed, n;
+    float *listed_bits;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "vocab_size", 1, &vocab) < 0 ||
+        arg_coder(v + 2, &p.coder) < 0 || !(b.ws = workspace_take(st)) || take_tokens(st, v[0], &b) < 0 ||
+        tensor_check_device(&b.tokens, NULL) < 0)
+        goto done;
+    if (b.tokens.ndim != 1) {
+        PyErr_Format(PyExc_ValueError, "tokens: expected shape [length], got %d dimensions", b.tokens.ndim);
+        goto done;
+    }
+    if (lz_reserve(b.ws, &p, b.lz_tokens.length) < 0) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    n = lz_current_kernels()->deltas(&p.coder, vocab, &b.lz_tokens, b.ws, &listed, &listed_bits);
+    int64_t shape[1] = {n}, *wide = lz_workspace_block(b.ws, LZ_IDS, (size_t)n * sizeof *wide);
+    if (!wide) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (int32_t i = 0; i < n; i++)
+        wide[i] = listed[i];
+    ids = tensor_new(st, &b.tokens, DTYPE_INT64, 1, shape, wide);
+    bits = ids ? tensor_new(st, &b.tokens, DTYPE_FLOAT32, 1, shape, listed_bits) : NULL;
+    result = bits ? PyTuple_Pack(2, ids, bits) : NULL;
+done:
+    Py_XDECREF(ids);
+    Py_XDECREF(bits);
+    batch_release(st, &b);
+    return result;
+}
+
+const char doc_repetition_period[] =
+    "repetition_period($module, /, tokens, *, ngram=30, count=20, max_period=512, starts=None)\n--\n\n"
+    "The period of the loop that each row has fallen into: the smallest p <= max_period such that the last\n"
+    "ngram + (count - 1) * p tokens repeat with period p, so that the n-gram that ends the row stands `count` times in a "
+    "row\n"
+    "(the criterion of arXiv 2512.12895, 20 times the same 30-gram, for exact loops). 0 where there is none.\n\n"
+    "Parameters\n----------\n"
+    "tokens : tensor [B, T] or [T]\n"
+    "    int32 or int64 ids, oldest first.\n"
+    "ngram : int, default 30\n"
+    "    Tokens, >= 1.\n"
+    "count : int, default 20\n"
+    "    Times, >= 2.\n"
+    "max_period : int, default 512\n"
+    "    Longest period that is looked for, in tokens, >= 1.\n"
+    "starts : int, int tensor [B], or None\n"
+    "    Position of each row's first token that counts. Default 0.\n\n"
+    "Returns\n-------\n"
+    "periods : tensor [B] or [], int64, of the library that `tokens` came from\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Naming the argument, what came and what is wanted.";
+
+PyObject *py_repetition_period(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {
+        "repetition_period", 1, 1, 5, {NAME(tokens), NAME(ngram), NAME(count), NAME(max_period), NAME(starts)}};
+    module_state *st = state_of(module);
+    PyObject *v[5], *result = NULL;
+    lz_loop loop = {30, 20, 512};
+    batch b = {0};
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "ngram", 1, &loop.ngram) < 0 ||
+        arg_int(v[2], "count", 2, &loop.count) < 0 || arg_int(v[3], "max_period", 1, &loop.max_period) < 0 ||
+        !(b.ws = workspace_take(st)) || take_tokens(st, v[0], &b) < 0 || tensor_check_device(&b.tokens, NULL) < 0 ||
+        take_starts(st, v[4], &b) < 0)
+        goto done;
+    int64_t *periods = lz_workspace_block(b.ws, LZ_IDS, (size_t)b.lz_tokens.rows * sizeof *periods);
+    if (!periods || lz_reserve_loop(b.ws, &loop, b.lz_tokens.length) < 0) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    RUN(work_of(&b.lz_tokens, loop.max_period), lz_current_kernels()->periods(&loop, &b.lz_tokens, periods, b.ws));
+    result = tensor_new(st, &b.tokens, DTYPE_INT64, b.tokens.ndim - 1, b.tokens.shape, periods);
+done:
+    batch_release(st, &b);
+    return result;
+}

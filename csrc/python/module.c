@@ -1,0 +1,139 @@
+/* The extension module lzpenalty._core: its state, its functions, its life. */
+#include "module.h"
+
+#include "../cpu/level.h"
+#include "tensor.h"
+
+lz_workspace *workspace_take(module_state *st)
+{
+    for (int i = 0; i < MAX_WORKSPACES; i++) {
+        lz_workspace *ws = atomic_exchange(&st->workspaces[i], NULL);
+        if (ws)
+            return ws;
+    }
+    lz_workspace *ws = PyMem_RawCalloc(1, sizeof *ws);
+    if (!ws)
+        PyErr_NoMemory();
+    return ws;
+}
+
+void workspace_give_back(module_state *st, lz_workspace *ws)
+{
+    for (int i = 0; i < MAX_WORKSPACES; i++) {
+        lz_workspace *empty = NULL;
+        if (atomic_compare_exchange_strong(&st->workspaces[i], &empty, ws))
+            return;
+    }
+    lz_workspace_clear(ws);
+    PyMem_RawFree(ws);
+}
+
+static PyObject *py_cpu_level(PyObject *module, PyObject *ignored)
+{
+    (void)module, (void)ignored;
+    return PyUnicode_FromString(cpu_level_name(cpu_current_level()));
+}
+
+static PyObject *py_cpu_levels(PyObject *module, PyObject *ignored)
+{
+    (void)module, (void)ignored;
+    PyObject *levels = PyList_New(0);
+    for (int i = 0; levels && i < CPU_LEVELS; i++) {
+        if (!cpu_level_available((cpu_level)i))
+            continue;
+        PyObject *name = PyUnicode_FromString(cpu_level_name((cpu_level)i));
+        if (!name || PyList_Append(levels, name) < 0)
+            Py_CLEAR(levels);
+        Py_XDECREF(name);
+    }
+    return levels;
+}
+
+static PyObject *py_set_cpu_level(PyObject *module, PyObject *name)
+{
+    (void)module;
+    for (int i = 0; i < CPU_LEVELS && PyUnicode_Check(name); i++)
+        if (PyUnicode_CompareWithASCIIString(name, cpu_level_name((cpu_level)i)) == 0 && cpu_set_level((cpu_level)i) == 0)
+            Py_RETURN_NONE;
+    return PyErr_Format(PyExc_ValueError, "level: expected one of cpu_levels(), got %R", name);
+}
+
+#define METHOD(function) (PyCFunction)(void (*)(void)) function, METH_FASTCALL | METH_KEYWORDS
+static PyMethodDef methods[] = {
+    {"lz_penalize_", METHOD(py_lz_penalize), doc_lz_penalize},
+    {"dry_penalize_", METHOD(py_dry_penalize), doc_dry_penalize},
+    {"codelength_deltas", METHOD(py_codelength_deltas), doc_codelength_deltas},
+    {"repetition_period", METHOD(py_repetition_period), doc_repetition_period},
+    {"cpu_level", py_cpu_level, METH_NOARGS, "cpu_level($module, /)\n--\n\nThe instruction-set level in use."},
+    {"cpu_levels", py_cpu_levels, METH_NOARGS, "cpu_levels($module, /)\n--\n\nThe levels that this machine runs."},
+    {"set_cpu_level", py_set_cpu_level, METH_O,
+     "set_cpu_level($module, level, /)\n--\n\nForces a level for the whole process; for tests, all give the same results."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int module_exec(PyObject *module)
+{
+    module_state *st = state_of(module);
+#define INTERN(name)                                                                                                        \
+    if (!(st->names.name = PyUnicode_InternFromString(#name)))                                                              \
+        return -1;
+    NAMES(INTERN)
+#undef INTERN
+    st->max_version = Py_BuildValue("(ii)", DLPACK_MAJOR, 0);
+    st->version_kw = PyTuple_Pack(1, st->names.max_version);
+    return st->max_version && st->version_kw ? 0 : -1;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    module_state *st = state_of(module);
+    Py_VISIT(st->max_version);
+    Py_VISIT(st->version_kw);
+    return tensor_traverse(st, visit, arg);
+}
+
+static int module_clear(PyObject *module)
+{
+    module_state *st = state_of(module);
+#define CLEAR(name) Py_CLEAR(st->names.name);
+    NAMES(CLEAR)
+#undef CLEAR
+    Py_CLEAR(st->max_version);
+    Py_CLEAR(st->version_kw);
+    tensor_clear(st);
+    return 0;
+}
+
+static void module_free(void *module)
+{
+    module_state *st = state_of(module);
+    module_clear(module);
+    for (int i = 0; i < MAX_WORKSPACES; i++) {
+        lz_workspace *ws = atomic_exchange(&st->workspaces[i], NULL);
+        if (ws)
+            lz_workspace_clear(ws);
+        PyMem_RawFree(ws);
+    }
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030c0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,          .m_name = "lzpenalty._core", .m_doc = "The C routines of lzpenalty on DLPack tensors.",
+    .m_size = sizeof(module_state), .m_methods = methods,        .m_slots = slots,
+    .m_traverse = module_traverse,  .m_clear = module_clear,     .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,52 @@
+/* State and helpers that all files of the binding share. */
+#ifndef LZPENALTY_PYTHON_MODULE_H
+#define LZPENALTY_PYTHON_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdatomic.h>
+
+#include "../lz/lz.h"
+
+struct producer;
+
+enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
+
+/* Interned strings, by the names that they have in C. */
+#define NAMES(X)                                                                                                            \
+    X(__dlpack__)                                                                                                           \
+    X(__dlpack_device__) X(__dlpack_c_exchange_api__) X(__array_namespace__) X(from_dlpack) X(max_version) X(requires_grad) \
+        X(numpy) X(__module__) X(logits) X(tokens) X(starts) X(strength) X(window) X(buffer) X(cost) X(min_match)           \
+            X(min_count) X(escalation) X(horizon) X(neutral) X(vocab_size) X(multiplier) X(base) X(allowed_length)          \
+                X(breakers) X(ngram) X(count) X(max_period)
+
+typedef struct {
+#define DECLARE(name) PyObject *name;
+    struct {
+        NAMES(DECLARE)
+    } names;
+#undef DECLARE
+    PyObject *max_version; /* ((1, 0)) */
+    PyObject *version_kw;  /* ("max_version",) */
+    _Atomic(struct producer *) producers[MAX_PRODUCERS];
+    _Atomic(lz_workspace *) workspaces[MAX_WORKSPACES];
+} module_state;
+
+static inline module_state *state_of(PyObject *module)
+{
+    return PyModule_GetState(module);
+}
+
+/* Memory for one call, taken from the module's store and put back afterwards. NULL with MemoryError. */
+lz_workspace *workspace_take(module_state *st);
+void workspace_give_back(module_state *st, lz_workspace *ws);
+
+/* The functions of the module, by file. */
+#define FASTCALL_KEYWORDS PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames
+PyObject *py_lz_penalize(FASTCALL_KEYWORDS);
+PyObject *py_dry_penalize(FASTCALL_KEYWORDS);
+PyObject *py_codelength_deltas(FASTCALL_KEYWORDS);
+PyObject *py_repetition_period(FASTCALL_KEYWORDS);
+extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[], doc_repetition_period[];
+
+#endif

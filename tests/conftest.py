@@ -1,0 +1,16 @@
+"""Fixtures that more than one file uses."""
+
+import pytest
+
+from lzpenalty import _core
+
+
+@pytest.fixture(params=["scalar", "neon", "avx2", "avx512"])
+def level(request):
+    """Runs a test once at each instruction-set level; those that the machine lacks are skipped."""
+    if request.param not in _core.cpu_levels():
+        pytest.skip(f"this machine has no {request.param}")
+    before = _core.cpu_level()
+    _core.set_cpu_level(request.param)
+    yield request.param
+    _core.set_cpu_level(before)

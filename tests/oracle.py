@@ -1,0 +1,101 @@
+"""The published formulas in plain Python, as slow and as obvious as possible: what the C routines are compared with."""
+
+from math import log2
+
+
+def common_suffix(a, b, most):
+    """Length, at most `most`, of the longest common suffix of two lists."""
+    length = 0
+    while length < min(len(a), len(b), most) and a[-1 - length] == b[-1 - length]:
+        length += 1
+    return length
+
+
+def window_matches(history, window, buffer):
+    """{j: u[j]} for each position j of the window."""
+    m = len(history)
+    return {j: common_suffix(history[:j], history, buffer) for j in range(max(0, m - window), m)}
+
+
+def open_match(history, window, buffer):
+    """(l, dl) of the open match."""
+    u = window_matches(history, window, buffer)
+    longest = max(u.values(), default=0)
+    return longest, len(history) - max((j for j in u if u[j] == longest), default=0)
+
+
+def deltas(history, vocab, window, buffer, cost="lzss", min_match=1, min_count=1):
+    """{token: D} in bits for the tokens of [0, vocab) that the window holds; every other costs log2(vocab)."""
+    m, u = len(history), window_matches(history, window, buffer)
+    longest, nearest = open_match(history, window, buffer)
+    result = {}
+    for token in set(history[max(0, m - window) :] if window else []):
+        where = [j for j in u if history[j] == token and u[j] + 1 >= min_match]
+        if len(where) < min_count or not 0 <= token < vocab:
+            continue
+        if cost == "lzss":
+            bits = min(log2(m - j) for j in where)
+            for j in where:
+                if u[j] == longest >= 1:
+                    bits = min(bits, max(0.0, log2((m - j) / nearest) + log2((longest + 1) / longest)))
+        elif cost == "pair":
+            bits = min((log2(m - j) + log2(u[j] + 1)) / (u[j] + 1) for j in where)
+        else:
+            best = max(u[j] for j in where)
+            bits = log2(min(m - j for j in where if u[j] == best))
+        result[token] = min(bits, log2(vocab))
+    return result
+
+
+def repeated_share(history, window, horizon):
+    """rho: share of the last `horizon` tokens whose 4-gram stood at most `window` tokens earlier."""
+    m, repeated = len(history), 0
+    for i in range(max(3, m - horizon), m):
+        gram = history[i - 3 : i + 1]
+        repeated += any(history[k - 3 : k + 1] == gram for k in range(max(3, i - window), i))
+    return repeated / horizon
+
+
+def penalties(history, vocab, *, strength=0.15, window=512, buffer=32, cost="lzss", min_match=1, min_count=1, escalation=0.0,
+              horizon=0, neutral=None):  # fmt: skip
+    """{token: what is subtracted from its logit} in nats."""
+    history = list(history)
+    if horizon:
+        strength *= 2 * repeated_share(history, window, horizon)
+    literal = log2(vocab)
+    gains = {a: literal - d for a, d in deltas(history, vocab, window, buffer, cost, min_match, min_count).items()}
+    recent = history[max(0, len(history) - window) :] if window else []
+    mean = sum(gains.get(a, 0.0) for a in recent) / len(recent) if recent else 0.0
+    longest, nearest = open_match(history, window, buffer)
+    if escalation and longest:
+        length = common_suffix(history[: len(history) - nearest], history, window)
+        turn, token = max(buffer, nearest), history[-nearest]
+        if length > turn and 0 <= token < vocab:
+            gains[token] = gains.get(token, 0.0) + escalation * literal * (length / turn - 1)
+    if recent:
+        for a in neutral or ():
+            gains[a] = mean
+    return {a: strength * gain for a, gain in gains.items()}
+
+
+def dry(history, vocab, *, multiplier=0.8, base=1.75, allowed_length=2, window=1024, breakers=()):
+    """{token: what is subtracted from its logit} in nats."""
+    history = list(history)[-window:] if window else []
+    since_breaker = 0
+    while since_breaker < len(history) and history[-1 - since_breaker] not in breakers:
+        since_breaker += 1
+    result = {}
+    for j in range(len(history)):
+        token, n = history[j], common_suffix(history[:j], history, since_breaker)
+        if n >= allowed_length and token not in breakers and 0 <= token < vocab:
+            result[token] = max(result.get(token, 0.0), multiplier * base ** (n - allowed_length))
+    return result
+
+
+def period(history, ngram, count, max_period):
+    """The smallest period of the last ngram + (count - 1) * period tokens, or 0."""
+    for p in range(1, max_period + 1):
+        size = ngram + (count - 1) * p
+        if size <= len(history) and all(history[-i] == history[-i - p] for i in range(1, size - p + 1)):
+            return p
+    return 0
