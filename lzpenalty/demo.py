@@ -201,16 +201,15 @@ def plot_bits(prompts, runs: list[Run], path: Path, span: int = 16) -> None:
     pyplot.close(figure)
 
 
-def run(model, tokenizer, *, prompts=PROMPTS, max_new_tokens: int = 400, penalty: dict | None = None,
-        picture: str | Path = "lzpenalty-demo.png") -> list[Run]:  # fmt: skip
-    """Answers, prints and draws; returns both runs."""
+def run(model, tokenizer, *, max_new_tokens: int, penalty: dict, picture: str | Path) -> None:
+    """Answers the prompts twice, prints and draws."""
+    prompts = PROMPTS
     runs = [
         answer(model, tokenizer, prompts, max_new_tokens, None),
-        answer(model, tokenizer, prompts, max_new_tokens, penalty or {}),
+        answer(model, tokenizer, prompts, max_new_tokens, penalty),
     ]
     print(side_by_side(prompts, runs))
     print()
     print(table(prompts, runs))
     plot_bits(prompts, runs, Path(picture))
     print(f"\nbits per token over time: {picture}")
-    return runs

@@ -14,3 +14,13 @@ def level(request):
     _core.set_cpu_level(request.param)
     yield request.param
     _core.set_cpu_level(before)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The real model of the demo, (model, tokenizer); it takes more than half a minute to load."""
+    demo = pytest.importorskip("lzpenalty.demo")
+    try:
+        return demo.load_model()
+    except demo.ModelMissing as error:
+        pytest.skip(str(error))

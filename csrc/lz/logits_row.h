@@ -12,12 +12,14 @@ static void ROW(subtract)(const lz_row *row, const int32_t *tokens, const float 
                           void *saved)
 {
     NUMBER *logits = row->logits, *old = saved;
+    const uint32_t vocab = row->vocab;
+    const int64_t stride = row->stride;
     for (int32_t k = 0; k < n; k++)
-        if ((uint32_t)tokens[k] < row->vocab)
-            old[k] = logits[tokens[k] * row->stride];
+        if ((uint32_t)tokens[k] < vocab)
+            old[k] = logits[tokens[k] * stride];
     for (int32_t k = n - 1; k >= 0; k--)
-        if ((uint32_t)tokens[k] < row->vocab)
-            logits[tokens[k] * row->stride] = STORE(LOAD(old[k]) - strength * gains[k]);
+        if ((uint32_t)tokens[k] < vocab)
+            logits[tokens[k] * stride] = STORE(LOAD(old[k]) - strength * gains[k]);
 }
 
 /* The same for entry k alone, after subtract, if that lowers the logit further. */

@@ -15,9 +15,10 @@ static int32_t find_token(const int32_t *a, int32_t token, int32_t from, int32_t
 {
     enum { BLOCK = 64 };
     for (; to - from >= BLOCK; from += BLOCK) {
+        const int32_t *block = a + from;
         int32_t found = 0;
         for (int32_t i = 0; i < BLOCK; i++)
-            found |= a[from + i] == token;
+            found |= block[i] == token;
         if (found)
             break;
     }
@@ -31,9 +32,10 @@ static int32_t common_prefix(const int32_t *a, const int32_t *b, int32_t agreed,
 {
     enum { BLOCK = 16 };
     for (; n - agreed >= BLOCK; agreed += BLOCK) {
+        const int32_t *x = a + agreed, *y = b + agreed;
         int32_t differ = 0;
         for (int32_t i = 0; i < BLOCK; i++)
-            differ |= a[agreed + i] ^ b[agreed + i];
+            differ |= x[i] ^ y[i];
         if (differ)
             break;
     }

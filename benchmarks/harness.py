@@ -1,0 +1,64 @@
+"""What all benchmarks share: timing side by side, a description of the machine, results as JSON."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def side_by_side(functions: dict, rounds: int = 9, least: float = 2e-3) -> dict[str, list[float]]:
+    """Seconds per call of each function, one figure a round. The functions take turns within a round, so that what else the
+    machine does hits all of them; a turn lasts at least `least` seconds."""
+    loops = {}
+    for name, function in functions.items():
+        function()
+        start = time.perf_counter()
+        function()
+        loops[name] = max(1, round(least / max(time.perf_counter() - start, 1e-7)))
+    times = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            repeat = range(loops[name])
+            start = time.perf_counter()
+            for _ in repeat:
+                function()
+            times[name].append((time.perf_counter() - start) / loops[name])
+    return times
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """The median over rounds of slow / fast."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    from lzpenalty import _core
+
+    cpu = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as info:
+            cpu = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), cpu)
+    versions = {name: metadata.version(name) for name in ("lzpenalty", "numpy", "torch", "transformers")}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "level": _core.cpu_level(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "date": date.today().isoformat(),
+    }
+
+
+def write(name: str, results: dict) -> None:
+    """benchmarks/results/<name>.json; README's tables are made from these files by tables.py."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    print(f"wrote {path}")

@@ -1,0 +1,143 @@
+"""How fast is the LZ penalty?
+
+    python benchmarks/lz.py [--quick]
+
+Side by side in one process: lz_penalize_ in place, the transformers processor with its copy of the scores, transformers' own
+RepetitionPenaltyLogitsProcessor on the same input, and the dense PyTorch formula. Texts: random ids, real prose (Python's own
+manual), and a loop of one token, the worst case for matching. Writes results/lz.json."""
+
+import argparse
+import pydoc_data.topics
+import re
+import statistics
+import zlib
+
+import torch
+from dense import dense_penalize
+from harness import median_ratio, side_by_side, write
+from transformers import RepetitionPenaltyLogitsProcessor
+
+from lzpenalty import codelength_deltas, lz_penalize_
+from lzpenalty.hf import LZPenaltyLogitsProcessor
+
+VOCABULARIES = (32_000, 128_256, 151_936, 262_144)
+WINDOWS = (128, 512, 4096)
+BATCHES = (1, 8, 64, 256)
+BUFFER = 32
+
+
+def prose(vocab: int, size: int) -> torch.Tensor:
+    """Words, spaces and signs of real English as ids spread over the vocabulary."""
+    text = "".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
+    words = re.findall(r" ?\w+| ?[^\w\s]|\n+", text)[:size]
+    return torch.tensor([zlib.crc32(word.encode()) % vocab for word in words])
+
+
+def make_tokens(text: str, batch: int, length: int, vocab: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    if text == "random":
+        return torch.randint(0, vocab, (batch, length))
+    if text == "loop":
+        return torch.full((batch, length), 7)
+    source = prose(vocab, 60_000)
+    starts = torch.linspace(0, len(source) - length - 1, batch).long()
+    return torch.stack([source[start : start + length] for start in starts])
+
+
+def grid(rounds: int, vocabularies, windows, batches) -> list[dict]:
+    rows = []
+    repetition = RepetitionPenaltyLogitsProcessor(1.1)
+    for vocab in vocabularies:
+        for batch in batches:
+            logits = torch.randn(batch, vocab)
+            for window in windows:
+                processor = LZPenaltyLogitsProcessor(window=window, buffer=BUFFER, prompt_length=0)
+                for text in ("random", "prose", "loop"):
+                    tokens = make_tokens(text, batch, window + BUFFER, vocab)
+                    times = side_by_side(
+                        {
+                            "in place": lambda: lz_penalize_(logits, tokens, window=window, buffer=BUFFER),
+                            "processor": lambda: processor(tokens, logits),
+                            "repetition": lambda: repetition(tokens, logits),
+                        },
+                        rounds,
+                    )
+                    row = dict(vocab=vocab, window=window, batch=batch, text=text)
+                    row["us_per_row"] = round(statistics.median(times["in place"]) / batch * 1e6, 2)
+                    row["repetition_over_in_place"] = round(median_ratio(times["repetition"], times["in place"]), 1)
+                    row["repetition_over_processor"] = round(median_ratio(times["repetition"], times["processor"]), 2)
+                    rows.append(row)
+                    print(row, flush=True)
+    return rows
+
+
+def against_dense(rounds: int) -> list[dict]:
+    rows = []
+    vocab, window = 151_936, 512
+    logits = torch.randn(1, vocab)
+    for text in ("random", "prose", "loop"):
+        tokens = make_tokens(text, 1, window + BUFFER, vocab)
+        times = side_by_side(
+            {
+                "dense": lambda: dense_penalize(logits, tokens, window=window, buffer=BUFFER),
+                "lzss": lambda: lz_penalize_(logits, tokens, window=window, buffer=BUFFER),
+                "pair": lambda: lz_penalize_(logits, tokens, window=window, buffer=BUFFER, cost="pair"),
+            },
+            max(3, rounds // 3),
+        )
+        row = {"text": text, "dense_ms": round(statistics.median(times["dense"]) * 1e3, 1)}
+        for cost in ("lzss", "pair"):
+            row[f"dense_over_{cost}"] = round(median_ratio(times["dense"], times[cost]))
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def parts(rounds: int) -> dict:
+    """What a call is made of: its overhead, the matches and code lengths, the whole row; and what options cost. The fastest
+    rounds count: what the machine does when its other users leave it alone."""
+    vocab, window = 151_936, 512
+    logits, starts = torch.randn(1, vocab), torch.tensor([0])
+    empty = torch.empty(1, 0, dtype=torch.int64)
+    result = {}
+    for text in ("random", "prose", "loop"):
+        tokens = make_tokens(text, 1, window + BUFFER, vocab)
+        array, unwritten = tokens[0].numpy(), tokens + vocab
+        functions = {
+            "nothing": lambda: None,
+            "call with three tensors": lambda: lz_penalize_(logits, empty, starts=starts),
+            "row, all ids outside the vocabulary": lambda: lz_penalize_(logits, unwritten, starts=starts),
+            "row": lambda: lz_penalize_(logits, tokens, starts=starts),
+            "row, min_match=2": lambda: lz_penalize_(logits, tokens, starts=starts, min_match=2),
+            "row, min_match=2, min_count=2, horizon=128": lambda: lz_penalize_(
+                logits, tokens, starts=starts, min_match=2, min_count=2, horizon=128
+            ),
+            "row, escalation=1": lambda: lz_penalize_(logits, tokens, starts=starts, escalation=1.0),
+            "codelength_deltas, NumPy": lambda: codelength_deltas(array, vocab),
+            "codelength_deltas of no tokens, NumPy": lambda: codelength_deltas(array[:0], vocab),
+        }
+        times = side_by_side(functions, 10 * rounds)
+        best = {name: min(values) * 1e6 for name, values in times.items()}
+        nothing = best.pop("nothing")
+        result[text] = {name: round(value - nothing, 2) for name, value in best.items()}
+        print(text, result[text], flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a corner of the grid, nothing written")
+    quick = parser.parse_args().quick
+    torch.set_grad_enabled(False)
+    rounds = 3 if quick else 9
+    before = parts(rounds)
+    dense = against_dense(rounds)
+    cells = grid(rounds, *(((151_936,), (512,), (1, 8)) if quick else (VOCABULARIES, WINDOWS, BATCHES)))
+    after = parts(rounds)
+    best = {text: {name: min(us, after[text][name]) for name, us in row.items()} for text, row in before.items()}
+    if not quick:
+        write("lz", {"parts_us": best, "dense": dense, "grid": cells})
+
+
+if __name__ == "__main__":
+    main()
