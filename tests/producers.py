@@ -78,19 +78,20 @@ class Producer:
         self.array, self.version, self.flags, self.capsule_name = array, version, flags, capsule_name
         self.tensor = describe(array, **lies)
         self.exports, self.alive = 0, {}
+        # One callback for all exports: it must not free its own code while it runs.
+        self.deleter = DELETER(self._delete)
+
+    def _delete(self, address):
+        self.exports -= 1
+        self.alive.pop(address)
 
     def _export(self):
-        @DELETER
-        def deleter(address):
-            self.exports -= 1
-            self.alive.pop(address)
-
         if self.version is None:
-            managed = Managed(self.tensor, None, deleter)
+            managed = Managed(self.tensor, None, self.deleter)
         else:
-            managed = ManagedVersioned(*self.version, None, deleter, self.flags, self.tensor)
+            managed = ManagedVersioned(*self.version, None, self.deleter, self.flags, self.tensor)
         self.exports += 1
-        self.alive[ctypes.addressof(managed)] = (managed, deleter)
+        self.alive[ctypes.addressof(managed)] = managed
         name = self.capsule_name or (b"dltensor" if self.version is None else b"dltensor_versioned")
         return new_capsule(ctypes.addressof(managed), ctypes.cast(NAMES[name], c_char_p), ctypes.cast(_destroy, c_void_p))
 

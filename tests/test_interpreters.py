@@ -5,12 +5,10 @@ import sys
 
 import pytest
 
-# A producer that needs neither NumPy nor torch, which do not load in sub-interpreters of their own GIL.
+# Without arrays: NumPy, torch and ctypes do not load in a sub-interpreter with a GIL of its own.
 CODE = """
 import sys
 sys.path[:0] = {path!r}
-from array import array
-import ctypes
 from lzpenalty import _core
 
 for bad in ([1], 3, None):

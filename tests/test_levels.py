@@ -49,7 +49,7 @@ def test_long_texts_agree_too():
             {"window": 9000, "buffer": 900, "cost": "pair"},
             {"min_match": 3},
         ):
-            assert len(set(at_each_level(lambda: listing(text, 151_936, **coder)))) == 1  # noqa: B023
+            assert len(set(at_each_level(lambda: listing(text, 151_936, **coder)))) == 1
 
 
 def test_each_level_can_be_forced(level):

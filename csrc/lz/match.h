@@ -51,19 +51,27 @@ static int32_t find_matches(const int32_t *recent, int32_t n, int32_t window, lz
     for (int32_t d = 1; (d = find_token(recent, recent[0], d, last + 1)) <= last;) {
         int32_t box = d, end = d + common_prefix(recent, recent + d, 1, n - d);
         matches[found++] = (lz_match){d, end - d};
-        /* recent[box..end) repeats the beginning of recent, so what matched there matches here, as far as the box goes; only
-         * a match that ends together with the box may go on behind it. */
-        for (int32_t i = 0; i < found && (d = box + matches[i].distance) < end && d <= last; i++) {
-            int32_t length = capped(matches[i].length, end - d);
+        /* recent[box..end) repeats the beginning of recent, so the matches up to the box come again, a box further, as often
+         * as there is room. Only one that ends together with the box may go on behind it, and is the next box then. */
+        for (int32_t i = 0, listed = found, turn = box;; i++) {
+            if (i == listed) {
+                i = 0;
+                turn += box;
+            }
+            d = turn + matches[i].distance;
+            if (d >= end || d > last)
+                break;
+            lz_match again = {d, capped(matches[i].length, end - d)};
             if (matches[i].length == end - d && end < n) {
-                length = common_prefix(recent, recent + d, length, n - d);
-                if (d + length > end) {
-                    box = d;
-                    end = d + length;
+                again.length = common_prefix(recent, recent + d, again.length, n - d);
+                if (d + again.length > end) {
+                    box = turn = d;
+                    end = d + again.length;
+                    listed = found + 1;
                     i = -1;
                 }
             }
-            matches[found++] = (lz_match){d, length};
+            matches[found++] = again;
         }
         d = end;
     }
