@@ -13,13 +13,15 @@ struct producer;
 enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
 
 /* Interned strings, by the names that they have in C. */
+/* clang-format off */
 #define NAMES(X)                                                                                                            \
-    X(__dlpack__)                                                                                                           \
-    X(__dlpack_device__)                                                                                                    \
-    X(__dlpack_c_exchange_api__) X(__array_namespace__) X(from_dlpack) X(max_version) X(requires_grad) X(numpy)             \
-        X(__module__) X(logits) X(tokens) X(starts) X(strength) X(window) X(buffer) X(cost) X(min_match) X(min_count)       \
-            X(escalation) X(horizon) X(neutral) X(vocab_size) X(multiplier) X(base) X(allowed_length) X(breakers) X(ngram)  \
-                X(count) X(max_period)
+    X(__dlpack__) X(__dlpack_c_exchange_api__) X(__array_namespace__) X(__module__)                                         \
+    X(from_dlpack) X(max_version) X(requires_grad) X(numpy)                                                                 \
+    X(logits) X(tokens) X(starts) X(vocab_size)                                                                             \
+    X(strength) X(window) X(buffer) X(cost) X(min_match) X(min_count) X(escalation) X(horizon) X(neutral)                   \
+    X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
+    X(ngram) X(count) X(max_period)
+/* clang-format on */
 
 typedef struct {
 #define DECLARE(name) PyObject *name;
