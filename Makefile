@@ -70,7 +70,7 @@ sanitize: build
 	$(VENV)/bin/pytest -q --ignore tests/test_leaks.py --ignore tests/test_demo.py
 
 # The kernels alone, replaying recorded cases: under valgrind, and on another architecture.
-KERNELS := $(wildcard csrc/cpu/*.c csrc/lz/*.c)
+KERNELS := $(wildcard csrc/cpu/*.c csrc/lz/*.c csrc/cache/*.c)
 CFLAGS := -std=c11 -O2 -g -ffp-contract=off -Wall -Wextra -Werror
 
 build/cases.bin: build tests/native/record.py

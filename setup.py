@@ -13,7 +13,7 @@ import numpy
 from setuptools import Extension, setup
 
 compile_args = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
-link_args = []
+link_args = [] if os.name == "nt" else ["-pthread"]
 if os.name == "nt":
     compile_args = ["/std:c11", "/experimental:c11atomics", "/O2", "/fp:precise"]
 if sanitizers := os.environ.get("LZPENALTY_SANITIZE"):

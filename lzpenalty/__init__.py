@@ -5,10 +5,33 @@ underscore means in place. Importing this package imports neither torch nor tran
 serving engines are modules of their own:
 
     lzpenalty.hf        transformers: LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
+    lzpenalty.rpc       transformers: RPCCache
     lzpenalty.analysis  how repetitive is a text?
 """
 
-from lzpenalty._core import codelength_deltas, dry_penalize_, lz_penalize_, repetition_period
+from lzpenalty._core import (
+    append_,
+    attention_scores,
+    codelength_deltas,
+    compact_,
+    dry_penalize_,
+    get_num_threads,
+    lz_penalize_,
+    repetition_period,
+    select_top,
+    set_num_threads,
+)
 
-__all__ = ["codelength_deltas", "dry_penalize_", "lz_penalize_", "repetition_period"]
+__all__ = [
+    "append_",
+    "attention_scores",
+    "codelength_deltas",
+    "compact_",
+    "dry_penalize_",
+    "get_num_threads",
+    "lz_penalize_",
+    "repetition_period",
+    "select_top",
+    "set_num_threads",
+]
 __version__ = "0.1.0"

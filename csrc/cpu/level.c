@@ -24,9 +24,10 @@ int cpu_level_available(cpu_level level)
 #if CPU_HAS_X86_LEVELS
     /* __builtin_cpu_supports also asks the operating system whether it saves the wide registers. */
     case CPU_AVX2:
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+        /* Every processor with AVX2 has f16c, which not every compiler lets us ask for. */
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
     case CPU_AVX512:
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        return cpu_level_available(CPU_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 #endif
     default:

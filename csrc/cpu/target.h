@@ -26,12 +26,17 @@
 #define TARGET_END PRAGMA_(GCC pop_options)
 #endif
 
-/* No fma among the features: contraction would make the levels round differently. */
-#define TARGET_AVX2 TARGET_BEGIN_("avx2,bmi,bmi2,lzcnt,popcnt")
-#if defined(__clang__)
-#define TARGET_AVX512 TARGET_BEGIN_("avx512f,avx512vl,avx512bw,avx512dq,avx2,bmi,bmi2,lzcnt,popcnt")
+/* Without fma, whose contraction would make the levels round differently; the _FMA regions are for kernels that allow it. */
+#define AVX2_ "avx2,bmi,bmi2,lzcnt,popcnt"
+#define AVX512_ AVX2_ ",avx512f,avx512vl,avx512bw,avx512dq"
+#if !defined(__clang__)
+#define AVX512_WIDE_ AVX512_ ",prefer-vector-width=512"
 #else
-#define TARGET_AVX512 TARGET_BEGIN_("avx512f,avx512vl,avx512bw,avx512dq,avx2,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512")
+#define AVX512_WIDE_ AVX512_
 #endif
+#define TARGET_AVX2 TARGET_BEGIN_(AVX2_)
+#define TARGET_AVX2_FMA TARGET_BEGIN_(AVX2_ ",fma,f16c")
+#define TARGET_AVX512 TARGET_BEGIN_(AVX512_WIDE_)
+#define TARGET_AVX512_FMA TARGET_BEGIN_(AVX512_WIDE_ ",fma,f16c")
 
 #endif

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../cpu/dtype.h"
 #include "../cpu/level.h"
 
 /* What the coder charges for a token that the window holds. */
@@ -50,12 +51,10 @@ typedef struct {
     int32_t ngram, count, max_period;
 } lz_loop;
 
-typedef enum { LZ_FLOAT32, LZ_FLOAT16, LZ_BFLOAT16, LZ_FLOAT64 } lz_dtype;
-
 /* rows x vocab numbers, strides in elements. */
 typedef struct {
     void *data;
-    lz_dtype dtype;
+    float_dtype dtype;
     int64_t rows, vocab;
     int64_t row_stride, column_stride;
 } lz_logits;

@@ -82,20 +82,40 @@ int arg_int(PyObject *value, const char *name, int32_t least, int32_t *out)
     return 0;
 }
 
+static int as_double(PyObject *value, const char *name, double *out)
+{
+    *out = PyFloat_AsDouble(value);
+    if (*out != -1 || !PyErr_Occurred())
+        return 0;
+    if (PyErr_ExceptionMatches(PyExc_TypeError))
+        PyErr_Format(PyExc_TypeError, "%s: expected a number, got %s", name, Py_TYPE(value)->tp_name);
+    return -1;
+}
+
 int arg_float(PyObject *value, const char *name, int zero_allowed, float *out)
 {
+    double number;
     if (!value)
         return 0;
-    double number = PyFloat_AsDouble(value);
-    if (number == -1 && PyErr_Occurred()) {
-        if (PyErr_ExceptionMatches(PyExc_TypeError))
-            PyErr_Format(PyExc_TypeError, "%s: expected a number, got %s", name, Py_TYPE(value)->tp_name);
+    if (as_double(value, name, &number) < 0)
         return -1;
-    }
     *out = (float)number;
     if (!isfinite(*out) || number < 0 || (*out == 0 && !(zero_allowed && number == 0))) {
         PyErr_Format(PyExc_ValueError, "%s: expected a finite number %s 0 within float32, got %R", name,
                      zero_allowed ? ">=" : ">", value);
+        return -1;
+    }
+    return 0;
+}
+
+int arg_number(PyObject *value, const char *name, float *out)
+{
+    double number;
+    if (as_double(value, name, &number) < 0)
+        return -1;
+    *out = (float)number;
+    if (!isfinite(*out)) {
+        PyErr_Format(PyExc_ValueError, "%s: expected a finite number within float32, got %R", name, value);
         return -1;
     }
     return 0;

@@ -19,6 +19,7 @@ int args_match(module_state *st, const signature *sig, PyObject *const *args, Py
 
 /* Conversions that keep *out if value is NULL. Return 0, or -1 with TypeError or ValueError. */
 int arg_int(PyObject *value, const char *name, int32_t least, int32_t *out);
+int arg_number(PyObject *value, const char *name, float *out); /* any finite number */
 int arg_float(PyObject *value, const char *name, int zero_allowed, float *out);
 
 /* Ids from an iterable of integers, one integer, or None: ascending, distinct, in [0, limit). They live in the workspace. */

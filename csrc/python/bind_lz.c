@@ -55,10 +55,8 @@ static int take_tokens(module_state *st, PyObject *object, batch *b)
 
 static int take_logits(module_state *st, PyObject *object, batch *b)
 {
-    static const lz_dtype lz_dtypes[] = {[DTYPE_FLOAT32] = LZ_FLOAT32,
-                                         [DTYPE_FLOAT16] = LZ_FLOAT16,
-                                         [DTYPE_BFLOAT16] = LZ_BFLOAT16,
-                                         [DTYPE_FLOAT64] = LZ_FLOAT64};
+    static const float_dtype dtypes[] = {
+        [DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16, [DTYPE_FLOAT64] = FLOAT64};
     tensor *t = &b->logits;
     if (tensor_borrow(st, object, "logits", t) < 0 || tensor_check_float(t) < 0 || check_rows(t, "vocabulary") < 0 ||
         tensor_check_writable(t) < 0 || tensor_check_device(t, NULL) < 0)
@@ -70,7 +68,7 @@ static int take_logits(module_state *st, PyObject *object, batch *b)
         return -1;
     }
     b->lz_logits = (lz_logits){.data = t->data,
-                               .dtype = lz_dtypes[t->dtype],
+                               .dtype = dtypes[t->dtype],
                                .rows = columns ? t->shape[0] : 1,
                                .vocab = t->shape[columns],
                                .row_stride = columns ? t->strides[0] : 0,

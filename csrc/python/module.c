@@ -2,6 +2,8 @@
 #include "module.h"
 
 #include "../cpu/level.h"
+#include "../cpu/threads.h"
+#include "args.h"
 #include "tensor.h"
 
 lz_workspace *workspace_take(module_state *st)
@@ -58,12 +60,35 @@ static PyObject *py_set_cpu_level(PyObject *module, PyObject *name)
     return PyErr_Format(PyExc_ValueError, "level: expected one of cpu_levels(), got %R", name);
 }
 
+static PyObject *py_get_num_threads(PyObject *module, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromLong(atomic_load(&state_of(module)->threads));
+}
+
+static PyObject *py_set_num_threads(PyObject *module, PyObject *value)
+{
+    int32_t threads = 1;
+    if (arg_int(value, "threads", 1, &threads) < 0)
+        return NULL;
+    atomic_store(&state_of(module)->threads, threads);
+    Py_RETURN_NONE;
+}
+
 #define METHOD(function) (PyCFunction)(void (*)(void)) function, METH_FASTCALL | METH_KEYWORDS
 static PyMethodDef methods[] = {
     {"lz_penalize_", METHOD(py_lz_penalize), doc_lz_penalize},
     {"dry_penalize_", METHOD(py_dry_penalize), doc_dry_penalize},
     {"codelength_deltas", METHOD(py_codelength_deltas), doc_codelength_deltas},
     {"repetition_period", METHOD(py_repetition_period), doc_repetition_period},
+    {"attention_scores", METHOD(py_attention_scores), doc_attention_scores},
+    {"select_top", METHOD(py_select_top), doc_select_top},
+    {"compact_", METHOD(py_compact), doc_compact},
+    {"append_", METHOD(py_append), doc_append},
+    {"get_num_threads", py_get_num_threads, METH_NOARGS,
+     "get_num_threads($module, /)\n--\n\nThreads that calls of over about a millisecond share their work among."},
+    {"set_num_threads", py_set_num_threads, METH_O,
+     "set_num_threads($module, threads, /)\n--\n\nSets that number; the processors of this process are the default."},
     {"cpu_level", py_cpu_level, METH_NOARGS, "cpu_level($module, /)\n--\n\nThe instruction-set level in use."},
     {"cpu_levels", py_cpu_levels, METH_NOARGS, "cpu_levels($module, /)\n--\n\nThe levels that this machine runs."},
     {"set_cpu_level", py_set_cpu_level, METH_O,
@@ -79,6 +104,7 @@ static int module_exec(PyObject *module)
         return -1;
     NAMES(INTERN)
 #undef INTERN
+    atomic_store(&st->threads, cpu_thread_count());
     st->max_version = Py_BuildValue("(ii)", DLPACK_MAJOR, 0);
     st->version_kw = PyTuple_Pack(1, st->names.max_version);
     return st->max_version && st->version_kw ? 0 : -1;

@@ -20,7 +20,9 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
     X(logits) X(tokens) X(starts) X(vocab_size)                                                                             \
     X(strength) X(window) X(buffer) X(cost) X(min_match) X(min_count) X(escalation) X(horizon) X(neutral)                   \
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
-    X(ngram) X(count) X(max_period)
+    X(ngram) X(count) X(max_period)                                                                                         \
+    X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
+    X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)
 /* clang-format on */
 
 typedef struct {
@@ -33,6 +35,7 @@ typedef struct {
     PyObject *version_kw;  /* ("max_version",) */
     _Atomic(struct producer *) producers[MAX_PRODUCERS];
     _Atomic(lz_workspace *) workspaces[MAX_WORKSPACES];
+    atomic_int threads; /* for calls that last longer than about a millisecond */
 } module_state;
 
 static inline module_state *state_of(PyObject *module)
@@ -50,6 +53,11 @@ PyObject *py_lz_penalize(FASTCALL_KEYWORDS);
 PyObject *py_dry_penalize(FASTCALL_KEYWORDS);
 PyObject *py_codelength_deltas(FASTCALL_KEYWORDS);
 PyObject *py_repetition_period(FASTCALL_KEYWORDS);
+PyObject *py_attention_scores(FASTCALL_KEYWORDS);
+PyObject *py_select_top(FASTCALL_KEYWORDS);
+PyObject *py_compact(FASTCALL_KEYWORDS);
+PyObject *py_append(FASTCALL_KEYWORDS);
 extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[], doc_repetition_period[];
+extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[];
 
 #endif

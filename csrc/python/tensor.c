@@ -55,7 +55,7 @@ static int fail_from_producer(const char *name)
     return -1;
 }
 
-static int fail_dtype(const tensor *t, const char *wanted)
+int tensor_fail_dtype(const tensor *t, const char *wanted)
 {
     PyObject *dtype = PyObject_GetAttrString(t->object, "dtype");
     if (dtype) {
@@ -66,6 +66,11 @@ static int fail_dtype(const tensor *t, const char *wanted)
         PyErr_Format(PyExc_TypeError, "%s: expected dtype %s, got one that is neither", t->name, wanted);
     }
     return -1;
+}
+
+const char *tensor_dtype_name(tensor_dtype dtype)
+{
+    return dtypes[dtype].name;
 }
 
 static void device_name(dl_device device, char text[32])
@@ -443,12 +448,12 @@ void tensor_release(tensor *t)
 
 int tensor_check_float(const tensor *t)
 {
-    return t->dtype < DTYPE_INT32 ? 0 : fail_dtype(t, "float32, float16, bfloat16 or float64");
+    return t->dtype < DTYPE_INT32 ? 0 : tensor_fail_dtype(t, "float32, float16, bfloat16 or float64");
 }
 
 int tensor_check_int(const tensor *t)
 {
-    return t->dtype == DTYPE_INT32 || t->dtype == DTYPE_INT64 ? 0 : fail_dtype(t, "int32 or int64");
+    return t->dtype == DTYPE_INT32 || t->dtype == DTYPE_INT64 ? 0 : tensor_fail_dtype(t, "int32 or int64");
 }
 
 int tensor_check_writable(const tensor *t)

@@ -46,6 +46,10 @@ int tensor_check_int(const tensor *t);
 int tensor_check_writable(const tensor *t);
 int tensor_check_device(const tensor *t, const tensor *reference); /* on a device that we serve, and the reference's */
 
+/* Raises TypeError: this dtype is not what is wanted. */
+int tensor_fail_dtype(const tensor *t, const char *wanted);
+const char *tensor_dtype_name(tensor_dtype dtype);
+
 /* A new tensor of the kind that `like` was given as, holding a copy of compact row-major host data. */
 PyObject *tensor_new(module_state *st, const tensor *like, tensor_dtype dtype, int ndim, const int64_t *shape,
                      const void *data);

@@ -71,7 +71,7 @@ int main(int argc, char **argv)
         int64_t period = read_int(), got_period;
 
         lz_tokens tokens = {.data = ids64, .is_int64 = 1, .rows = 1, .length = length, .column_stride = 1};
-        lz_logits logits = {.data = row, .dtype = LZ_FLOAT32, .rows = 1, .vocab = vocab, .column_stride = 1};
+        lz_logits logits = {.data = row, .dtype = FLOAT32, .rows = 1, .vocab = vocab, .column_stride = 1};
         for (int level = 0; level < CPU_LEVELS; level++) {
             if (cpu_set_level((cpu_level)level) < 0)
                 continue;

@@ -1,0 +1,63 @@
+/* Cache selection: which keys and values of a generated text do its latest queries still look at?
+ *
+ * Reasoning Path Compression (arXiv 2505.13866): score.h computes how much attention the last R queries pay to each position
+ * of a region, select.h picks the k best, compact.h moves their keys and values together, in place. All arrays are
+ * [batch, heads, tokens, size] with a contiguous last dimension; other strides are in elements. */
+#ifndef LZPENALTY_CACHE_CACHE_H
+#define LZPENALTY_CACHE_CACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../cpu/dtype.h"
+#include "../cpu/level.h"
+
+typedef struct {
+    void *data;
+    float_dtype dtype;
+    int64_t batch, heads, tokens, size;
+    int64_t batch_stride, head_stride, token_stride;
+} cache_array;
+
+/* Attention of queries [B, Hq, R, D] to keys [B, Hkv, s, D] at [start, stop); Hq is a multiple of Hkv. */
+typedef struct {
+    cache_array queries, keys;
+    int64_t start, stop;
+    float scale;
+    int64_t kernel; /* positions that the scores are averaged over, odd */
+    int by_group;   /* scores for each key head, instead of one row for all */
+    float *scores;  /* [B, 1 or Hkv, stop - start] */
+    int threads;
+} cache_attention;
+
+typedef struct {
+    /* Bytes that one thread needs for the job, and bytes that all share. */
+    size_t (*thread_bytes)(const cache_attention *);
+    /* The sums of attention weights over the queries of one group: sums[stop - start] for key head `head` of row `b`. */
+    void (*group_sums)(const cache_attention *, int64_t b, int64_t head, float *sums, void *scratch);
+} cache_kernels;
+
+const cache_kernels *cache_current_kernels(void);
+
+/* Computes attn->scores. Returns 0, 1 if a score is NaN, or -1 without memory. */
+int cache_attention_scores(const cache_attention *attn);
+
+/* positions[rows, k]: the k <= n highest of n scores in each row, ties to the lower position, ascending. NaN is lowest. */
+void cache_select_top(const float *scores, int64_t rows, int64_t n, int64_t row_stride, int64_t k, int64_t *positions);
+
+/* Of the tokens [start, stop) only those at start + positions[..., kept] stay; these and the tokens [stop, length) move down
+ * to start. Positions ascend and are below stop - start; a position_head_stride of 0 gives all heads the same. */
+typedef struct {
+    cache_array keys, values;
+    const int64_t *positions;
+    int64_t position_batch_stride, position_head_stride, kept;
+    int64_t start, stop, length;
+    int threads;
+} cache_compaction;
+
+void cache_compact(const cache_compaction *compaction);
+
+/* Writes the tokens of `added` into the cache from `position` on. */
+void cache_append(const cache_array *cache, const cache_array *added, int64_t position);
+
+#endif

@@ -1,0 +1,20 @@
+/* What the files that compile the kernels for one level need before they switch instruction sets. */
+#ifndef LZPENALTY_CACHE_LEVELS_H
+#define LZPENALTY_CACHE_LEVELS_H
+
+#include <math.h>
+#include <string.h>
+
+#include "../cpu/half.h"
+#include "../cpu/target.h"
+#include "cache.h"
+
+#if CPU_HAS_X86_LEVELS
+#include <immintrin.h>
+#elif CPU_HAS_NEON
+#include <arm_neon.h>
+#endif
+
+extern const cache_kernels cache_kernels_scalar, cache_kernels_neon, cache_kernels_avx2, cache_kernels_avx512;
+
+#endif

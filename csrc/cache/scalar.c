@@ -1,0 +1,5 @@
+#include "levels.h"
+
+#define KERNELS cache_kernels_scalar
+#include "../cpu/vector.h"
+#include "score.h"

@@ -1,0 +1,99 @@
+/* Attention scores from the sums of the groups: threads, aggregation, smoothing. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "../cpu/target.h"
+#include "../cpu/threads.h"
+#include "levels.h"
+
+/* Below about a millisecond of work, starting threads costs more than they save. */
+static const double parallel_work = 3e7;
+
+const cache_kernels *cache_current_kernels(void)
+{
+    switch (cpu_current_level()) {
+#if CPU_HAS_X86_LEVELS
+    case CPU_AVX2:
+        return &cache_kernels_avx2;
+    case CPU_AVX512:
+        return &cache_kernels_avx512;
+#endif
+#if CPU_HAS_NEON
+    case CPU_NEON:
+        return &cache_kernels_neon;
+#endif
+    default:
+        return &cache_kernels_scalar;
+    }
+}
+
+typedef struct {
+    const cache_attention *attn;
+    const cache_kernels *kernels;
+    float *sums; /* [B, Hkv, n] */
+    char *scratch;
+    size_t thread_bytes;
+} score_job;
+
+static void run_group(void *argument, int64_t unit, int thread)
+{
+    score_job *job = argument;
+    const cache_attention *attn = job->attn;
+    int64_t heads = attn->keys.heads, n = attn->stop - attn->start;
+    job->kernels->group_sums(attn, unit / heads, unit % heads, job->sums + unit * n,
+                             job->scratch + (size_t)thread * job->thread_bytes);
+}
+
+/* scores[t] = (1 / w) * sum of mean[t - (w-1)/2 .. t + (w-1)/2], with zeros outside of [0, n). */
+static int smooth(const float *mean, int64_t n, int64_t kernel, float *scores)
+{
+    int64_t reach = kernel / 2;
+    const float share = 1 / (float)kernel;
+    int nan = 0;
+    for (int64_t t = 0; t < n; t++) {
+        int64_t from = t < reach ? 0 : t - reach, to = t + reach < n ? t + reach : n - 1;
+        float sum = 0;
+        for (int64_t i = from; i <= to; i++)
+            sum += mean[i];
+        scores[t] = sum * share;
+        nan |= isnan(sum);
+    }
+    return nan != 0;
+}
+
+int cache_attention_scores(const cache_attention *attn)
+{
+    const int64_t n = attn->stop - attn->start, batch = attn->keys.batch, heads = attn->keys.heads, units = batch * heads;
+    const int64_t group = attn->queries.heads / heads, recent = attn->queries.tokens;
+    const double work = (double)units * (double)group * (double)recent * (double)n * (double)attn->keys.size;
+    int threads = work < parallel_work ? 1 : attn->threads, nan = 0;
+    if (threads > units)
+        threads = (int)units;
+
+    score_job job = {.attn = attn, .kernels = cache_current_kernels()};
+    job.thread_bytes = job.kernels->thread_bytes(attn);
+    size_t sums_bytes = ((size_t)(units * n) * sizeof(float) + 63) & ~(size_t)63;
+    char *memory = malloc(sums_bytes + (size_t)threads * job.thread_bytes + 64);
+    if (!memory)
+        return -1;
+    job.sums = (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    job.scratch = (char *)job.sums + sums_bytes;
+    cpu_fork_join(threads, units, run_group, &job);
+
+    const float share = 1 / (float)(recent * group * (attn->by_group ? 1 : heads));
+    for (int64_t b = 0; b < batch; b++) {
+        float *sums = job.sums + b * heads * n;
+        if (!attn->by_group)
+            for (int64_t head = 1; head < heads; head++)
+                for (int64_t t = 0; t < n; t++)
+                    sums[t] += sums[head * n + t];
+        for (int64_t row = 0; row < (attn->by_group ? heads : 1); row++) {
+            float *mean = sums + row * n;
+            for (int64_t t = 0; t < n; t++)
+                mean[t] *= share;
+            nan |= smooth(mean, n, attn->kernel, attn->scores + (attn->by_group ? b * heads + row : b) * n);
+        }
+    }
+    free(memory);
+    return nan;
+}

@@ -1,0 +1,103 @@
+/* Vectors of float32 as wide as a level's registers, in the few operations that kernels need. Included once a level, with
+ * the level's name defined: LEVEL_AVX512, LEVEL_AVX2, LEVEL_NEON, or none for plain C, which is the reference.
+ *
+ * VEC_LANES  floats in a vec
+ * VEC_ROWS   rows of 2 vec that fit the registers as accumulators, beside what feeds them
+ * vec_fma    a * b + c, rounded once where the level can
+ * vec_pow2   2 to the power of whole numbers from -126 to 127 */
+
+#if defined(LEVEL_AVX512)
+#define VEC_LANES 16
+#define VEC_ROWS 12
+#define vec __m512
+#define vec_set _mm512_set1_ps
+#define vec_load _mm512_loadu_ps
+#define vec_store _mm512_storeu_ps
+#define vec_add _mm512_add_ps
+#define vec_sub _mm512_sub_ps
+#define vec_mul _mm512_mul_ps
+#define vec_max _mm512_max_ps
+#define vec_fma _mm512_fmadd_ps
+#define vec_sum _mm512_reduce_add_ps
+#define vec_pow2(n)                                                                                                         \
+    _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23))
+#define vec_load_bf16(p)                                                                                                    \
+    _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
+#define vec_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+
+#elif defined(LEVEL_AVX2)
+#define VEC_LANES 8
+#define VEC_ROWS 6
+#define vec __m256
+#define vec_set _mm256_set1_ps
+#define vec_load _mm256_loadu_ps
+#define vec_store _mm256_storeu_ps
+#define vec_add _mm256_add_ps
+#define vec_sub _mm256_sub_ps
+#define vec_mul _mm256_mul_ps
+#define vec_max _mm256_max_ps
+#define vec_fma _mm256_fmadd_ps
+#define vec_pow2(n)                                                                                                         \
+    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23))
+#define vec_load_bf16(p)                                                                                                    \
+    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
+#define vec_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+static inline float vec_sum(vec a)
+{
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+
+#elif defined(LEVEL_NEON)
+#define VEC_LANES 4
+#define VEC_ROWS 8
+#define vec float32x4_t
+#define vec_set vdupq_n_f32
+#define vec_load vld1q_f32
+#define vec_store vst1q_f32
+#define vec_add vaddq_f32
+#define vec_sub vsubq_f32
+#define vec_mul vmulq_f32
+#define vec_max vmaxq_f32
+#define vec_fma(a, b, c) vfmaq_f32(c, a, b)
+#define vec_sum vaddvq_f32
+#define vec_pow2(n) vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23))
+#define vec_load_bf16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
+#define vec_load_f16(p) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
+
+#else
+#define VEC_LANES 1
+#define VEC_ROWS 4
+#define vec float
+#define vec_set(x) (x)
+#define vec_load(p) (*(p))
+#define vec_store(p, a) (*(p) = (a))
+#define vec_add(a, b) ((a) + (b))
+#define vec_sub(a, b) ((a) - (b))
+#define vec_mul(a, b) ((a) * (b))
+#define vec_max(a, b) ((a) > (b) ? (a) : (b))
+#define vec_fma(a, b, c) ((a) * (b) + (c))
+#define vec_sum(a) (a)
+#define vec_pow2(n) bits_float((uint32_t)((n) >= -126 ? (int32_t)(n) + 127 : 0) << 23) /* also for NaN */
+#define vec_load_bf16(p) bf16_to_float(*(p))
+#define vec_load_f16(p) f16_to_float(*(p))
+#endif
+
+/* 2^x for x <= 0, to the last bit or two of float32; 2^-126 for all that is less. NaN stays NaN, which is why x is second.
+ */
+static inline vec vec_exp2(vec x)
+{
+    /* Adding and subtracting 1.5 * 2^23 rounds to a whole number. The rest is the Taylor series on [-1/2, 1/2]. */
+    const vec magic = vec_set(12582912.0f);
+    x = vec_max(vec_set(-126.0f), x);
+    vec whole = vec_sub(vec_add(x, magic), magic), f = vec_sub(x, whole), y = vec_set(1.5252733804e-5f);
+    y = vec_fma(y, f, vec_set(1.5403530393e-4f));
+    y = vec_fma(y, f, vec_set(1.3333558146e-3f));
+    y = vec_fma(y, f, vec_set(9.6181291076e-3f));
+    y = vec_fma(y, f, vec_set(5.5504108665e-2f));
+    y = vec_fma(y, f, vec_set(2.4022650696e-1f));
+    y = vec_fma(y, f, vec_set(6.9314718056e-1f));
+    y = vec_fma(y, f, vec_set(1.0f));
+    return vec_mul(y, vec_pow2(whole));
+}

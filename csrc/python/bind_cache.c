@@ -1,0 +1,371 @@
+/* Cache selection as Python functions: arguments are matched, borrowed and checked here; nothing is written before
+ * everything has been checked. */
+#include <math.h>
+
+#include "../cache/cache.h"
+#include "args.h"
+#include "tensor.h"
+
+/* From this many numbers on, the work outlasts what it costs to release the GIL. */
+enum { GIL_MIN_NUMBERS = 65536 };
+
+static int check_ndim(const tensor *t, int ndim, const char *shape)
+{
+    if (t->ndim == ndim)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected shape %s, got %d dimensions", t->name, shape, t->ndim);
+    return -1;
+}
+
+/* A [batch, heads, tokens, size] tensor of one of the narrow float types with a contiguous last dimension. */
+static int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
+{
+    static const float_dtype dtypes[] = {[DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16};
+    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, "[batch, heads, tokens, size]") < 0 ||
+        tensor_check_device(t, like) < 0)
+        return -1;
+    if (t->dtype > DTYPE_BFLOAT16)
+        return tensor_fail_dtype(t, "float32, float16 or bfloat16");
+    if (like && t->dtype != like->dtype) {
+        PyErr_Format(PyExc_TypeError, "%s: expected the dtype of %s, %s, got %s", name, like->name,
+                     tensor_dtype_name(like->dtype), tensor_dtype_name(t->dtype));
+        return -1;
+    }
+    if (t->shape[3] > 1 && t->strides[3] != 1) {
+        PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last dimension, got stride %lld", name,
+                     (long long)t->strides[3]);
+        return -1;
+    }
+    for (int i = 0; i < 4; i++) {
+        if (t->shape[i] < (i == 2 ? 0 : 1) || t->shape[i] > INT32_MAX) {
+            PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 %s, got %lld", name,
+                         (const char *const[]){"rows", "heads", "tokens", "numbers"}[i], (long long)t->shape[i]);
+            return -1;
+        }
+    }
+    *a = (cache_array){t->data,     dtypes[t->dtype], t->shape[0],   t->shape[1],  t->shape[2],
+                       t->shape[3], t->strides[0],    t->strides[1], t->strides[2]};
+    return 0;
+}
+
+static int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted)
+{
+    if (got == wanted)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected as many %s as %s, %lld, got %lld", name, what, reference, (long long)wanted,
+                 (long long)got);
+    return -1;
+}
+
+static int check_range(const char *name, int64_t got, int64_t least, int64_t most)
+{
+    if (got >= least && got <= most)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected a position from %lld to %lld, got %lld", name, (long long)least,
+                 (long long)most, (long long)got);
+    return -1;
+}
+
+/* Keys and values of one cache, to be written. */
+static int take_cache(module_state *st, PyObject *const *values, tensor *k, tensor *v, cache_array *keys, cache_array *vals)
+{
+    if (take_array(st, values[0], "keys", NULL, k, keys) < 0 || tensor_check_writable(k) < 0 ||
+        take_array(st, values[1], "values", k, v, vals) < 0 || tensor_check_writable(v) < 0 ||
+        check_equal("values", "rows", vals->batch, "keys", keys->batch) < 0 ||
+        check_equal("values", "heads", vals->heads, "keys", keys->heads) < 0 ||
+        check_equal("values", "tokens", vals->tokens, "keys", keys->tokens) < 0)
+        return -1;
+    return 0;
+}
+
+#define RUN(numbers, call)                                                                                                  \
+    do {                                                                                                                    \
+        PyThreadState *released = (numbers) >= GIL_MIN_NUMBERS ? PyEval_SaveThread() : NULL;                                \
+        call;                                                                                                               \
+        if (released)                                                                                                       \
+            PyEval_RestoreThread(released);                                                                                 \
+    } while (0)
+
+const char doc_attention_scores[] =
+    "attention_scores($module, /, queries, keys, *, start, stop, scale=None, kernel=7, aggregation='layer', check=True)\n"
+    "--\n\n"
+    "How much attention queries pay to the keys of a region:\n\n"
+    "    a[h, r, t] = softmax over t in [start, stop) of scale * <q[h, r], k[h // G, t]>\n"
+    "    g[t] = mean of a over r, and over all heads ('layer') or the G heads that share a key head ('group')\n"
+    "    score[t] = (1 / kernel) * sum of g[t - kernel // 2 .. t + kernel // 2], with zeros outside of the region\n\n"
+    "(Reasoning Path Compression, arXiv 2505.13866). Computed in float32 whatever the dtype, one head at a time: the "
+    "memory\n"
+    "needed is that of one head's weights.\n\n"
+    "Parameters\n----------\n"
+    "queries : tensor [B, Hq, R, D]\n"
+    "    float32, float16 or bfloat16, after rotary embedding; contiguous last dimension.\n"
+    "keys : tensor [B, Hkv, s, D]\n"
+    "    Of the same dtype; Hq is a multiple of Hkv, and G = Hq / Hkv.\n"
+    "start, stop : int\n"
+    "    The region, in tokens; not empty.\n"
+    "scale : float, optional\n"
+    "    Default 1 / sqrt(D).\n"
+    "kernel : int, default 7\n"
+    "    Positions that scores are averaged over, odd; 1 leaves them as they are.\n"
+    "aggregation : {'layer', 'group'}\n"
+    "check : bool, default True\n"
+    "    Whether NaN scores, which come from NaN or infinite inputs, raise.\n\n"
+    "Returns\n-------\n"
+    "scores : tensor [B, 1 or Hkv, stop - start], float32, of the library that `keys` came from\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Naming the argument, what came and what is wanted.";
+
+PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {
+        "attention_scores",
+        4,
+        2,
+        8,
+        {NAME(queries), NAME(keys), NAME(start), NAME(stop), NAME(scale), NAME(kernel), NAME(aggregation), NAME(check)}};
+    module_state *st = state_of(module);
+    PyObject *v[8], *result = NULL;
+    tensor queries = {0}, keys = {0};
+    cache_attention attn = {.threads = atomic_load(&st->threads)};
+    int32_t start = 0, stop = 0, kernel = 7;
+    int check = 1, status;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[2], "start", 0, &start) < 0 ||
+        arg_int(v[3], "stop", 0, &stop) < 0 || arg_int(v[5], "kernel", 1, &kernel) < 0 ||
+        take_array(st, v[1], "keys", NULL, &keys, &attn.keys) < 0 ||
+        take_array(st, v[0], "queries", &keys, &queries, &attn.queries) < 0 ||
+        check_equal("queries", "rows", attn.queries.batch, "keys", attn.keys.batch) < 0 ||
+        check_equal("queries", "numbers", attn.queries.size, "keys", attn.keys.size) < 0 ||
+        check_range("stop", stop, 1, attn.keys.tokens) < 0 || check_range("start", start, 0, stop - 1) < 0)
+        goto done;
+    if (attn.queries.heads % attn.keys.heads != 0) {
+        PyErr_Format(PyExc_ValueError, "queries: expected a multiple of the %lld heads of keys, got %lld",
+                     (long long)attn.keys.heads, (long long)attn.queries.heads);
+        goto done;
+    }
+    if (attn.queries.tokens == 0) {
+        PyErr_SetString(PyExc_ValueError, "queries: expected at least one token, got none");
+        goto done;
+    }
+    if (kernel % 2 == 0) {
+        PyErr_Format(PyExc_ValueError, "kernel: expected an odd number, got %d", (int)kernel);
+        goto done;
+    }
+    attn.scale = 1 / sqrtf((float)attn.keys.size);
+    if (v[4] && v[4] != Py_None && arg_number(v[4], "scale", &attn.scale) < 0)
+        goto done;
+    if (v[6]) {
+        attn.by_group = PyUnicode_Check(v[6]) && PyUnicode_CompareWithASCIIString(v[6], "group") == 0;
+        if (!attn.by_group && !(PyUnicode_Check(v[6]) && PyUnicode_CompareWithASCIIString(v[6], "layer") == 0)) {
+            PyErr_Format(PyExc_ValueError, "aggregation: expected 'layer' or 'group', got %R", v[6]);
+            goto done;
+        }
+    }
+    if (v[7] && (check = PyObject_IsTrue(v[7])) < 0)
+        goto done;
+
+    attn.start = start, attn.stop = stop, attn.kernel = kernel;
+    int64_t shape[3] = {attn.keys.batch, attn.by_group ? attn.keys.heads : 1, stop - start};
+    attn.scores = PyMem_RawMalloc((size_t)(shape[0] * shape[1] * shape[2]) * sizeof *attn.scores);
+    if (!attn.scores) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    RUN(shape[2] * attn.keys.size * attn.queries.heads, status = cache_attention_scores(&attn));
+    if (status < 0)
+        PyErr_NoMemory();
+    else if (status > 0 && check)
+        PyErr_SetString(PyExc_ValueError, "queries, keys: expected numbers, got NaN, or infinities that leave no weights");
+    else
+        result = tensor_new(st, &keys, DTYPE_FLOAT32, 3, shape, attn.scores);
+done:
+    PyMem_RawFree(attn.scores);
+    tensor_release(&queries);
+    tensor_release(&keys);
+    return result;
+}
+
+const char doc_select_top[] =
+    "select_top($module, /, scores, k)\n--\n\n"
+    "The positions of the k highest scores of each row, in O(n). Ties go to the lower position, NaN is lower than all, and\n"
+    "the positions ascend, so that a cache that keeps them keeps its order in time.\n\n"
+    "Parameters\n----------\n"
+    "scores : tensor [B, H, n], float32\n"
+    "    As from attention_scores; contiguous last dimension.\n"
+    "k : int\n"
+    "    From 1 to n.\n\n"
+    "Returns\n-------\n"
+    "positions : tensor [B, H, k], int64, of the library that `scores` came from\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Naming the argument, what came and what is wanted.";
+
+PyObject *py_select_top(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {"select_top", 2, 2, 2, {NAME(scores), NAME(k)}};
+    module_state *st = state_of(module);
+    PyObject *v[2], *result = NULL;
+    tensor scores = {0};
+    int64_t *positions = NULL;
+    int32_t k = 0;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "k", 1, &k) < 0 ||
+        tensor_borrow(st, v[0], "scores", &scores) < 0 || check_ndim(&scores, 3, "[batch, heads, length]") < 0 ||
+        tensor_check_device(&scores, NULL) < 0)
+        goto done;
+    if (scores.dtype != DTYPE_FLOAT32) {
+        tensor_fail_dtype(&scores, "float32");
+        goto done;
+    }
+    const int64_t n = scores.shape[2], shape[3] = {scores.shape[0], scores.shape[1], k};
+    if (n > 1 && scores.strides[2] != 1) {
+        PyErr_Format(PyExc_ValueError, "scores: expected a contiguous last dimension, got stride %lld",
+                     (long long)scores.strides[2]);
+        goto done;
+    }
+    if (k > n) {
+        PyErr_Format(PyExc_ValueError, "k: expected at most the %lld scores of a row, got %d", (long long)n, (int)k);
+        goto done;
+    }
+    positions = PyMem_RawMalloc((size_t)(shape[0] * shape[1] * shape[2]) * sizeof *positions + 1);
+    if (!positions) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    RUN(shape[0] * shape[1] * n,
+        for (int64_t b = 0; b < shape[0]; b++) cache_select_top((const float *)scores.data + b * scores.strides[0], shape[1],
+                                                                n, scores.strides[1], k, positions + b * shape[1] * k));
+    result = tensor_new(st, &scores, DTYPE_INT64, 3, shape, positions);
+done:
+    PyMem_RawFree(positions);
+    tensor_release(&scores);
+    return result;
+}
+
+const char doc_compact[] =
+    "compact_($module, /, keys, values, positions, *, start, stop, length)\n--\n\n"
+    "Drops all tokens of [start, stop) but those at start + positions, in place: they and the tokens of [stop, length) "
+    "move\n"
+    "down to `start` in their order. Nothing is allocated.\n\n"
+    "Parameters\n----------\n"
+    "keys, values : tensor [B, Hkv, capacity, D]\n"
+    "    float32, float16 or bfloat16, of the same dtype; contiguous last dimension. Sizes D may differ.\n"
+    "positions : tensor [B, 1 or Hkv, k], int64\n"
+    "    Strictly ascending, in [0, stop - start); as from select_top.\n"
+    "start, stop, length : int\n"
+    "    Tokens; 0 <= start <= stop <= length <= capacity.\n\n"
+    "Returns\n-------\n"
+    "int\n"
+    "    The new length, length - (stop - start) + k. What lies behind is undefined.\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Before anything is moved, naming the argument, what came and what is wanted.";
+
+static int check_positions(const cache_compaction *c, int64_t heads)
+{
+    for (int64_t b = 0; b < c->keys.batch; b++) {
+        for (int64_t head = 0; head < heads; head++) {
+            const int64_t *row = c->positions + b * c->position_batch_stride + head * c->position_head_stride;
+            for (int64_t i = 0; i < c->kept; i++) {
+                int64_t least = i == 0 ? 0 : row[i - 1] + 1;
+                if (row[i] < least || row[i] >= c->stop - c->start) {
+                    PyErr_Format(PyExc_ValueError,
+                                 "positions: expected ascending positions in [0, %lld), got %lld at [%lld, %lld, %lld]",
+                                 (long long)(c->stop - c->start), (long long)row[i], (long long)b, (long long)head,
+                                 (long long)i);
+                    return -1;
+                }
+            }
+        }
+    }
+    return 0;
+}
+
+PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {
+        "compact_", 6, 3, 6, {NAME(keys), NAME(values), NAME(positions), NAME(start), NAME(stop), NAME(length)}};
+    module_state *st = state_of(module);
+    PyObject *v[6], *result = NULL;
+    tensor keys = {0}, values = {0}, positions = {0};
+    cache_compaction c = {.threads = atomic_load(&st->threads)};
+    int32_t start = 0, stop = 0, length = 0;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[3], "start", 0, &start) < 0 ||
+        arg_int(v[4], "stop", 0, &stop) < 0 || arg_int(v[5], "length", 0, &length) < 0 ||
+        take_cache(st, v, &keys, &values, &c.keys, &c.values) < 0 || tensor_borrow(st, v[2], "positions", &positions) < 0 ||
+        check_ndim(&positions, 3, "[batch, heads, kept]") < 0 || tensor_check_device(&positions, &keys) < 0 ||
+        check_range("length", length, 0, c.keys.tokens) < 0 || check_range("stop", stop, 0, length) < 0 ||
+        check_range("start", start, 0, stop) < 0 ||
+        check_equal("positions", "rows", positions.shape[0], "keys", c.keys.batch) < 0 ||
+        (positions.shape[1] != 1 && check_equal("positions", "heads", positions.shape[1], "keys", c.keys.heads) < 0))
+        goto done;
+    if (positions.dtype != DTYPE_INT64) {
+        tensor_fail_dtype(&positions, "int64");
+        goto done;
+    }
+    if (positions.shape[2] > 1 && positions.strides[2] != 1) {
+        PyErr_Format(PyExc_ValueError, "positions: expected a contiguous last dimension, got stride %lld",
+                     (long long)positions.strides[2]);
+        goto done;
+    }
+    c.positions = positions.data;
+    c.position_batch_stride = positions.strides[0];
+    c.position_head_stride = positions.shape[1] == 1 ? 0 : positions.strides[1];
+    c.kept = positions.shape[2];
+    c.start = start, c.stop = stop, c.length = length;
+    if (check_positions(&c, positions.shape[1]) < 0)
+        goto done;
+    RUN(c.keys.batch * c.keys.heads * (c.length - c.start) * c.keys.size, cache_compact(&c));
+    result = PyLong_FromLongLong(c.length - (c.stop - c.start) + c.kept);
+done:
+    tensor_release(&keys);
+    tensor_release(&values);
+    tensor_release(&positions);
+    return result;
+}
+
+const char doc_append[] = "append_($module, /, keys, values, new_keys, new_values, *, position)\n--\n\n"
+                          "Writes new keys and values into a preallocated cache, in place and in one call.\n\n"
+                          "Parameters\n----------\n"
+                          "keys, values : tensor [B, Hkv, capacity, D]\n"
+                          "    float32, float16 or bfloat16, of the same dtype; contiguous last dimension.\n"
+                          "new_keys, new_values : tensor [B, Hkv, q, D]\n"
+                          "    Of the same dtype.\n"
+                          "position : int\n"
+                          "    The first of the q tokens that are written.\n\n"
+                          "Returns\n-------\n"
+                          "int\n"
+                          "    position + q.\n\n"
+                          "Raises\n------\n"
+                          "TypeError, ValueError\n"
+                          "    Before anything is written, naming the argument, what came and what is wanted.";
+
+PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {
+        "append_", 5, 4, 5, {NAME(keys), NAME(values), NAME(new_keys), NAME(new_values), NAME(position)}};
+    module_state *st = state_of(module);
+    PyObject *v[5], *result = NULL;
+    tensor t[4] = {0};
+    cache_array keys, values, new_keys, new_values;
+    int32_t position = 0;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[4], "position", 0, &position) < 0 ||
+        take_cache(st, v, &t[0], &t[1], &keys, &values) < 0 ||
+        take_array(st, v[2], "new_keys", &t[0], &t[2], &new_keys) < 0 ||
+        take_array(st, v[3], "new_values", &t[0], &t[3], &new_values) < 0 ||
+        check_equal("new_keys", "rows", new_keys.batch, "keys", keys.batch) < 0 ||
+        check_equal("new_keys", "heads", new_keys.heads, "keys", keys.heads) < 0 ||
+        check_equal("new_keys", "numbers", new_keys.size, "keys", keys.size) < 0 ||
+        check_equal("new_values", "rows", new_values.batch, "values", values.batch) < 0 ||
+        check_equal("new_values", "heads", new_values.heads, "values", values.heads) < 0 ||
+        check_equal("new_values", "numbers", new_values.size, "values", values.size) < 0 ||
+        check_equal("new_values", "tokens", new_values.tokens, "new_keys", new_keys.tokens) < 0 ||
+        check_range("position", position, 0, keys.tokens - new_keys.tokens) < 0)
+        goto done;
+    RUN(new_keys.batch * new_keys.heads * new_keys.tokens * new_keys.size,
+        (cache_append(&keys, &new_keys, position), cache_append(&values, &new_values, position)));
+    result = PyLong_FromLongLong(position + new_keys.tokens);
+done:
+    for (int i = 0; i < 4; i++)
+        tensor_release(&t[i]);
+    return result;
+}
