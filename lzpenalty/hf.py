@@ -1,6 +1,7 @@
-"""Hugging Face transformers: the LZ penalty as a logits processor, and a hard stop for loops.
+"""Hugging Face transformers: the LZ penalty as a logits processor, a hard stop for loops, a cache that forgets.
 
-    model.generate(**inputs, do_sample=False, logits_processor=[LZPenaltyLogitsProcessor()])
+    with RPCCache(model) as cache:
+        model.generate(**inputs, do_sample=False, logits_processor=[LZPenaltyLogitsProcessor()], past_key_values=cache)
 
 Works with transformers >= 4.56: greedy decoding, sampling, beam search, left-padded batches and assisted decoding.
 """
@@ -13,8 +14,9 @@ import torch
 from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
 
 from lzpenalty._core import lz_penalize_, repetition_period
+from lzpenalty.rpc import RPCCache
 
-__all__ = ["LZPenaltyLogitsProcessor", "RepetitionStoppingCriteria"]
+__all__ = ["LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
 
 _GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 

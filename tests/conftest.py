@@ -24,3 +24,13 @@ def smollm2():
         return demo.load_model()
     except demo.ModelMissing as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny models run faster without helpers."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
