@@ -40,12 +40,22 @@ def demo(args: argparse.Namespace) -> None:
         from lzpenalty import demo
     except ImportError as error:
         raise UserError(f"the demo needs {error.name}: pip install 'lzpenalty[demo]'") from error
+    compress = {"interval": args.interval, "ratio": args.ratio} if args.compress else None
     try:
         demo.LZPenaltyLogitsProcessor(**penalty_options(args))
         model, tokenizer = demo.load_model(args.model)
+        if compress:
+            demo.RPCCache(model, **compress)
     except (ValueError, demo.ModelMissing) as error:
         raise UserError(str(error)) from error
-    demo.run(model, tokenizer, max_new_tokens=args.max_new_tokens, penalty=penalty_options(args), picture=args.picture)
+    demo.run(
+        model,
+        tokenizer,
+        max_new_tokens=args.max_new_tokens,
+        penalty=penalty_options(args),
+        compress=compress,
+        picture=args.picture,
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,6 +73,10 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--max-new-tokens", type=positive, default=400, help="tokens per answer (default %(default)s)")
     command.add_argument("--picture", default="lzpenalty-demo.png", help="PNG to write (default %(default)s)")
     add_penalty_options(command)
+    group = command.add_argument_group("cache")
+    group.add_argument("--compress", action="store_true", help="compress the key/value cache of the run with the penalty")
+    group.add_argument("--interval", type=positive, default=128, help="tokens between compressions (default %(default)s)")
+    group.add_argument("--ratio", type=positive, default=4, help="1 / ratio of an interval is kept (default %(default)s)")
     command.set_defaults(run=demo)
     return parser
 

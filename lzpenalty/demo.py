@@ -1,5 +1,7 @@
-"""`lzpenalty demo`: a small real model answers a few prompts greedily, without and with the LZ penalty."""
+"""`lzpenalty demo`: a small real model answers a few prompts greedily, without and with the LZ penalty, and on demand with a
+compressed key/value cache besides."""
 
+import contextlib
 import importlib.util
 import textwrap
 import time
@@ -15,7 +17,7 @@ from transformers.utils import logging
 
 from lzpenalty import repetition_period
 from lzpenalty.analysis import seq_rep, token_bits, zlib_ratio
-from lzpenalty.hf import LZPenaltyLogitsProcessor
+from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
 
 PROMPTS = [
     "How many prime numbers are there below 100? Think step by step.",
@@ -58,14 +60,19 @@ def load_model(name: str | None = None):
 
 
 class _Progress(BaseStreamer):
-    """A progress bar that counts the steps of `generate`."""
+    """A progress bar that counts the steps of `generate`, and shows what its cache holds."""
 
-    def __init__(self, title: str, steps: int, rows: int):
+    def __init__(self, title: str, steps: int, rows: int, cache: RPCCache | None):
         self.bar = tqdm(total=steps * rows, desc=title, unit="tok", dynamic_ncols=True)
-        self.rows, self.prompt_seen = rows, False
+        self.rows, self.cache, self.prompt_seen = rows, cache, False
 
     def put(self, value):
         if self.prompt_seen:
+            if self.cache:
+                stats = self.cache.stats()
+                self.bar.set_postfix_str(
+                    f"seen {stats['seen']}, kept {stats['kept']}, {stats['bytes'] / 1e6:.0f} MB", refresh=False
+                )
             self.bar.update(self.rows)
         self.prompt_seen = True
 
@@ -95,6 +102,7 @@ class Run:
     tokens: list[list[int]]
     texts: list[str]
     vocab: int
+    cache: dict | None = None  # RPCCache.stats()
     bits: list[np.ndarray] = field(init=False)
     periods: list[int] = field(init=False)
 
@@ -110,8 +118,8 @@ class Run:
         return sum(period > 0 for period in self.periods)
 
 
-def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None) -> Run:
-    """Greedy answers to all prompts as one batch."""
+def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None, compress: dict | None = None) -> Run:
+    """Greedy answers to all prompts as one batch, with an RPCCache of these options if there are any."""
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     if tokenizer.chat_template:
         texts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
@@ -120,15 +128,18 @@ def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None)
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
     processor = _Timed(**penalty) if penalty is not None else None
     title = "without" if processor is None else "with"
+    cache = RPCCache(model, **compress) if compress else None
     start = time.perf_counter()
-    output = model.generate(
-        **inputs,
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        logits_processor=[processor] if processor else [],
-        pad_token_id=tokenizer.pad_token_id,
-        streamer=_Progress(title, max_new_tokens, len(prompts)),
-    )
+    with cache or contextlib.nullcontext():
+        output = model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            logits_processor=[processor] if processor else [],
+            past_key_values=cache,
+            pad_token_id=tokenizer.pad_token_id,
+            streamer=_Progress(title, max_new_tokens, len(prompts), cache),
+        )
     seconds = time.perf_counter() - start
     ends = model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
@@ -137,7 +148,8 @@ def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None)
         stop = next((i for i, token in enumerate(row) if token in ends), len(row))
         rows.append(row[:stop])
     texts = [tokenizer.decode(row) for row in rows]
-    return Run(title, seconds, processor.seconds if processor else 0.0, rows, texts, model.config.vocab_size)
+    spent = processor.seconds if processor else 0.0
+    return Run(title, seconds, spent, rows, texts, model.config.vocab_size, cache.stats() if cache else None)
 
 
 def table(prompts, runs: list[Run]) -> str:
@@ -158,6 +170,12 @@ def table(prompts, runs: list[Run]) -> str:
             f"{tokens / run.seconds:.1f} tokens/s"
             + (f", {run.penalty_seconds / run.seconds:.2%} of the time in the penalty" if run.penalty_seconds else "")
         )
+        if run.cache:
+            lines.append(
+                f"{'':8} cache: kept {run.cache['kept']} of {run.cache['seen']} tokens a row, "
+                f"{run.cache['bytes'] / 1e6:.0f} MB, {run.cache['compressions']} compressions, "
+                f"{run.cache['seconds'] / run.seconds:.2%} of the time"
+            )
     return "\n".join(lines)
 
 
@@ -201,12 +219,12 @@ def plot_bits(prompts, runs: list[Run], path: Path, span: int = 16) -> None:
     pyplot.close(figure)
 
 
-def run(model, tokenizer, *, max_new_tokens: int, penalty: dict, picture: str | Path) -> None:
+def run(model, tokenizer, *, max_new_tokens: int, penalty: dict, picture: str | Path, compress: dict | None = None) -> None:
     """Answers the prompts twice, prints and draws."""
     prompts = PROMPTS
     runs = [
         answer(model, tokenizer, prompts, max_new_tokens, None),
-        answer(model, tokenizer, prompts, max_new_tokens, penalty),
+        answer(model, tokenizer, prompts, max_new_tokens, penalty, compress),
     ]
     print(side_by_side(prompts, runs))
     print()

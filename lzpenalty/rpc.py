@@ -115,14 +115,15 @@ class RPCLayer(DynamicLayer):
             self.lazy_initialization(key_states)
         self._reserve(key_states, value_states)
         append_(self._key_buffer, self._value_buffer, key_states, value_states, position=self.length)
-        self.waiting = self.settings.interval is not None
+        self.waiting = self.settings.interval is not None  # first: what interrupts the rest leaves a broken cache
         self.length += new
         self.seen += new
         self.answering = self.answering or new == 1
         if not self.answering:
             self.start = self.length
         self._view()
-        mark(self.keys, self)
+        if self.waiting:
+            mark(self.keys, self)
         self.seconds += time.perf_counter() - started
         return self.keys, self.values
 
@@ -172,7 +173,7 @@ class RPCLayer(DynamicLayer):
             return
         if flash:  # which takes the mask's last columns, whatever has been dropped
             raise ValueError(
-                "attention_mask: expected no left padding with FlashAttention, got a padded batch; use sdpa, or equal lengths"
+                "attention_mask: expected no left padding with FlashAttention, got a padded batch; use sdpa instead"
             )
         if not _ASKS_FOR_QUERY_OFFSET:
             oldest = attention_mask[:, :, -1, 0]
@@ -220,13 +221,13 @@ class RPCLayer(DynamicLayer):
 
     def _reserve(self, key_states, value_states) -> None:
         """Makes room for the new tokens. Both buffers are there before either is used."""
-        needed, capacity = self.length + key_states.shape[2], 0
-        if self._key_buffer is not None:
-            capacity = self._key_buffer.shape[2]
-            if needed <= capacity:
-                return
-        step = self.settings.interval or _GROWTH
-        capacity = max(needed, capacity + step, self.settings.capacity(needed) if capacity == 0 else 0)
+        needed = self.length + key_states.shape[2]
+        if self._key_buffer is None:
+            capacity = self.settings.capacity(needed)
+        elif needed > self._key_buffer.shape[2]:
+            capacity = max(needed, self._key_buffer.shape[2] + (self.settings.interval or _GROWTH))
+        else:
+            return
         key_buffer, value_buffer = self._like(key_states, capacity), self._like(value_states, capacity)
         if self._key_buffer is not None:
             key_buffer[:, :, : self.length] = self.keys
@@ -273,8 +274,8 @@ class RPCCache(DynamicCache):
     ------
     TypeError, ValueError
         For options that contradict each other, and models that can't be served. While generating: ValueError for a first
-        forward of a single token (it could not be told from an answer) and FlashAttention with left padding; RuntimeError for
-        assisted decoding, continuous batching, and a cache in which an earlier forward was interrupted.
+        forward of a single token (it can't be told from an answer) and for FlashAttention with left padding; RuntimeError
+        for assisted decoding, for continuous batching, and for a cache in which an earlier forward was interrupted.
     """
 
     def __init__(
@@ -329,11 +330,7 @@ class RPCCache(DynamicCache):
     def get_mask_sizes(self, query_length, *args, **kwargs):
         """Called when a forward begins: the time to refuse what can't be done."""
         new = _count(query_length)
-        if any(layer.waiting for layer in self._own) or len({_seen(layer) for layer in self.layers} - {None}) > 1:
-            raise RuntimeError(
-                "cache: an earlier forward ended before all layers were done, or RPCCache could not see its attention; what "
-                "it holds is not a text. Use a new RPCCache, or reset() this one"
-            )
+        self._check_whole()
         if self.settings.interval is not None:
             first = self._own[0]
             if new == 1 and first.seen == 0:
@@ -349,6 +346,19 @@ class RPCCache(DynamicCache):
         if new > 1:
             _refuse_assisted_decoding()
         return super().get_mask_sizes(query_length, *args, **kwargs)
+
+    def get_seq_length(self, layer_idx: int | None = None) -> int:
+        """Tokens seen. Models that ask in the middle of a forward say for which layer."""
+        if layer_idx is None:
+            self._check_whole()
+        return super().get_seq_length(layer_idx or 0)
+
+    def _check_whole(self) -> None:
+        if any(layer.waiting for layer in self._own) or len({_seen(layer) for layer in self.layers} - {None}) > 1:
+            raise RuntimeError(
+                "cache: an earlier forward ended before all layers were done, or RPCCache could not see its attention; what "
+                "it holds is not a text. Use a new RPCCache, or reset() this one"
+            )
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         layer = self.layers[layer_idx] if layer_idx < len(self.layers) else None

@@ -1,5 +1,7 @@
 """The demo, end to end on the real model: loops without the penalty, none with it."""
 
+import re
+
 import pytest
 
 from lzpenalty import cli, demo
@@ -26,6 +28,20 @@ def test_the_demo_shows_loops_and_how_they_end(smollm2, tmp_path, monkeypatch, c
     assert "of the time in the penalty" in printed.out
     assert all(prompt in printed.out for prompt in PROMPTS)
     assert "tok/s" in printed.err
+
+
+def test_the_demo_with_a_compressed_cache(smollm2, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "load_model", lambda name: smollm2)
+    monkeypatch.setattr(demo, "PROMPTS", PROMPTS)
+    arguments = ["demo", "--compress", "--interval", "40", "--max-new-tokens", "90", "--picture", str(tmp_path / "bits.png")]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"cache: kept (\d+) of (\d+) tokens a row, \d+ MB, 1 compressions", printed.out), printed.out[-500:]
+    kept, seen = map(int, re.search(r"cache: kept (\d+) of (\d+)", printed.out).groups())
+    assert seen - kept == 40 - 10
+    assert f"seen {seen}, kept {kept}" in printed.err and "MB" in printed.err
+    assert cli.main(["demo", "--compress", "--interval", "42"]) == 1
+    assert "interval: expected a multiple of ratio, 4, got 42" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

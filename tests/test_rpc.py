@@ -1,6 +1,7 @@
 """RPCCache keeps its promises in real `generate` calls: exact where nothing is dropped, refusing what it can't do."""
 
 import copy
+import inspect
 import threading
 
 import pytest
@@ -235,8 +236,12 @@ def test_reset_starts_anew():
 # The model stays as it was.
 
 
+def attention_globals(model):
+    return inspect.unwrap(type(model.model.layers[0].self_attn).forward).__globals__
+
+
 def state_of(model):
-    forward = type(model.model.layers[0].self_attn).forward.__globals__
+    forward = attention_globals(model)
     return (
         model.config.to_dict(),
         model.config._attn_implementation,
@@ -270,7 +275,7 @@ def test_leaving_the_block_restores_the_model(attention):
 
 
 def test_somebody_elses_replacement_is_left_alone(monkeypatch):
-    table = type(tiny().model.layers[0].self_attn).forward.__globals__["ALL_ATTENTION_FUNCTIONS"]
+    table = attention_globals(tiny())["ALL_ATTENTION_FUNCTIONS"]
     monkeypatch.setitem(table._local_mapping, "sdpa", table["sdpa"])
     theirs = lambda *args, **kwargs: None  # noqa: E731
     with RPCCache(tiny(), **SMALL):
@@ -282,6 +287,8 @@ def test_other_caches_within_the_block_are_as_ever():
     expected = generate(tiny(), prompt(), 40)
     with RPCCache(tiny(), **SMALL) as cache:
         assert torch.equal(generate(tiny(), prompt(), 40), expected)
+        with RPCCache(tiny(), interval=None) as plain:
+            assert torch.equal(generate(tiny(), prompt(), 40, past_key_values=plain), expected)
         generate(tiny(), prompt(), 40, past_key_values=cache)
         assert torch.equal(generate(tiny(), prompt(), 40), expected)
 
@@ -446,7 +453,7 @@ def test_models_that_cannot_be_served():
 def flash(monkeypatch):
     """A model that believes to run FlashAttention 2: its mask is the columns of the padding mask, or None."""
     model = copy.deepcopy(tiny())
-    table = type(model.model.layers[0].self_attn).forward.__globals__["ALL_ATTENTION_FUNCTIONS"]
+    table = attention_globals(model)["ALL_ATTENTION_FUNCTIONS"]
     sdpa = table["sdpa"]
 
     def attention(module, query, key, value, attention_mask, **kwargs):
