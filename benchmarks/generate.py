@@ -87,8 +87,13 @@ class Run:
                 layer.update(keys, keys)
                 if isinstance(layer, RPCLayer) and layer.settings.interval is not None:
                     layer.answering = True
-                    heads = self.model.config.num_attention_heads
-                    layer.attended(torch.randn(self.batch, heads, new, keys.shape[3], dtype=keys.dtype), None)
+                    shape = (
+                        self.batch,
+                        self.model.config.num_attention_heads,
+                        min(new, layer.settings.recent),
+                        keys.shape[3],
+                    )
+                    layer.attended(torch.randn(shape, dtype=keys.dtype), None)
             if left == 1:
                 self.compressions.append((self.generated + 1, self.cache.stats()["seconds"] - spent))
             self._count(before, new)

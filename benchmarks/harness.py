@@ -12,12 +12,16 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
-def side_by_side(functions: dict, rounds: int = 9, least: float = 2e-3) -> dict[str, list[float]]:
+def side_by_side(functions: dict, rounds: int = 9, least: float = 2e-3, before=None) -> dict[str, list[float]]:
     """Seconds per call of each function, one figure a round. The functions take turns within a round, so that what else the
-    machine does hits all of them; a turn lasts at least `least` seconds."""
+    machine does hits all of them; a turn lasts at least `least` seconds. With `before`, which is called before each turn and
+    not timed, a turn is one call."""
     loops = {}
     for name, function in functions.items():
         function()
+        if before:
+            loops[name] = 1
+            continue
         start = time.perf_counter()
         function()
         loops[name] = max(1, round(least / max(time.perf_counter() - start, 1e-7)))
@@ -25,6 +29,8 @@ def side_by_side(functions: dict, rounds: int = 9, least: float = 2e-3) -> dict[
     for _ in range(rounds):
         for name, function in functions.items():
             repeat = range(loops[name])
+            if before:
+                before()
             start = time.perf_counter()
             for _ in repeat:
                 function()

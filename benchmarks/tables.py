@@ -97,6 +97,54 @@ def lz_dense() -> str:
     return markdown(["text", "dense PyTorch, ms a row", "dense / lzss", "dense / pair"], rows)
 
 
+@table
+def cache_summary() -> str:
+    """The worst cells of the grid."""
+    results = load("cache")
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        cells = [row for row in results["grid"] if row["dtype"] == dtype]
+        one_thread = [row for row in cells if row["threads"] == 1]
+        rows.append(
+            [
+                dtype,
+                *(times(min(r["eager_over_ours"] for r in cells if r["threads"] == threads)) for threads in (1, 2)),
+                f"{max(r['ours_mb'] / r['eager_mb'] for r in cells):.1%}",
+                f"{max(r['ours_mb'] for r in cells):.1f} MB",
+                f"{min(r['share_of_one_core'] for r in one_thread):.0%}",
+            ]
+        )
+    append = results["append"]
+    header = [
+        "worst of all cells",
+        "eager / ours, 1 thread",
+        "2 threads",
+        "ours / eager, memory",
+        "most memory",
+        "share of a core",
+    ]
+    return (
+        markdown(header, rows)
+        + f"\n\n`append_`, a token for 4 rows of 8 heads, float32: {append['append_us']:.1f} us; two slice copies take "
+        + f"{times(append['slices_over_append'])}.\n\n{provenance(results)}"
+    )
+
+
+@table
+def cache_grid() -> str:
+    """The whole grid."""
+    results = load("cache")
+    rows = []
+    for r in results["grid"]:
+        case = r["model"], r["batch"], f"{r['region']:,}", r["dtype"], r["threads"]
+        speed = (f"{r['gflops']:.0f}", f"{r['share_of_one_core']:.0%}") if r["threads"] == 1 else ("", "")
+        memory = f"{r['ours_mb']:.1f}", f"{r['eager_mb']:,.0f}"
+        parts = (f"{r[name]:.1f}" for name in ("ours_ms", "scores_ms", "selection_ms", "compaction_ms"))
+        rows.append([*case, *parts, times(r["eager_over_ours"]), *memory, *speed])
+    header = ["model", "B", "region", "dtype", "threads", "ms", "scores", "selection", "compaction", "eager / ours", "MB"]
+    return markdown([*header, "eager MB", "GFLOP/s", "of a core"], rows) + f"\n\n{provenance(results)}"
+
+
 def fill(page: str) -> str:
     return re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",

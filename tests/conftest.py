@@ -5,7 +5,7 @@ import pytest
 from lzpenalty import _core
 
 
-@pytest.fixture(params=["scalar", "neon", "avx2", "avx512"])
+@pytest.fixture(params=["scalar", "neon", "avx2", "avx512", "amx"])
 def level(request):
     """Runs a test once at each instruction-set level; those that the machine lacks are skipped."""
     if request.param not in _core.cpu_levels():

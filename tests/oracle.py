@@ -1,6 +1,7 @@
 """The published formulas in plain Python, as slow and as obvious as possible: what the C routines are compared with."""
 
-from math import log2
+from math import exp, isnan, log2, sqrt
+from operator import mul
 
 
 def common_suffix(a, b, most):
@@ -99,3 +100,33 @@ def period(history, ngram, count, max_period):
         if size <= len(history) and all(history[-i] == history[-i - p] for i in range(1, size - p + 1)):
             return p
     return 0
+
+
+def softmax(products):
+    most = max(products)
+    weights = [exp(x - most) for x in products]
+    return [weight / sum(weights) for weight in weights]
+
+
+def attention_scores(queries, keys, start, stop, *, scale=None, kernel=7, aggregation="layer"):
+    """scores[row][t] for one sequence: queries[head][r] and keys[head][t] are lists of numbers."""
+    n, reach, group = stop - start, kernel // 2, len(queries) // len(keys)
+    scale = 1 / sqrt(len(keys[0][0])) if scale is None else scale
+    weights = [
+        [softmax([scale * sum(map(mul, query, key)) for key in keys[head // group][start:stop]]) for query in rows]
+        for head, rows in enumerate(queries)
+    ]
+    if aggregation == "layer":
+        group = len(queries)
+    result = []
+    for first in range(0, len(queries), group):
+        rows = [row for head in weights[first : first + group] for row in head]
+        mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        result.append([sum(mean[max(0, t - reach) : t + reach + 1]) / kernel for t in range(n)])
+    return result
+
+
+def select_top(scores, k):
+    """The positions of the k highest, ascending; of equal ones the first."""
+    order = sorted(range(len(scores)), key=lambda t: (isnan(scores[t]), 0 if isnan(scores[t]) else -scores[t]))
+    return sorted(order[:k])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lzpenalty import codelength_deltas, lz_penalize_
+from lzpenalty import append_, attention_scores, codelength_deltas, compact_, lz_penalize_, select_top
 from producers import Producer
 
 TOKENS = torch.randint(0, 50, (4, 700))
@@ -35,19 +35,45 @@ def bad_call():
         lz_penalize_(np.zeros((1, 8), np.float32), np.zeros((1, 4), np.int64), starts=5)
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy", "starts and neutral", "results", "errors"])
+def bad_cache_calls():
+    cache, nans = torch.zeros(1, 1, 4, 2), torch.full((1, 1, 4, 2), float("nan"))
+    for call in (
+        lambda: attention_scores(nans, cache, start=0, stop=4),
+        lambda: select_top(cache[0], 3),
+        lambda: compact_(cache, nans, cache, start=0, stop=4, length=4),
+        lambda: append_(cache, nans, cache, cache, position=0),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            call()
+
+
+@pytest.mark.parametrize(
+    "kind", ["torch", "numpy", "starts and neutral", "results", "errors", "scores", "selection", "cache", "cache errors"]
+)
 def test_calls_leave_nothing_behind(kind):
     logits, tokens = torch.zeros(4, 64), TOKENS
     array, ids = np.zeros((1, 64), np.float32), np.zeros((1, 9), np.int64)
     starts = torch.tensor([0, 1, 2, 3])
+    keys, values, new = torch.zeros(2, 2, 9, 4), torch.zeros(2, 2, 9, 4), torch.ones(2, 2, 1, 4)
+    scores = attention_scores(new, keys, start=0, stop=6)
+    positions = select_top(scores, 3)
+
+    def use_cache():
+        append_(keys, values, new, new, position=8)
+        compact_(keys, values, positions, start=0, stop=6, length=9)
+
     calls = {
         "torch": lambda: lz_penalize_(logits, tokens, window=64),
         "numpy": lambda: lz_penalize_(array, ids),
         "starts and neutral": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, neutral=[1, 2]),
         "results": lambda: codelength_deltas(ids[0], 64),
         "errors": bad_call,
+        "scores": lambda: attention_scores(new, keys, start=0, stop=6),
+        "selection": lambda: select_top(scores, 3),
+        "cache": use_cache,
+        "cache errors": bad_cache_calls,
     }
-    times = 10_000 if kind == "errors" else 100_000
+    times = 10_000 if "errors" in kind else 100_000
     assert grown_bytes(calls[kind], times) < 300_000
 
 

@@ -1,4 +1,4 @@
-"""Every instruction-set level gives bit-identical results."""
+"""Every instruction-set level gives bit-identical results, but for attention scores, which differ in their rounding."""
 
 import numpy as np
 from hypothesis import given, settings

@@ -1,12 +1,15 @@
 """Calls from many threads at once give what calls one after the other give."""
 
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import torch
 
-from lzpenalty import codelength_deltas, lz_penalize_
+from lzpenalty import append_, attention_scores, compact_, lz_penalize_, select_top
 from producers import Producer
 
 
@@ -27,6 +30,21 @@ def test_threads_do_not_disturb_each_other():
             assert list(pool.map(run, jobs)) == one_by_one
 
 
+def test_scores_from_many_threads_at_once():
+    torch.manual_seed(0)
+    jobs = [(torch.randn(2, 4, 32, 64), torch.randn(2, 2, n, 64)) for n in (10, 50, 700, 2000) * 4]
+
+    def run(job):
+        queries, keys = job
+        scores = attention_scores(queries, keys, start=2, stop=keys.shape[2])
+        return scores.numpy().tobytes(), select_top(scores, 7).tolist()
+
+    one_by_one = [run(job) for job in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(run, jobs)) == one_by_one
+
+
 def test_new_types_arrive_from_many_threads():
     barrier = threading.Barrier(8)
 
@@ -42,22 +60,42 @@ def test_new_types_arrive_from_many_threads():
         list(pool.map(run, range(8)))
 
 
-def test_the_gil_is_released_for_large_batches():
-    tokens, logits = np.random.default_rng(0).integers(0, 9, (20_000, 256)), np.zeros((20_000, 16), np.float32)
-    running, seen = threading.Event(), []
+def large_call(name):
+    if name == "penalize":
+        tokens, logits = np.random.default_rng(0).integers(0, 9, (20_000, 256)), np.zeros((20_000, 16), np.float32)
+        return lambda: lz_penalize_(logits, tokens)
+    n = 40_000  # NumPy, since torch lets go of the GIL to allocate what is returned
+    (keys, values), new = np.zeros((2, 1, 8, n, 64), np.float32), np.ones((1, 8, n - 1, 64), np.float32)
+    scores, kept = np.zeros((1, 8, n), np.float32), np.arange(1, n).reshape(1, 1, -1)
+    return {
+        "score": lambda: attention_scores(new[:, :, :32], keys, start=0, stop=n),
+        "select": lambda: select_top(scores, 100),
+        "compact": lambda: compact_(keys, values, kept, start=0, stop=n, length=n),
+        "append": lambda: append_(keys, values, new, new, position=1),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["penalize", "score", "select", "compact", "append"])
+def test_large_calls_release_the_gil(name):
+    call, done, seen, interval = large_call(name), threading.Event(), [], sys.getswitchinterval()
 
     def watch():
-        running.set()
-        while running.is_set():
-            seen.append(len(seen))
+        while not done.is_set():
+            seen.append(time.sleep(1e-4))
 
     watcher = threading.Thread(target=watch)
-    watcher.start()
-    running.wait()
-    before = len(seen)
-    lz_penalize_(logits, tokens)
-    during = len(seen) - before
-    running.clear()
-    watcher.join()
-    assert during > 0
-    assert len(codelength_deltas(tokens[0], 9)[0]) > 0
+    sys.setswitchinterval(1000)  # Python takes the GIL from nobody: who wants it has to be given it
+    try:
+        watcher.start()
+        while not seen:
+            time.sleep(1e-3)
+        before = len(seen)
+        for _ in range(100):
+            call()
+            if len(seen) > before:
+                break
+        assert len(seen) > before
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        watcher.join()

@@ -3,6 +3,7 @@
 #define LZPENALTY_CACHE_LEVELS_H
 
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "../cpu/half.h"
@@ -16,5 +17,6 @@
 #endif
 
 extern const cache_kernels cache_kernels_scalar, cache_kernels_neon, cache_kernels_avx2, cache_kernels_avx512;
+extern const cache_kernels cache_kernels_amx;
 
 #endif

@@ -18,6 +18,10 @@ const cache_kernels *cache_current_kernels(void)
     case CPU_AVX512:
         return &cache_kernels_avx512;
 #endif
+#if CPU_HAS_AMX
+    case CPU_AMX:
+        return &cache_kernels_amx;
+#endif
 #if CPU_HAS_NEON
     case CPU_NEON:
         return &cache_kernels_neon;
@@ -67,6 +71,8 @@ int cache_attention_scores(const cache_attention *attn)
     const int64_t group = attn->queries.heads / heads, recent = attn->queries.tokens;
     const double work = (double)units * (double)group * (double)recent * (double)n * (double)attn->keys.size;
     int threads = work < parallel_work ? 1 : attn->threads, nan = 0;
+    if (threads > CPU_MAX_THREADS)
+        threads = CPU_MAX_THREADS;
     if (threads > units)
         threads = (int)units;
 

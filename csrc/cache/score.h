@@ -7,20 +7,32 @@
  * need the largest product of a lane before the last key has been seen, so they are taken block by block, relative to the
  * largest so far, and each block is weighted at the end by how far the maximum rose since. */
 
-enum { SCORE_LANES = 2 * VEC_LANES, SCORE_BLOCK = 32 * VEC_ROWS };
+enum {
+    SCORE_LANES = 2 * VEC_LANES,
+    SCORE_BLOCK = 8 * VEC_ROWS, /* products of so many keys stay in the nearest cache */
+    SCORE_SPARE = 16            /* products that may be written behind those of the last key */
+};
+
+/* Exponentials are powers of two. */
+#define SCORE_LOG2E 1.44269504089f
 
 /* What a thread works with: all for SCORE_LANES queries of one head. */
 typedef struct {
     float *queries;  /* [D, SCORE_LANES] times scale * log2(e), zeros where there is no query */
     float *tile;     /* [VEC_ROWS, D] keys widened to float32 */
-    float *products; /* [n rounded up to VEC_ROWS, SCORE_LANES] products, then exponentials */
+    float *products; /* [n + SCORE_SPARE, SCORE_LANES] products, then exponentials */
     float *maxima;   /* [blocks, SCORE_LANES] the maximum that a block's exponentials are relative to */
 } score_scratch;
+
+typedef void (*pack_function)(const cache_attention *attn, int64_t b, int64_t head, int64_t first, int64_t count,
+                              float *packed);
+typedef void (*multiply_function)(const cache_attention *attn, int64_t b, int64_t head, int64_t from, int64_t to,
+                                  const score_scratch *s, vec max[2], vec odd[2]);
 
 static size_t score_lay_out(const cache_attention *attn, void *memory, score_scratch *s)
 {
     int64_t n = attn->stop - attn->start, size = attn->keys.size, blocks = (n + SCORE_BLOCK - 1) / SCORE_BLOCK;
-    int64_t counts[4] = {size * SCORE_LANES, size * VEC_ROWS, (n + VEC_ROWS) * SCORE_LANES, blocks * SCORE_LANES};
+    int64_t counts[4] = {size * SCORE_LANES, size * VEC_ROWS, (n + SCORE_SPARE) * SCORE_LANES, blocks * SCORE_LANES};
     float **members[4] = {&s->queries, &s->tile, &s->products, &s->maxima};
     size_t used = 0;
     for (int i = 0; i < 4; i++) {
@@ -57,7 +69,7 @@ static const void *row_at(const cache_array *a, int64_t b, int64_t head, int64_t
 /* Queries [first, first + count) of a head, transposed and scaled. */
 static void pack_queries(const cache_attention *attn, int64_t b, int64_t head, int64_t first, int64_t count, float *packed)
 {
-    const float scale = attn->scale * 1.44269504089f; /* log2(e): exponentials are powers of two */
+    const float scale = attn->scale * SCORE_LOG2E;
     for (int64_t r = 0; r < SCORE_LANES; r++) {
         const void *query = r < count ? row_at(&attn->queries, b, head, first + r) : NULL;
         for (int64_t d = 0; d < attn->keys.size; d++)
@@ -79,80 +91,108 @@ static void widen_row(const void *row, float_dtype dtype, int64_t size, float *w
         wide[d] = load_number(row, dtype, d);
 }
 
-/* products[i, lane] = <key i, query of the lane> for VEC_ROWS keys. */
-static void multiply_tile(const float *const rows[VEC_ROWS], const float *queries, int64_t size, float *products)
+/* products[i, lane] = <key i, query of the lane> for VEC_ROWS keys. max[lane] rises to the largest of them, and odd[lane]
+ * becomes NaN if one is not finite. Meanwhile the keys of the next tile are fetched: so many short rows at once are more
+ * than the processor foresees. */
+static void multiply_tile(const float *const rows[VEC_ROWS], const char *const next[VEC_ROWS], const score_scratch *s,
+                          const cache_array *keys, float *products, vec max[2], vec odd[2])
 {
+    enum { LINE = 16 }; /* numbers of a cache line */
+    const int64_t size = keys->size, next_line = LINE * (keys->dtype == FLOAT32 ? 4 : 2);
     vec left[VEC_ROWS], right[VEC_ROWS];
     for (int i = 0; i < VEC_ROWS; i++)
         left[i] = right[i] = vec_set(0);
-    for (int64_t d = 0; d < size; d++) {
-        const vec q0 = vec_load(queries + d * SCORE_LANES), q1 = vec_load(queries + d * SCORE_LANES + VEC_LANES);
-        for (int i = 0; i < VEC_ROWS; i++) {
-            const vec k = vec_set(rows[i][d]);
-            left[i] = vec_fma(k, q0, left[i]);
-            right[i] = vec_fma(k, q1, right[i]);
+    for (int64_t from = 0; from < size; from += LINE) {
+        const int64_t to = from + LINE < size ? from + LINE : size;
+        for (int i = 0; i < VEC_ROWS; i++)
+            PREFETCH(next[i] + from / LINE * next_line);
+        for (int64_t d = from; d < to; d++) {
+            const vec q0 = vec_load(s->queries + d * SCORE_LANES), q1 = vec_load(s->queries + d * SCORE_LANES + VEC_LANES);
+            for (int i = 0; i < VEC_ROWS; i++) {
+                const vec k = vec_set(rows[i][d]);
+                left[i] = vec_fma(k, q0, left[i]);
+                right[i] = vec_fma(k, q1, right[i]);
+            }
         }
     }
     for (int i = 0; i < VEC_ROWS; i++) {
         vec_store(products + i * SCORE_LANES, left[i]);
         vec_store(products + i * SCORE_LANES + VEC_LANES, right[i]);
+        max[0] = vec_max(max[0], left[i]);
+        max[1] = vec_max(max[1], right[i]);
+        odd[0] = vec_fma(left[i], vec_set(0), odd[0]);
+        odd[1] = vec_fma(right[i], vec_set(0), odd[1]);
     }
 }
 
+/* The key at `t` in the region, or the last one. */
+static const void *key_at(const cache_attention *attn, int64_t b, int64_t head, int64_t t)
+{
+    return row_at(&attn->keys, b, head, attn->start + t < attn->stop ? attn->start + t : attn->stop - 1);
+}
+
+/* The products of keys [from, to), their largest, and whether they are finite, as multiply_tile does it. */
+static void multiply_block(const cache_attention *attn, int64_t b, int64_t head, int64_t from, int64_t to,
+                           const score_scratch *s, vec max[2], vec odd[2])
+{
+    for (int64_t t = from; t < to; t += VEC_ROWS) {
+        const float *rows[VEC_ROWS];
+        const char *next[VEC_ROWS];
+        for (int64_t i = 0; i < VEC_ROWS; i++) {
+            const void *key = key_at(attn, b, head, t + i);
+            next[i] = key_at(attn, b, head, t + VEC_ROWS + i);
+            rows[i] = key;
+            if (attn->keys.dtype != FLOAT32) {
+                widen_row(key, attn->keys.dtype, attn->keys.size, s->tile + i * attn->keys.size);
+                rows[i] = s->tile + i * attn->keys.size;
+            }
+        }
+        multiply_tile(rows, next, s, &attn->keys, s->products + t * SCORE_LANES, max, odd);
+    }
+}
+
+#if defined(LEVEL_AMX)
+#include "tiles.h"
+#endif
+
 /* Adds the attention weights of up to SCORE_LANES queries of one head to sums[n]. */
 static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, float *sums,
-                        const score_scratch *s)
+                        const score_scratch *s, multiply_function multiply)
 {
-    const int64_t n = attn->stop - attn->start, size = attn->keys.size;
-    const float_dtype dtype = attn->keys.dtype;
-    vec max0 = vec_set(-INFINITY), max1 = max0, total0 = vec_set(0), total1 = total0;
+    const int64_t n = attn->stop - attn->start;
+    const vec zero = vec_set(0), lowest = vec_set(-INFINITY);
+    vec max[2] = {lowest, lowest}, total[2] = {zero, zero}, odd[2] = {zero, zero};
 
     for (int64_t from = 0, block = 0; from < n; from += SCORE_BLOCK, block++) {
         const int64_t to = from + SCORE_BLOCK < n ? from + SCORE_BLOCK : n;
-        vec before0 = max0, before1 = max1;
-        for (int64_t t = from; t < to; t += VEC_ROWS) {
-            const float *rows[VEC_ROWS];
-            for (int64_t i = 0; i < VEC_ROWS; i++) {
-                const void *key = row_at(&attn->keys, b, key_head, attn->start + (t + i < to ? t + i : to - 1));
-                rows[i] = key;
-                if (dtype != FLOAT32) {
-                    widen_row(key, dtype, size, s->tile + i * size);
-                    rows[i] = s->tile + i * size;
-                }
+        const vec before[2] = {max[0], max[1]};
+        multiply(attn, b, key_head, from, to, s, max, odd);
+        vec_store(s->maxima + block * SCORE_LANES, max[0]);
+        vec_store(s->maxima + block * SCORE_LANES + VEC_LANES, max[1]);
+        vec sum[2] = {zero, zero};
+        for (int64_t t = from; t < to; t++) {
+            for (int side = 0; side < 2; side++) {
+                float *at = s->products + t * SCORE_LANES + side * VEC_LANES;
+                const vec weight = vec_exp2(vec_sub(vec_load(at), max[side]));
+                vec_store(at, weight);
+                sum[side] = vec_add(sum[side], weight);
             }
-            multiply_tile(rows, s->queries, size, s->products + t * SCORE_LANES);
         }
-        for (int64_t t = from; t < to; t++) {
-            max0 = vec_max(max0, vec_load(s->products + t * SCORE_LANES));
-            max1 = vec_max(max1, vec_load(s->products + t * SCORE_LANES + VEC_LANES));
-        }
-        vec_store(s->maxima + block * SCORE_LANES, max0);
-        vec_store(s->maxima + block * SCORE_LANES + VEC_LANES, max1);
-        if (block > 0) {
-            total0 = vec_mul(total0, vec_exp2(vec_sub(before0, max0)));
-            total1 = vec_mul(total1, vec_exp2(vec_sub(before1, max1)));
-        }
-        for (int64_t t = from; t < to; t++) {
-            float *at = s->products + t * SCORE_LANES;
-            vec e0 = vec_exp2(vec_sub(vec_load(at), max0)), e1 = vec_exp2(vec_sub(vec_load(at + VEC_LANES), max1));
-            vec_store(at, e0);
-            vec_store(at + VEC_LANES, e1);
-            total0 = vec_add(total0, e0);
-            total1 = vec_add(total1, e1);
-        }
+        for (int side = 0; side < 2; side++)
+            total[side] = vec_fma(total[side], vec_exp2(vec_sub(before[side], max[side])), sum[side]);
     }
 
     float share[SCORE_LANES];
-    vec_store(share, total0);
-    vec_store(share + VEC_LANES, total1);
+    vec_store(share, vec_add(total[0], odd[0]));
+    vec_store(share + VEC_LANES, vec_add(total[1], odd[1]));
     for (int64_t r = 0; r < SCORE_LANES; r++)
         share[r] = r < lanes ? 1 / share[r] : 0;
     const vec share0 = vec_load(share), share1 = vec_load(share + VEC_LANES);
     for (int64_t from = 0, block = 0; from < n; from += SCORE_BLOCK, block++) {
         const int64_t to = from + SCORE_BLOCK < n ? from + SCORE_BLOCK : n;
         const float *maxima = s->maxima + block * SCORE_LANES;
-        const vec weight0 = vec_mul(share0, vec_exp2(vec_sub(vec_load(maxima), max0)));
-        const vec weight1 = vec_mul(share1, vec_exp2(vec_sub(vec_load(maxima + VEC_LANES), max1)));
+        const vec weight0 = vec_mul(share0, vec_exp2(vec_sub(vec_load(maxima), max[0])));
+        const vec weight1 = vec_mul(share1, vec_exp2(vec_sub(vec_load(maxima + VEC_LANES), max[1])));
         for (int64_t t = from; t < to; t++) {
             const float *at = s->products + t * SCORE_LANES;
             vec sum = vec_fma(vec_load(at), weight0, vec_mul(vec_load(at + VEC_LANES), weight1));
@@ -167,13 +207,26 @@ static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head,
     score_scratch s;
     score_lay_out(attn, memory, &s);
     memset(sums, 0, (size_t)(attn->stop - attn->start) * sizeof *sums);
+    pack_function pack = pack_queries;
+    multiply_function multiply = multiply_block;
+#if defined(LEVEL_AMX)
+    if (has_tiles(attn)) {
+        pack = tiles_pack_queries;
+        multiply = tiles_multiply_block;
+        tiles_begin();
+    }
+#endif
     for (int64_t head = key_head * group; head < (key_head + 1) * group; head++) {
         for (int64_t first = 0; first < recent; first += SCORE_LANES) {
             int64_t lanes = recent - first < SCORE_LANES ? recent - first : SCORE_LANES;
-            pack_queries(attn, b, head, first, lanes, s.queries);
-            add_weights(attn, b, key_head, lanes, sums, &s);
+            pack(attn, b, head, first, lanes, s.queries);
+            add_weights(attn, b, key_head, lanes, sums, &s, multiply);
         }
     }
+#if defined(LEVEL_AMX)
+    if (has_tiles(attn))
+        tiles_end();
+#endif
 }
 
 const cache_kernels KERNELS = {.thread_bytes = score_bytes, .group_sums = group_sums};

@@ -1,10 +1,17 @@
+#define _GNU_SOURCE /* syscall */
 #include "level.h"
 
 #include <stdatomic.h>
 
 #include "target.h"
 
-static const char *const names[CPU_LEVELS] = {"scalar", "neon", "avx2", "avx512"};
+#if CPU_HAS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+static const char *const names[CPU_LEVELS] = {"scalar", "neon", "avx2", "avx512", "amx"};
 
 /* The level plus one, so that zero means "not chosen yet". */
 static atomic_int chosen;
@@ -13,6 +20,17 @@ const char *cpu_level_name(cpu_level level)
 {
     return names[level];
 }
+
+#if CPU_HAS_AMX
+/* Linux lends tile registers, for good, to processes that ask; older kernels and some sandboxes don't. */
+static int has_amx(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, TILE = 1 << 24, TILE_BF16 = 1 << 22 };
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & TILE) && (d & TILE_BF16) &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
 
 int cpu_level_available(cpu_level level)
 {
@@ -29,6 +47,10 @@ int cpu_level_available(cpu_level level)
     case CPU_AVX512:
         return cpu_level_available(CPU_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+#endif
+#if CPU_HAS_AMX
+    case CPU_AMX:
+        return cpu_level_available(CPU_AVX512) && has_amx();
 #endif
     default:
         return 0;

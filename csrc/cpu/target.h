@@ -11,10 +11,23 @@
 #define CPU_HAS_X86_LEVELS 0
 #endif
 
+/* Tile registers have to be asked of the system for, which is written for Linux. */
+#if CPU_HAS_X86_LEVELS && defined(__linux__) && ((defined(__clang__) && __clang_major__ >= 12) || __GNUC__ >= 11)
+#define CPU_HAS_AMX 1
+#else
+#define CPU_HAS_AMX 0
+#endif
+
 #if defined(__aarch64__) || defined(_M_ARM64)
 #define CPU_HAS_NEON 1
 #else
 #define CPU_HAS_NEON 0
+#endif
+
+#if defined(__GNUC__)
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
 #endif
 
 #define PRAGMA_(text) _Pragma(#text)
@@ -38,5 +51,6 @@
 #define TARGET_AVX2_FMA TARGET_BEGIN_(AVX2_ ",fma,f16c")
 #define TARGET_AVX512 TARGET_BEGIN_(AVX512_WIDE_)
 #define TARGET_AVX512_FMA TARGET_BEGIN_(AVX512_WIDE_ ",fma,f16c")
+#define TARGET_AMX TARGET_BEGIN_(AVX512_WIDE_ ",fma,f16c,amx-tile,amx-bf16")
 
 #endif

@@ -12,8 +12,6 @@
 #include <unistd.h>
 #endif
 
-enum { MAX_THREADS = 256 };
-
 typedef struct {
     int64_t units;
     void (*run)(void *job, int64_t unit, int thread);
@@ -40,12 +38,12 @@ int cpu_thread_count(void)
 #if defined(__linux__)
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
-        return CPU_COUNT(&set) < MAX_THREADS ? CPU_COUNT(&set) : MAX_THREADS;
+        return CPU_COUNT(&set) < CPU_MAX_THREADS ? CPU_COUNT(&set) : CPU_MAX_THREADS;
 #endif
 #ifndef _WIN32
     long count = sysconf(_SC_NPROCESSORS_ONLN);
     if (count > 0)
-        return count < MAX_THREADS ? (int)count : MAX_THREADS;
+        return count < CPU_MAX_THREADS ? (int)count : CPU_MAX_THREADS;
 #endif
     return 1;
 }
@@ -55,11 +53,11 @@ void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t un
     fork_join shared = {.units = units, .run = run, .job = job};
     worker first = {&shared, 0};
 #ifndef _WIN32
-    pthread_t ids[MAX_THREADS];
-    worker workers[MAX_THREADS];
+    pthread_t ids[CPU_MAX_THREADS];
+    worker workers[CPU_MAX_THREADS];
     int started = 0;
-    if (threads > MAX_THREADS)
-        threads = MAX_THREADS;
+    if (threads > CPU_MAX_THREADS)
+        threads = CPU_MAX_THREADS;
     while (started + 1 < threads && started + 1 < units) {
         workers[started] = (worker){&shared, started + 1};
         if (pthread_create(&ids[started], NULL, work, &workers[started]) != 0)

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+enum { CPU_MAX_THREADS = 256 }; /* however many are asked for */
+
 /* Threads that this process may run at once. */
 int cpu_thread_count(void);
 

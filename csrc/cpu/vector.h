@@ -4,7 +4,7 @@
  * VEC_LANES  floats in a vec
  * VEC_ROWS   rows of 2 vec that fit the registers as accumulators, beside what feeds them
  * vec_fma    a * b + c, rounded once where the level can
- * vec_pow2   2 to the power of whole numbers from -126 to 127 */
+ * vec_up23   the bits of each float moved up by 23 */
 
 #if defined(LEVEL_AVX512)
 #define VEC_LANES 16
@@ -19,8 +19,7 @@
 #define vec_max _mm512_max_ps
 #define vec_fma _mm512_fmadd_ps
 #define vec_sum _mm512_reduce_add_ps
-#define vec_pow2(n)                                                                                                         \
-    _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23))
+#define vec_up23(a) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23))
 #define vec_load_bf16(p)                                                                                                    \
     _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
 #define vec_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
@@ -37,8 +36,7 @@
 #define vec_mul _mm256_mul_ps
 #define vec_max _mm256_max_ps
 #define vec_fma _mm256_fmadd_ps
-#define vec_pow2(n)                                                                                                         \
-    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23))
+#define vec_up23(a) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23))
 #define vec_load_bf16(p)                                                                                                    \
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
 #define vec_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
@@ -62,7 +60,7 @@ static inline float vec_sum(vec a)
 #define vec_max vmaxq_f32
 #define vec_fma(a, b, c) vfmaq_f32(c, a, b)
 #define vec_sum vaddvq_f32
-#define vec_pow2(n) vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23))
+#define vec_up23(a) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a), 23))
 #define vec_load_bf16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
 #define vec_load_f16(p) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
 
@@ -79,7 +77,7 @@ static inline float vec_sum(vec a)
 #define vec_max(a, b) ((a) > (b) ? (a) : (b))
 #define vec_fma(a, b, c) ((a) * (b) + (c))
 #define vec_sum(a) (a)
-#define vec_pow2(n) bits_float((uint32_t)((n) >= -126 ? (int32_t)(n) + 127 : 0) << 23) /* also for NaN */
+#define vec_up23(a) bits_float(float_bits(a) << 23)
 #define vec_load_bf16(p) bf16_to_float(*(p))
 #define vec_load_f16(p) f16_to_float(*(p))
 #endif
@@ -88,16 +86,16 @@ static inline float vec_sum(vec a)
  */
 static inline vec vec_exp2(vec x)
 {
-    /* Adding and subtracting 1.5 * 2^23 rounds to a whole number. The rest is the Taylor series on [-1/2, 1/2]. */
-    const vec magic = vec_set(12582912.0f);
+    /* Adding 1.5 * 2^23 rounds to a whole number, whose lowest bits are then those of the float; 127 more make them the
+     * exponent of the power of two. The rest, in [-1/2, 1/2], takes a minimax polynomial. */
+    const vec magic = vec_set(12582912.0f + 127);
     x = vec_max(vec_set(-126.0f), x);
-    vec whole = vec_sub(vec_add(x, magic), magic), f = vec_sub(x, whole), y = vec_set(1.5252733804e-5f);
-    y = vec_fma(y, f, vec_set(1.5403530393e-4f));
-    y = vec_fma(y, f, vec_set(1.3333558146e-3f));
-    y = vec_fma(y, f, vec_set(9.6181291076e-3f));
-    y = vec_fma(y, f, vec_set(5.5504108665e-2f));
-    y = vec_fma(y, f, vec_set(2.4022650696e-1f));
-    y = vec_fma(y, f, vec_set(6.9314718056e-1f));
+    vec whole = vec_add(x, magic), f = vec_sub(x, vec_sub(whole, magic)), y = vec_set(1.5353362e-4f);
+    y = vec_fma(y, f, vec_set(1.3398874e-3f));
+    y = vec_fma(y, f, vec_set(9.618437e-3f));
+    y = vec_fma(y, f, vec_set(5.5503324e-2f));
+    y = vec_fma(y, f, vec_set(2.4022648e-1f));
+    y = vec_fma(y, f, vec_set(6.931472e-1f));
     y = vec_fma(y, f, vec_set(1.0f));
-    return vec_mul(y, vec_pow2(whole));
+    return vec_mul(y, vec_up23(whole));
 }

@@ -10,6 +10,7 @@ const lz_kernels *lz_current_kernels(void)
     case CPU_AVX2:
         return &lz_kernels_avx2;
     case CPU_AVX512:
+    case CPU_AMX:
         return &lz_kernels_avx512;
 #endif
     default:

@@ -39,7 +39,7 @@ static int take_array(module_state *st, PyObject *object, const char *name, cons
     for (int i = 0; i < 4; i++) {
         if (t->shape[i] < (i == 2 ? 0 : 1) || t->shape[i] > INT32_MAX) {
             PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 %s, got %lld", name,
-                         (const char *const[]){"rows", "heads", "tokens", "numbers"}[i], (long long)t->shape[i]);
+                         (const char *const[]){"rows", "heads", "tokens", "numbers a token"}[i], (long long)t->shape[i]);
             return -1;
         }
     }
@@ -57,12 +57,71 @@ static int check_equal(const char *name, const char *what, int64_t got, const ch
     return -1;
 }
 
+static int check_not_empty(const cache_array *a, const char *name)
+{
+    if (a->tokens > 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected at least one token, got none", name);
+    return -1;
+}
+
 static int check_range(const char *name, int64_t got, int64_t least, int64_t most)
 {
     if (got >= least && got <= most)
         return 0;
     PyErr_Format(PyExc_ValueError, "%s: expected a position from %lld to %lld, got %lld", name, (long long)least,
                  (long long)most, (long long)got);
+    return -1;
+}
+
+static int64_t item_size(const tensor *t)
+{
+    return t->dtype == DTYPE_INT64 ? 8 : t->dtype == DTYPE_FLOAT32 ? 4 : 2;
+}
+
+/* Whether a number of `a` and one of `b` may be the same, `distance` numbers after the start of each: a sum of
+ * strides[i] * z[i] with -b->shape[i] < z[i] < a->shape[i]. Each stride is wider than all narrower ones can add up to, so
+ * that only z next to the quotient come into question. */
+static int numbers_meet(const tensor *a, const tensor *b, int64_t distance, unsigned done)
+{
+    int widest = -1;
+    for (int i = 0; i < a->ndim; i++)
+        if (!(done >> i & 1) && (a->shape[i] > 1 || b->shape[i] > 1) &&
+            (widest < 0 || llabs(a->strides[i]) > llabs(a->strides[widest])))
+            widest = i;
+    if (widest < 0)
+        return distance == 0;
+    const int64_t stride = a->strides[widest], quotient = distance / stride;
+    for (int64_t z = quotient - 1; z <= quotient + 1; z++)
+        if (z > -b->shape[widest] && z < a->shape[widest] && numbers_meet(a, b, distance - z * stride, done | 1u << widest))
+            return 1;
+    return 0;
+}
+
+/* What is written must not be read through another name. Exact for tensors of the same strides, as of one buffer that holds
+ * keys and values; others must not even span the same memory. */
+static int check_apart(const tensor *t, const tensor *from)
+{
+    const tensor *both[2] = {t, from};
+    intptr_t first[2], last[2];
+    int same_strides = t->dtype == from->dtype;
+    for (int n = 0; n < 2; n++) {
+        first[n] = last[n] = (intptr_t)both[n]->data;
+        for (int i = 0; i < both[n]->ndim; i++) {
+            const int64_t reach = (both[n]->shape[i] - 1) * both[n]->strides[i] * item_size(both[n]);
+            if (both[n]->shape[i] == 0)
+                return 0;
+            *(reach < 0 ? &first[n] : &last[n]) += (intptr_t)reach;
+        }
+        last[n] += (intptr_t)item_size(both[n]) - 1;
+    }
+    if (last[0] < first[1] || last[1] < first[0])
+        return 0;
+    for (int i = 0; same_strides && i < t->ndim; i++)
+        same_strides = t->strides[i] == from->strides[i] || (t->shape[i] == 1 && from->shape[i] == 1);
+    if (same_strides && !numbers_meet(t, from, ((intptr_t)from->data - (intptr_t)t->data) / item_size(t), 0))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected memory apart from that of %s, got some of the same", t->name, from->name);
     return -1;
 }
 
@@ -73,7 +132,7 @@ static int take_cache(module_state *st, PyObject *const *values, tensor *k, tens
         take_array(st, values[1], "values", k, v, vals) < 0 || tensor_check_writable(v) < 0 ||
         check_equal("values", "rows", vals->batch, "keys", keys->batch) < 0 ||
         check_equal("values", "heads", vals->heads, "keys", keys->heads) < 0 ||
-        check_equal("values", "tokens", vals->tokens, "keys", keys->tokens) < 0)
+        check_equal("values", "tokens", vals->tokens, "keys", keys->tokens) < 0 || check_apart(v, k) < 0)
         return -1;
     return 0;
 }
@@ -109,7 +168,7 @@ const char doc_attention_scores[] =
     "    Positions that scores are averaged over, odd; 1 leaves them as they are.\n"
     "aggregation : {'layer', 'group'}\n"
     "check : bool, default True\n"
-    "    Whether NaN scores, which come from NaN or infinite inputs, raise.\n\n"
+    "    Whether NaN and infinities among queries, keys and their products raise. Otherwise they make scores NaN.\n\n"
     "Returns\n-------\n"
     "scores : tensor [B, 1 or Hkv, stop - start], float32, of the library that `keys` came from\n\n"
     "Raises\n------\n"
@@ -135,16 +194,13 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
         take_array(st, v[1], "keys", NULL, &keys, &attn.keys) < 0 ||
         take_array(st, v[0], "queries", &keys, &queries, &attn.queries) < 0 ||
         check_equal("queries", "rows", attn.queries.batch, "keys", attn.keys.batch) < 0 ||
-        check_equal("queries", "numbers", attn.queries.size, "keys", attn.keys.size) < 0 ||
+        check_equal("queries", "numbers a token", attn.queries.size, "keys", attn.keys.size) < 0 ||
+        check_not_empty(&attn.queries, "queries") < 0 || check_not_empty(&attn.keys, "keys") < 0 ||
         check_range("stop", stop, 1, attn.keys.tokens) < 0 || check_range("start", start, 0, stop - 1) < 0)
         goto done;
     if (attn.queries.heads % attn.keys.heads != 0) {
         PyErr_Format(PyExc_ValueError, "queries: expected a multiple of the %lld heads of keys, got %lld",
                      (long long)attn.keys.heads, (long long)attn.queries.heads);
-        goto done;
-    }
-    if (attn.queries.tokens == 0) {
-        PyErr_SetString(PyExc_ValueError, "queries: expected at least one token, got none");
         goto done;
     }
     if (kernel % 2 == 0) {
@@ -154,12 +210,14 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
     attn.scale = 1 / sqrtf((float)attn.keys.size);
     if (v[4] && v[4] != Py_None && arg_number(v[4], "scale", &attn.scale) < 0)
         goto done;
-    if (v[6]) {
-        attn.by_group = PyUnicode_Check(v[6]) && PyUnicode_CompareWithASCIIString(v[6], "group") == 0;
-        if (!attn.by_group && !(PyUnicode_Check(v[6]) && PyUnicode_CompareWithASCIIString(v[6], "layer") == 0)) {
-            PyErr_Format(PyExc_ValueError, "aggregation: expected 'layer' or 'group', got %R", v[6]);
-            goto done;
-        }
+    if (v[6] && !PyUnicode_Check(v[6])) {
+        PyErr_Format(PyExc_TypeError, "aggregation: expected a string, got %s", Py_TYPE(v[6])->tp_name);
+        goto done;
+    }
+    attn.by_group = v[6] && PyUnicode_CompareWithASCIIString(v[6], "group") == 0;
+    if (v[6] && !attn.by_group && PyUnicode_CompareWithASCIIString(v[6], "layer") != 0) {
+        PyErr_Format(PyExc_ValueError, "aggregation: expected 'layer' or 'group', got %R", v[6]);
+        goto done;
     }
     if (v[7] && (check = PyObject_IsTrue(v[7])) < 0)
         goto done;
@@ -175,7 +233,7 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
     if (status < 0)
         PyErr_NoMemory();
     else if (status > 0 && check)
-        PyErr_SetString(PyExc_ValueError, "queries, keys: expected numbers, got NaN, or infinities that leave no weights");
+        PyErr_SetString(PyExc_ValueError, "queries, keys: expected finite numbers and products, got NaN or infinity");
     else
         result = tensor_new(st, &keys, DTYPE_FLOAT32, 3, shape, attn.scores);
 done:
@@ -248,7 +306,9 @@ const char doc_compact[] =
     "down to `start` in their order. Nothing is allocated.\n\n"
     "Parameters\n----------\n"
     "keys, values : tensor [B, Hkv, capacity, D]\n"
-    "    float32, float16 or bfloat16, of the same dtype; contiguous last dimension. Sizes D may differ.\n"
+    "    float32, float16 or bfloat16, of the same dtype; contiguous last dimension. Sizes D may differ. They may lie in "
+    "one\n"
+    "    buffer, but share no number.\n"
     "positions : tensor [B, 1 or Hkv, k], int64\n"
     "    Strictly ascending, in [0, stop - start); as from select_top.\n"
     "start, stop, length : int\n"
@@ -295,9 +355,13 @@ PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args,
         check_ndim(&positions, 3, "[batch, heads, kept]") < 0 || tensor_check_device(&positions, &keys) < 0 ||
         check_range("length", length, 0, c.keys.tokens) < 0 || check_range("stop", stop, 0, length) < 0 ||
         check_range("start", start, 0, stop) < 0 ||
-        check_equal("positions", "rows", positions.shape[0], "keys", c.keys.batch) < 0 ||
-        (positions.shape[1] != 1 && check_equal("positions", "heads", positions.shape[1], "keys", c.keys.heads) < 0))
+        check_equal("positions", "rows", positions.shape[0], "keys", c.keys.batch) < 0)
         goto done;
+    if (positions.shape[1] != 1 && positions.shape[1] != c.keys.heads) {
+        PyErr_Format(PyExc_ValueError, "positions: expected 1 head, or as many as keys, %lld, got %lld",
+                     (long long)c.keys.heads, (long long)positions.shape[1]);
+        goto done;
+    }
     if (positions.dtype != DTYPE_INT64) {
         tensor_fail_dtype(&positions, "int64");
         goto done;
@@ -307,6 +371,8 @@ PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args,
                      (long long)positions.strides[2]);
         goto done;
     }
+    if (check_apart(&positions, &keys) < 0 || check_apart(&positions, &values) < 0)
+        goto done;
     c.positions = positions.data;
     c.position_batch_stride = positions.strides[0];
     c.position_head_stride = positions.shape[1] == 1 ? 0 : positions.strides[1];
@@ -329,7 +395,7 @@ const char doc_append[] = "append_($module, /, keys, values, new_keys, new_value
                           "keys, values : tensor [B, Hkv, capacity, D]\n"
                           "    float32, float16 or bfloat16, of the same dtype; contiguous last dimension.\n"
                           "new_keys, new_values : tensor [B, Hkv, q, D]\n"
-                          "    Of the same dtype.\n"
+                          "    Of the same dtype; not of the memory that is written.\n"
                           "position : int\n"
                           "    The first of the q tokens that are written.\n\n"
                           "Returns\n-------\n"
@@ -354,13 +420,29 @@ PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
         take_array(st, v[3], "new_values", &t[0], &t[3], &new_values) < 0 ||
         check_equal("new_keys", "rows", new_keys.batch, "keys", keys.batch) < 0 ||
         check_equal("new_keys", "heads", new_keys.heads, "keys", keys.heads) < 0 ||
-        check_equal("new_keys", "numbers", new_keys.size, "keys", keys.size) < 0 ||
+        check_equal("new_keys", "numbers a token", new_keys.size, "keys", keys.size) < 0 ||
         check_equal("new_values", "rows", new_values.batch, "values", values.batch) < 0 ||
         check_equal("new_values", "heads", new_values.heads, "values", values.heads) < 0 ||
-        check_equal("new_values", "numbers", new_values.size, "values", values.size) < 0 ||
-        check_equal("new_values", "tokens", new_values.tokens, "new_keys", new_keys.tokens) < 0 ||
-        check_range("position", position, 0, keys.tokens - new_keys.tokens) < 0)
+        check_equal("new_values", "numbers a token", new_values.size, "values", values.size) < 0 ||
+        check_equal("new_values", "tokens", new_values.tokens, "new_keys", new_keys.tokens) < 0)
         goto done;
+    if (new_keys.tokens > keys.tokens) {
+        PyErr_Format(PyExc_ValueError, "new_keys: expected at most the %lld tokens of keys, got %lld",
+                     (long long)keys.tokens, (long long)new_keys.tokens);
+        goto done;
+    }
+    if (position > keys.tokens - new_keys.tokens) {
+        PyErr_Format(PyExc_ValueError, "position: expected a position from 0 to %lld, so that %lld tokens fit, got %d",
+                     (long long)(keys.tokens - new_keys.tokens), (long long)new_keys.tokens, (int)position);
+        goto done;
+    }
+    for (int i = 0; i < 2; i++) {
+        tensor written = t[i];
+        written.data = (char *)written.data + position * written.strides[2] * item_size(&written);
+        written.shape[2] = new_keys.tokens;
+        if (check_apart(&t[2], &written) < 0 || check_apart(&t[3], &written) < 0)
+            goto done;
+    }
     RUN(new_keys.batch * new_keys.heads * new_keys.tokens * new_keys.size,
         (cache_append(&keys, &new_keys, position), cache_append(&values, &new_values, position)));
     result = PyLong_FromLongLong(position + new_keys.tokens);

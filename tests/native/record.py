@@ -2,15 +2,40 @@
 
     python tests/native/record.py FILE
 
-Each case is a line of native int32 and float32 numbers in the order in which replay.c reads them."""
+The number of penalties, penalties, the number of caches, caches: each is native int32 and float32 numbers in the order in
+which replay.c reads them."""
 
 import sys
 
 import numpy as np
+import torch
 
-from lzpenalty import codelength_deltas, dry_penalize_, lz_penalize_, repetition_period
+from lzpenalty import (
+    append_,
+    attention_scores,
+    codelength_deltas,
+    compact_,
+    dry_penalize_,
+    lz_penalize_,
+    repetition_period,
+    select_top,
+)
 
 COSTS = ("lzss", "pair", "distance")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def ints(out, *values):
+    out.write(np.array(values, np.int32).tobytes())
+
+
+def floats(out, *values):
+    out.write(np.array(values, np.float32).tobytes())
+
+
+def tensors(out, *values):
+    for value in values:
+        out.write(value.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def texts(rng):
@@ -21,43 +46,66 @@ def texts(rng):
         yield np.concatenate([rng.integers(0, 150, length // 3), np.resize(turn, length - length // 3)])
 
 
+def record_penalties(rng, out):
+    cases = [text for _ in range(12) for text in texts(rng)]
+    ints(out, len(cases))
+    for text in cases:
+        tokens = text.astype(np.int64)
+        vocab = int(rng.choice([2, 50, 200, 1000]))
+        logits = rng.normal(size=vocab).astype(np.float32)
+        coder = dict(
+            window=int(rng.integers(0, 800)), buffer=int(rng.integers(1, 40)), cost=COSTS[rng.integers(3)],
+            min_match=int(rng.integers(1, 4)), min_count=int(rng.integers(1, 4)),
+        )  # fmt: skip
+        more = dict(strength=0.15, escalation=float(rng.integers(2)), horizon=int(rng.integers(2) * 64))
+        neutral = [1] if rng.integers(2) else []
+        dry = dict(multiplier=0.8, base=1.75, allowed_length=int(rng.integers(1, 4)), window=int(rng.integers(0, 800)))
+        breakers = [3] if rng.integers(2) else []
+        loop = dict(ngram=int(rng.integers(1, 9)), count=int(rng.integers(2, 5)), max_period=int(rng.integers(1, 60)))
+
+        ints(out, len(tokens), vocab)
+        out.write(tokens.tobytes() + logits.tobytes())
+        ints(out, COSTS.index(coder["cost"]), *(coder[k] for k in ("window", "buffer", "min_match", "min_count")))
+        floats(out, more["strength"], more["escalation"])
+        ints(out, more["horizon"], len(neutral))
+        out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, neutral=neutral).tobytes())
+        ids, bits = codelength_deltas(tokens, vocab, **coder)
+        ints(out, len(ids), *ids)
+        floats(out, *bits)
+        floats(out, dry["multiplier"], dry["base"])
+        ints(out, dry["allowed_length"], dry["window"], len(breakers))
+        out.write(dry_penalize_(logits.copy(), tokens, **dry, breakers=breakers).tobytes())
+        ints(out, *loop.values(), int(repetition_period(tokens, **loop)))
+
+
+def record_caches(rng, out):
+    shapes = [(1, 1, 1, 1, 1), (1, 3, 5, 17, 3), (2, 1, 2, 33, 8), (2, 2, 33, 60, 16), (1, 2, 70, 500, 32)]
+    ints(out, len(shapes) * len(DTYPES))
+    for dtype in DTYPES:
+        for B, H, R, n, D in shapes:
+            group, kernel, by_group = int(rng.integers(1, 4)), int(rng.choice([1, 7])), int(rng.integers(2))
+            start, stop, capacity, kept, scale = 2, 2 + n, 5 + n, int(rng.integers(1, n + 1)), float(rng.normal())
+            queries, keys, values = (
+                torch.from_numpy(rng.normal(size=size)).to(dtype)
+                for size in ((B, H * group, R, D), (B, H, capacity, D), (B, H, capacity, D + 1))
+            )
+            ints(out, DTYPES.index(dtype), B, H * group, H, R, capacity, D, start, stop, kernel, by_group, kept)
+            floats(out, scale)
+            tensors(out, queries, keys, values)
+            new_keys, new_values = keys[:, :, :1].clone(), values[:, :, :1].clone()
+            options = dict(start=start, stop=stop, kernel=kernel, aggregation="group" if by_group else "layer")
+            scores = attention_scores(queries, keys, scale=scale, **options)
+            positions = select_top(scores, kept)
+            length = compact_(keys, values, positions, start=start, stop=stop, length=capacity - 1)
+            append_(keys, values, new_keys, new_values, position=length)
+            tensors(out, scores, positions, keys, values)
+
+
 def main(path: str) -> None:
     rng = np.random.default_rng(0)
     with open(path, "wb") as out:
-
-        def ints(*values):
-            out.write(np.array(values, np.int32).tobytes())
-
-        def floats(*values):
-            out.write(np.array(values, np.float32).tobytes())
-
-        for text in [t for _ in range(12) for t in texts(rng)]:
-            tokens = text.astype(np.int64)
-            vocab = int(rng.choice([2, 50, 200, 1000]))
-            logits = rng.normal(size=vocab).astype(np.float32)
-            coder = dict(
-                window=int(rng.integers(0, 800)), buffer=int(rng.integers(1, 40)), cost=COSTS[rng.integers(3)],
-                min_match=int(rng.integers(1, 4)), min_count=int(rng.integers(1, 4)),
-            )  # fmt: skip
-            more = dict(strength=0.15, escalation=float(rng.integers(2)), horizon=int(rng.integers(2) * 64))
-            neutral = [1] if rng.integers(2) else []
-            dry = dict(multiplier=0.8, base=1.75, allowed_length=int(rng.integers(1, 4)), window=int(rng.integers(0, 800)))
-            breakers = [3] if rng.integers(2) else []
-            loop = dict(ngram=int(rng.integers(1, 9)), count=int(rng.integers(2, 5)), max_period=int(rng.integers(1, 60)))
-
-            ints(len(tokens), vocab)
-            out.write(tokens.tobytes() + logits.tobytes())
-            ints(COSTS.index(coder["cost"]), *(coder[k] for k in ("window", "buffer", "min_match", "min_count")))
-            floats(more["strength"], more["escalation"])
-            ints(more["horizon"], len(neutral))
-            out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, neutral=neutral).tobytes())
-            ids, bits = codelength_deltas(tokens, vocab, **coder)
-            ints(len(ids), *ids)
-            floats(*bits)
-            floats(dry["multiplier"], dry["base"])
-            ints(dry["allowed_length"], dry["window"], len(breakers))
-            out.write(dry_penalize_(logits.copy(), tokens, **dry, breakers=breakers).tobytes())
-            ints(*loop.values(), int(repetition_period(tokens, **loop)))
+        record_penalties(rng, out)
+        record_caches(rng, out)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-/* Runs the kernels on recorded cases at every level of this machine and compares bit for bit: under valgrind, or on another
- * architecture (tests/native/record.py writes the cases). Prints a line and exits with 1 on the first difference. */
+/* Runs the kernels on recorded cases at every level of this machine and compares bit for bit, but for attention scores,
+ * whose rounding depends on the level: under valgrind, or on another architecture (tests/native/record.py writes the cases).
+ * Prints a line and exits with 1 on the first difference. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../csrc/cache/cache.h"
 #include "../../csrc/lz/lz.h"
 
 static FILE *file;
@@ -32,24 +35,28 @@ static float read_float(void)
     return value;
 }
 
-static void expect(const char *what, int at, const void *got, const void *wanted, size_t size)
+static void *copy_of(const void *items, size_t size)
 {
-    if (memcmp(got, wanted, size) == 0)
-        return;
+    void *copy = malloc(size);
+    return memcpy(copy, items, size);
+}
+
+static void fail(const char *what, int at)
+{
     fprintf(stderr, "replay: case %d: %s differs at level %s\n", at, what, cpu_level_name(cpu_current_level()));
     exit(1);
 }
 
-int main(int argc, char **argv)
+static void expect(const char *what, int at, const void *got, const void *wanted, size_t size)
+{
+    if (memcmp(got, wanted, size) != 0)
+        fail(what, at);
+}
+
+static void replay_penalties(void)
 {
     static const int32_t neutral[] = {1}, breakers[] = {3};
-    int cases = 0;
-    if (argc != 2 || !(file = fopen(argv[1], "rb"))) {
-        fprintf(stderr, "usage: replay FILE\n");
-        return 2;
-    }
-    for (int first; (first = fgetc(file)) != EOF; cases++) {
-        ungetc(first, file);
+    for (int at = 0, cases = read_int(); at < cases; at++) {
         int32_t length = read_int(), vocab = read_int();
         int64_t *ids64 = read_items((size_t)length, sizeof *ids64);
         size_t row_size = (size_t)vocab * sizeof(float);
@@ -81,26 +88,92 @@ int main(int argc, char **argv)
             float *got_bits;
             if (lz_reserve(&ws, &p, length) < 0 || lz_reserve_dry(&ws, &dry, length) < 0 ||
                 lz_reserve_loop(&ws, &loop, length) < 0)
-                return 2;
+                exit(2);
             memcpy(row, before, row_size);
             if (p.coder.window > 0)
                 kernels->penalize(&p, &logits, &tokens, &ws);
-            expect("penalize", cases, row, penalized, row_size);
+            expect("penalize", at, row, penalized, row_size);
             int32_t got_n = kernels->deltas(&p.coder, vocab, &tokens, &ws, &got_ids, &got_bits);
-            expect("the number of deltas", cases, &got_n, &n, sizeof n);
-            expect("ids of deltas", cases, got_ids, ids, (size_t)n * sizeof *ids);
-            expect("bits of deltas", cases, got_bits, bits, (size_t)n * sizeof *bits);
+            expect("the number of deltas", at, &got_n, &n, sizeof n);
+            expect("ids of deltas", at, got_ids, ids, (size_t)n * sizeof *ids);
+            expect("bits of deltas", at, got_bits, bits, (size_t)n * sizeof *bits);
             memcpy(row, before, row_size);
             if (dry.window > 0)
                 kernels->dry(&dry, &logits, &tokens, &ws);
-            expect("dry", cases, row, dried, row_size);
+            expect("dry", at, row, dried, row_size);
             kernels->periods(&loop, &tokens, &got_period, &ws);
-            expect("the period", cases, &got_period, &period, sizeof period);
+            expect("the period", at, &got_period, &period, sizeof period);
             lz_workspace_clear(&ws);
         }
         free(ids64), free(before), free(row), free(penalized), free(ids), free(bits), free(dried);
     }
+}
+
+static cache_array contiguous(float_dtype dtype, int64_t batch, int64_t heads, int64_t tokens, int64_t size)
+{
+    return (cache_array){NULL, dtype, batch, heads, tokens, size, heads * tokens * size, tokens * size, size};
+}
+
+static void replay_caches(void)
+{
+    for (int at = 0, cases = read_int(); at < cases; at++) {
+        cache_attention attn = {.threads = 1};
+        cache_array *q = &attn.queries, *k = &attn.keys, values, added[2];
+        const float_dtype dtype = (const float_dtype[]){FLOAT32, FLOAT16, BFLOAT16}[read_int()];
+        const size_t item = dtype == FLOAT32 ? 4 : 2;
+        int64_t batch = read_int(), query_heads = read_int(), heads = read_int(), recent = read_int(), capacity = read_int();
+        int64_t size = read_int();
+        attn.start = read_int(), attn.stop = read_int(), attn.kernel = read_int(), attn.by_group = read_int();
+        int64_t kept = read_int(), n = attn.stop - attn.start, rows = attn.by_group ? batch * heads : batch;
+        attn.scale = read_float();
+        *q = contiguous(dtype, batch, query_heads, recent, size);
+        *k = contiguous(dtype, batch, heads, capacity, size);
+        values = contiguous(dtype, batch, heads, capacity, size + 1);
+        size_t key_bytes = (size_t)(batch * k->batch_stride) * item,
+               value_bytes = (size_t)(batch * values.batch_stride) * item;
+        q->data = read_items((size_t)(batch * q->batch_stride), item);
+        void *keys_before = read_items(key_bytes, 1), *values_before = read_items(value_bytes, 1);
+        float *scores = read_items((size_t)(rows * n), sizeof *scores);
+        int64_t *positions = read_items((size_t)(rows * kept), sizeof *positions);
+        void *keys_after = read_items(key_bytes, 1), *values_after = read_items(value_bytes, 1);
+
+        for (int level = 0; level < CPU_LEVELS; level++) {
+            if (cpu_set_level((cpu_level)level) < 0)
+                continue;
+            attn.scores = malloc((size_t)(rows * n) * sizeof *scores);
+            int64_t *got = malloc((size_t)(rows * kept) * sizeof *got);
+            k->data = copy_of(keys_before, key_bytes), values.data = copy_of(values_before, value_bytes);
+            if (cache_attention_scores(&attn) != 0)
+                fail("the status of scores", at);
+            for (int64_t i = 0; i < rows * n; i++)
+                if (!(fabsf(attn.scores[i] - scores[i]) <= 1e-5f * scores[i]))
+                    fail("a score", at);
+            cache_select_top(scores, rows, n, n, kept, got);
+            expect("the selection", at, got, positions, (size_t)(rows * kept) * sizeof *got);
+            cache_compact(&(cache_compaction){*k, values, got, rows / batch * kept, attn.by_group ? kept : 0, kept,
+                                              attn.start, attn.stop, capacity - 1, 1});
+            added[0] = *k, added[0].data = keys_before, added[0].tokens = 1;
+            added[1] = values, added[1].data = values_before, added[1].tokens = 1;
+            cache_append(k, &added[0], capacity - 1 - n + kept);
+            cache_append(&values, &added[1], capacity - 1 - n + kept);
+            expect("keys", at, k->data, keys_after, key_bytes);
+            expect("values", at, values.data, values_after, value_bytes);
+            free(attn.scores), free(got), free(k->data), free(values.data);
+        }
+        free(q->data), free(keys_before), free(values_before), free(scores), free(positions), free(keys_after);
+        free(values_after);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2 || !(file = fopen(argv[1], "rb"))) {
+        fprintf(stderr, "usage: replay FILE\n");
+        return 2;
+    }
+    replay_penalties();
+    replay_caches();
     fclose(file);
-    printf("replay: %d cases agree at every level\n", cases);
+    printf("replay: all cases agree at every level\n");
     return 0;
 }

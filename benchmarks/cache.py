@@ -1,0 +1,171 @@
+"""How fast are the key/value cache's routines?
+
+    python benchmarks/cache.py [--quick]
+
+One compression of one layer, attention_scores + select_top + compact_ in place, side by side with the same in eager PyTorch,
+as the authors of Reasoning Path Compression write it, on the same number of threads: its time, the memory that it needs on
+top of the cache, and the share of what a core can multiply and add (peak.c) that the scores reach. Then append_ and the two
+slice copies that it replaces. Writes results/cache.json; takes some minutes and 8 GB, and needs Linux and a C compiler."""
+
+import argparse
+import ctypes
+import math
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from harness import median_ratio, side_by_side, write
+from lzpenalty import append_, attention_scores, compact_, select_top, set_num_threads
+
+MODELS = {"Qwen2.5-7B": (28, 4, 128), "QwQ-32B": (40, 8, 128)}
+PROMPT, RECENT, KERNEL = 256, 32, 7
+REGIONS = {4096: 1024, 11264: 8192}  # and how many tokens are kept of it: the first compression, and the eighth
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def eager(queries, keys, values, kept):
+    """One compression: new keys and values."""
+    B, heads, length, D = keys.shape
+    start, stop = PROMPT, length - RECENT
+    group = queries.shape[1] // heads
+    repeated = keys[:, :, None].expand(-1, -1, group, -1, -1).reshape(B, heads * group, length, D)  # repeat_kv
+    products = torch.matmul(queries, repeated.mT) / math.sqrt(D)
+    weights = products[..., start:stop].softmax(-1, dtype=torch.float32)
+    scores = torch.nn.functional.avg_pool1d(weights.mean((1, 2))[:, None], KERNEL, 1, KERNEL // 2)
+    index = scores.topk(kept).indices.sort().values[..., None].expand(-1, heads, -1, D)
+    return [torch.cat([x[:, :, :start], x[:, :, start:stop].gather(2, index), x[:, :, stop:]], 2) for x in (keys, values)]
+
+
+def ours(queries, keys, values, kept):
+    """The same in place: the new length."""
+    start, stop = PROMPT, keys.shape[2] - RECENT
+    scores = attention_scores(queries, keys, start=start, stop=stop, kernel=KERNEL)
+    return compact_(keys, values, select_top(scores, kept), start=start, stop=stop, length=keys.shape[2])
+
+
+def peak_memory(function) -> int:
+    """Bytes by which the process grows at most while function() runs, as the kernel counts them. Free memory that the C
+    library holds would hide a part, and is given back first; what a first call sets up for good is not counted."""
+    function()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = resident("VmRSS")
+    function()
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def multiply_add():
+    """A function that multiplies and adds on one core for about two milliseconds, and how many operations that are."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "peak.so"
+        flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
+        source = Path(__file__).parent / "peak.c"
+        subprocess.run([os.environ.get("CC", "cc"), *flags, source, "-o", library], check=True)
+        function = ctypes.CDLL(str(library)).multiply_add
+    function.restype, function.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.c_void_p]
+    kept = (ctypes.c_float * 2)(0.5, 1.0)
+    return lambda: function(500_000, kept), function(500_000, kept)
+
+
+def roofline(function, operations, peak, peak_operations, rounds: int = 9) -> dict:
+    """Operations a second on one core, and their share of the peak, in processor time: without what others take of it."""
+
+    def seconds(function):
+        start = time.process_time()
+        function()
+        return time.process_time() - start
+
+    times = [(seconds(function), seconds(peak)) for _ in range(rounds)]
+    rate = statistics.median(operations / ours for ours, _ in times)
+    share = statistics.median(operations / ours * of_peak / peak_operations for ours, of_peak in times)
+    return {"gflops": round(rate / 1e9, 1), "share_of_one_core": round(share, 3)}
+
+
+def compressions(rounds: int, models, regions, batches) -> list[dict]:
+    rows = []
+    peak = multiply_add()
+    for model in models:
+        query_heads, heads, D = MODELS[model]
+        for batch in batches:
+            for region in regions:
+                for dtype in DTYPES:
+                    torch.manual_seed(0)
+                    shape = batch, heads, PROMPT + region + RECENT, D
+                    queries = torch.randn(batch, query_heads, RECENT, D).to(DTYPES[dtype])
+                    before = [torch.randn(shape).to(DTYPES[dtype]) for _ in range(2)]
+                    keys, values = (x.clone() for x in before)
+                    case = queries, keys, values, REGIONS[region]
+                    scores = attention_scores(queries, keys, start=PROMPT, stop=PROMPT + region)
+                    positions = select_top(scores, REGIONS[region])
+                    parts = {
+                        "scores": lambda: attention_scores(queries, keys, start=PROMPT, stop=PROMPT + region),
+                        "selection": lambda: select_top(scores, REGIONS[region]),
+                        "compaction": lambda: compact_(
+                            keys, values, positions, start=PROMPT, stop=PROMPT + region, length=shape[2]
+                        ),
+                    }
+
+                    def restore():
+                        keys.copy_(before[0])
+                        values.copy_(before[1])
+                        time.sleep(0.01)  # PyTorch's threads stop waiting for work
+
+                    for threads in (1, 2):
+                        torch.set_num_threads(threads)
+                        set_num_threads(threads)
+                        functions = {"ours": lambda: ours(*case), "eager": lambda: eager(*case), **parts}
+                        times = side_by_side(functions, rounds, before=restore)
+                        best = {name: statistics.median(values) for name, values in times.items()}
+                        row = dict(model=model, batch=batch, region=region, dtype=dtype, threads=threads)
+                        row |= {f"{name}_ms": round(best[name] * 1e3, 2) for name in ("ours", "eager", *parts)}
+                        row["eager_over_ours"] = round(median_ratio(times["eager"], times["ours"]), 2)
+                        if threads == 1:
+                            row |= roofline(parts["scores"], 2 * batch * query_heads * RECENT * region * D, *peak)
+                        memory = {name: peak_memory(functions[name]) for name in ("ours", "eager")}
+                        row |= {f"{name}_mb": round(most / 1e6, 2) for name, most in memory.items()}
+                        rows.append(row)
+                        print(row, flush=True)
+    return rows
+
+
+def appends(rounds: int) -> dict:
+    """One new token for 4 rows of 8 heads."""
+    keys, values, new_keys, new_values = (torch.zeros(4, 8, n, 128) for n in (4096, 4096, 1, 1))
+
+    def slices():
+        keys[:, :, 1000:1001] = new_keys
+        values[:, :, 1000:1001] = new_values
+
+    times = side_by_side(
+        {"append": lambda: append_(keys, values, new_keys, new_values, position=1000), "slices": slices}, rounds
+    )
+    result = {f"{name}_us": round(statistics.median(values) * 1e6, 2) for name, values in times.items()}
+    result["slices_over_append"] = round(median_ratio(times["slices"], times["append"]), 2)
+    print(result)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a corner of the grid, nothing written")
+    quick = parser.parse_args().quick
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
+    append = appends(3 if quick else 101)
+    grid = compressions(5, *((["Qwen2.5-7B"], [4096], [1]) if quick else (MODELS, REGIONS, (1, 4))))
+    if not quick:
+        write("cache", {"append": append, "grid": grid})
+
+
+if __name__ == "__main__":
+    main()
