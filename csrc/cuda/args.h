@@ -80,12 +80,13 @@ typedef struct {
     cuda_array queries, keys;
     int64_t units;
     int32_t dtype, size, heads, group, recent;
-    int32_t start, n;      /* the region: n tokens from start on */
-    float scale;           /* times log2(e): exponentials are powers of two */
+    int32_t start, n; /* the region: n tokens from start on */
+    float scale;      /* times log2(e): exponentials are powers of two */
     int32_t query_tiles, chunks;
-    float *partial; /* [units, queries, chunks, 2] the maximum of a query's products in a chunk, and the sum relative to it */
-    float *totals;  /* [units, queries, 2] the maximum of all, and 1 / the sum */
-    float *sums;    /* [units, n] weights summed over the queries */
+    float
+        *partial;  /* [units, queries, chunks, 2] the maximum of a query's products in a chunk, and the sum relative to it */
+    float *totals; /* [units, queries, 2] the maximum of all, and 1 / the sum */
+    float *sums;   /* [units, n] weights summed over the queries */
 } cuda_score_args;
 
 typedef struct {
@@ -114,6 +115,7 @@ typedef struct {
     cuda_rows arrays[2]; /* keys and values */
     const int64_t *positions;
     int64_t position_batch_stride, position_head_stride;
+    int64_t units;                             /* batch * heads */
     int32_t heads, start, region, kept, moved; /* of `moved` tokens the first `kept` are at start + positions */
 } cuda_compact_args;
 

@@ -48,8 +48,8 @@ cuda_status cuda_launch(const cuda_device *device, cuda_kernel kernel, cu_stream
         return CUDA_OK;
     cuda_status status = enter(device, &pushed, error);
     if (status == CUDA_OK) {
-        cu_result code = device->driver->launch(device->kernels[kernel].function, (unsigned)blocks, 1, 1, (unsigned)threads, 1,
-                                                1, (unsigned)shared_bytes, stream, parameters, NULL);
+        cu_result code = device->driver->launch(device->kernels[kernel].function, (unsigned)blocks, 1, 1, (unsigned)threads,
+                                                1, 1, (unsigned)shared_bytes, stream, parameters, NULL);
         status = cuda_check(device->driver, code, "cuLaunchKernel", error);
     }
     leave(device, pushed);
@@ -189,7 +189,8 @@ static const cuda_device *get_new_device(int number, cu_stream stream, cuda_erro
     if (is_capturing(driver, stream)) {
         error->status = CUDA_CAPTURING;
         snprintf(error->text, sizeof error->text,
-                 "cuda:%d: nothing can be loaded while a graph is captured; call lzpenalty.warmup(%d) before", number, number);
+                 "cuda:%d: nothing can be loaded while a graph is captured; call lzpenalty.warmup(%d) before", number,
+                 number);
         return NULL;
     }
     cuda_device *device = calloc(1, sizeof *device);

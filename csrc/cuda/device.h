@@ -12,13 +12,24 @@
     X(lz_penalize_neutral)                                                                                                  \
     X(dry_penalize)                                                                                                         \
     X(dry_penalize_breakers)                                                                                                \
-    X(repetition_period)
+    X(repetition_period)                                                                                                    \
+    X(score_maxima)                                                                                                         \
+    X(score_totals)                                                                                                         \
+    X(score_weights)                                                                                                        \
+    X(score_smooth)                                                                                                         \
+    X(select_top)                                                                                                           \
+    X(compact_16)                                                                                                           \
+    X(compact_4)                                                                                                            \
+    X(compact_2)                                                                                                            \
+    X(append_16)                                                                                                            \
+    X(append_4)                                                                                                             \
+    X(append_2)
 
 typedef enum {
 #define CUDA_KERNEL_NUMBER(name) CUDA_KERNEL_##name,
     CUDA_KERNELS(CUDA_KERNEL_NUMBER)
 #undef CUDA_KERNEL_NUMBER
-    CUDA_N_KERNELS
+        CUDA_N_KERNELS
 } cuda_kernel;
 
 /* The oldest devices that the kernels are compiled for, and how many there may be. */

@@ -196,8 +196,8 @@ cuda_status cuda_dry_penalize(const cuda_device *d, cu_stream stream, const lz_d
         return cuda_launch(d, CUDA_KERNEL_dry_penalize, stream, logits->rows, threads, shared, (void *[]){&a}, error);
     cuda_ids breakers;
     copy_ids(dry->breakers, dry->n_breakers, &breakers);
-    return cuda_launch(d, CUDA_KERNEL_dry_penalize_breakers, stream, logits->rows, threads, shared, (void *[]){&a, &breakers},
-                       error);
+    return cuda_launch(d, CUDA_KERNEL_dry_penalize_breakers, stream, logits->rows, threads, shared,
+                       (void *[]){&a, &breakers}, error);
 }
 
 cuda_status cuda_periods(const cuda_device *d, cu_stream stream, const lz_loop *loop, cuda_history history, int64_t *periods,

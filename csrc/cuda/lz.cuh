@@ -12,7 +12,8 @@
 /* How many of the last `horizon` tokens end a 4-gram that also ended at most `window` tokens earlier.
  *
  * Oldest first, as many positions at once as are surely within a window of each other. latest[] holds, for the position
- * that stands for a 4-gram, where it was last seen before; while a group is looked at, where it first stands in the group. */
+ * that stands for a 4-gram, where it was last seen before; while a group is looked at, where it first stands in the group.
+ */
 static __device__ int count_repeated(const cuda_lz_args &a, const int *recent, int n)
 {
     __shared__ int repeated;
@@ -148,8 +149,7 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
         if (a.cost == LZ_PAIR)
             bits = (bits + a.log2[length + 1]) / (float)(length + 1);
         if (a.cost == LZ_LZSS && length > 0 && length == open_length) {
-            float prolonging =
-                (bits - a.log2[open_distance]) + (a.log2[open_length + 1] - a.log2[open_length]);
+            float prolonging = (bits - a.log2[open_distance]) + (a.log2[open_length + 1] - a.log2[open_length]);
             bits = least(bits, prolonging > 0 ? prolonging : 0);
         }
         lower_cell(&best[owner[k]], float_bits(bits));

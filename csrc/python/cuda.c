@@ -19,8 +19,7 @@ int cuda_begin(module_state *st, tensor *const *tensors, int n, cuda_call *call)
         return 0;
     Py_BEGIN_ALLOW_THREADS /* the driver compiles for a good part of a second when it sees the kernels first */
         call->device = cuda_get_device(tensors[0]->device.id, call->stream, &call->error);
-    Py_END_ALLOW_THREADS
-    return call->device ? 0 : fail(&call->error);
+    Py_END_ALLOW_THREADS return call->device ? 0 : fail(&call->error);
 }
 
 int cuda_end(const cuda_call *call, cuda_status status)
@@ -58,10 +57,9 @@ PyObject *py_warmup(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
     int32_t device = 0;
     if (args_match(state_of(module), &sig, args, n_args, kwnames, v) < 0 || arg_int(v[0], "device", 0, &device) < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-        call.device = cuda_get_device(device, CU_STREAM_LEGACY, &call.error);
-    Py_END_ALLOW_THREADS
-    if (!call.device) {
+    Py_BEGIN_ALLOW_THREADS call.device = cuda_get_device(device, CU_STREAM_LEGACY, &call.error);
+    Py_END_ALLOW_THREADS if (!call.device)
+    {
         fail(&call.error);
         return NULL;
     }

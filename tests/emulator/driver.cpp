@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "../abi/cuda.h"
+#include "device.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -41,7 +41,8 @@ const std::map<int, std::pair<const char *, const char *>> errors = {
     {OUT_OF_RESOURCES, {"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"}},
     {LAUNCH_FAILED, {"CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"}},
     {CAPTURE_UNSUPPORTED, {"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"}},
-    {CAPTURE_INVALIDATED, {"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"}},
+    {CAPTURE_INVALIDATED,
+     {"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"}},
 };
 
 /* ---- what tests can ask and demand ---------------------------------------------------------------------------------- */
@@ -59,7 +60,7 @@ bool initialized, idle_launches;
 std::string last_error;
 
 #define ENTRY(name)                                                                                                         \
-    static entry &self = entries[#name];                                                                                  \
+    static entry &self = entries[#name];                                                                                    \
     std::lock_guard<std::recursive_mutex> lock(everything);                                                                 \
     self.calls++;                                                                                                           \
     if (self.failures > 0) {                                                                                                \
@@ -178,10 +179,8 @@ template <class... A, void (*kernel)(A...)> struct thunk<kernel> {
     }
 };
 
-#define EMULATED(name) {#name, thunk<name>::make()}
-const std::map<std::string, host_kernel> host_kernels = {
-#include "kernels.inc"
-};
+#define EMULATED(name) {#name, thunk<name>::make()},
+const std::map<std::string, host_kernel> host_kernels = {CUDA_KERNELS(EMULATED)};
 
 struct module;
 struct function {
@@ -246,7 +245,9 @@ struct stream {
     std::deque<launch> pending;
     bool capturing = false, invalidated = false;
     std::vector<launch> captured;
-    explicit stream(context *home_) : home(home_) {}
+    explicit stream(context *home_) : home(home_)
+    {
+    }
 };
 
 struct graph {

@@ -78,7 +78,7 @@ std::vector<unsigned char> dynamic_memory;
 std::vector<unsigned> runnable;
 place scheduler;
 unsigned current, n_threads;
-dim the_block, the_size;
+dim the_block, the_size, the_grid;
 bool block_result;
 const std::function<void()> *the_kernel;
 uint64_t random_state = 1;
@@ -217,6 +217,11 @@ const dim &block_size()
     return the_size;
 }
 
+const dim &grid_size()
+{
+    return the_grid;
+}
+
 unsigned char *shared_memory()
 {
     return dynamic_memory.data();
@@ -269,6 +274,7 @@ std::string run(dim grid, dim block, unsigned shared_bytes, const std::function<
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     the_kernel = &kernel;
     the_size = block;
+    the_grid = grid;
     n_threads = block.x * block.y * block.z;
     dynamic_memory.resize(shared_bytes);
     action.sa_handler = on_fault;

@@ -30,6 +30,7 @@ enum meeting { SYNC, SYNC_OR, SHUFFLE, BALLOT };
 const dim &thread_index();
 const dim &block_index();
 const dim &block_size();
+const dim &grid_size();
 unsigned char *shared_memory();
 unsigned lane();
 
@@ -69,6 +70,7 @@ template <typename T, typename F> T update(T *cell, F next)
 #define threadIdx (emulator::thread_index())
 #define blockIdx (emulator::block_index())
 #define blockDim (emulator::block_size())
+#define gridDim (emulator::grid_size())
 
 inline void __syncthreads()
 {

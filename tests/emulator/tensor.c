@@ -21,8 +21,7 @@ static cu_stream current_stream; /* what the exchange API says that tensors are 
 static long allocated, dropped;  /* by allocate(), and by the deleters of what it returned */
 
 typedef struct {
-    PyObject_HEAD
-    dl_tensor tensor;
+    PyObject_HEAD dl_tensor tensor;
     int64_t shape[MOST_NDIM], strides[MOST_NDIM];
     cu_pointer memory; /* 0 for what is not owned */
     size_t bytes;
@@ -75,8 +74,11 @@ static PyObject *tensor_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         t->strides[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides, i));
     }
     t->bytes = (size_t)host.len;
-    t->tensor = (dl_tensor){.device = {DL_CUDA, device}, .ndim = (int)PyTuple_GET_SIZE(shape),
-                            .dtype = {(uint8_t)code, (uint8_t)bits, 1}, .shape = t->shape, .strides = t->strides};
+    t->tensor = (dl_tensor){.device = {DL_CUDA, device},
+                            .ndim = (int)PyTuple_GET_SIZE(shape),
+                            .dtype = {(uint8_t)code, (uint8_t)bits, 1},
+                            .shape = t->shape,
+                            .strides = t->strides};
     int entered = enter(device) != NULL;
     if (entered && t->bytes > 0 && fail(cuda.memory_allocate(&t->memory, t->bytes), "cuMemAlloc") == 0)
         fail(cuda.copy_to_device(t->memory, host.buf, t->bytes), "cuMemcpyHtoD");
@@ -173,8 +175,8 @@ static int exchange_allocate(dl_tensor *like, dl_managed_tensor_versioned **out,
         o->shape[i] = like->shape[i];
         o->bytes *= (size_t)like->shape[i];
     }
-    if (like->device.type != DL_CUDA || (o->bytes > 0 && (!enter(like->device.id) ||
-                                                          fail(cuda.memory_allocate(&memory, o->bytes), "cuMemAlloc") < 0))) {
+    if (like->device.type != DL_CUDA ||
+        (o->bytes > 0 && (!enter(like->device.id) || fail(cuda.memory_allocate(&memory, o->bytes), "cuMemAlloc") < 0))) {
         PyErr_Clear();
         free(o);
         set_error(error_ctx, "MemoryError", "out of emulated memory");
@@ -261,8 +263,11 @@ static PyGetSetDef tensor_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot tensor_slots[] = {
-    {Py_tp_new, tensor_new},        {Py_tp_dealloc, tensor_dealloc}, {Py_tp_methods, tensor_methods},
-    {Py_tp_getset, tensor_getset}, {0, NULL},
+    {Py_tp_new, tensor_new},
+    {Py_tp_dealloc, tensor_dealloc},
+    {Py_tp_methods, tensor_methods},
+    {Py_tp_getset, tensor_getset},
+    {0, NULL},
 };
 static PyType_Spec tensor_spec = {"emulated.Tensor", sizeof(Tensor), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
                                   tensor_slots};
