@@ -21,7 +21,7 @@ static __device__ bool is_breaker(const int *breakers, int n, int token)
 static __device__ float dry_price(const cuda_dry_args &a, int over)
 {
     double price = a.multiplier;
-    for (int i = 0; i < over && !(a.base >= 1 && price >= FLT_MAX); i++) {
+    ONE_AT_A_TIME for (int i = 0; i < over && !(a.base >= 1 && price >= FLT_MAX); i++) {
         double next = price * a.base;
         if (next == price)
             break;
@@ -42,21 +42,21 @@ static __device__ void dry_row(const cuda_dry_args &a, const cuda_ids *ids)
 
     if (threadIdx.x == 0)
         limit = n;
-    for (int i = threadIdx.x; i < n_breakers; i += blockDim.x)
+    FOR_EACH (i, n_breakers)
         breakers[i] = ids->id[i];
-    for (int i = threadIdx.x; i < a.table_size; i += blockDim.x)
+    FOR_EACH (i, a.table_size)
         table[i] = nobody;
-    for (int k = threadIdx.x; k < n; k += blockDim.x)
+    FOR_EACH (k, n)
         longest[k] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < n; i += blockDim.x)
+    FOR_EACH (i, n)
         if (is_breaker(breakers, n_breakers, recent[i]))
             atomicMin(&limit, i);
     __syncthreads();
     if (limit < a.allowed_length)
         return;
 
-    for (int k = threadIdx.x; k < n; k += blockDim.x) {
+    FOR_EACH (k, n) {
         const int d = k + 1, length = match_length(recent, d, least(limit, n - d));
         owner[k] = nobody;
         if (length < a.allowed_length || is_breaker(breakers, n_breakers, recent[k]))
@@ -65,7 +65,7 @@ static __device__ void dry_row(const cuda_dry_args &a, const cuda_ids *ids)
         raise_cell(&longest[owner[k]], length);
     }
     __syncthreads();
-    for (int k = threadIdx.x; k < n; k += blockDim.x)
+    FOR_EACH (k, n)
         if (owner[k] == k)
             lower_logit(a.logits, row, recent[k], dry_price(a, longest[k] - a.allowed_length));
 }

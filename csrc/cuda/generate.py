@@ -2,9 +2,9 @@
 
     python csrc/cuda/generate.py [--check] [--print]
 
-Needs nvcc and ptxas of CUDA 13.0; another version writes other PTX, which may be as good but is not what was tested. The text
-claims the oldest PTX version that ptxas accepts it as, so that old drivers do, too. --check writes nothing and fails if the
-committed file is not what would be written; --print shows the PTX instead."""
+Needs nvcc and ptxas of CUDA 13.0; another version writes other PTX, which may be as good but is not what was tested. The
+text claims to be PTX of CUDA 11.0, whose driver is the oldest with all entry points that are called; ptxas confirms it. With
+--check nothing is written, but fails if the committed file is not what would be; --print shows the PTX instead."""
 
 import argparse
 import re

@@ -28,18 +28,18 @@ static __device__ int read_recent(const cuda_tokens &t, int64_t row, int context
 {
     const int n = least(counting(t, row), context);
     int wide = 0;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+    FOR_EACH (i, n) {
         int64_t id = id_at(t, row, i);
         recent[i] = (int)id;
         wide |= recent[i] != id;
     }
     if (__syncthreads_or(wide)) {
-        for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        FOR_EACH (i, n) {
             int64_t id = id_at(t, row, i);
             int first = 0;
             if (id >= 0 && id <= INT_MAX)
                 continue;
-            while (id_at(t, row, first) != id)
+            ONE_AT_A_TIME while (id_at(t, row, first) != id)
                 first++;
             recent[i] = -1 - first;
         }

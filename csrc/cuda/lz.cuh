@@ -25,12 +25,12 @@ static __device__ int count_repeated(const cuda_lz_args &a, const int *recent, i
 
     if (threadIdx.x == 0)
         repeated = 0;
-    for (int i = threadIdx.x; i < a.grams_size; i += blockDim.x)
+    FOR_EACH (i, a.grams_size)
         grams[i] = nobody;
-    for (int i = threadIdx.x; i <= first; i += blockDim.x)
+    FOR_EACH (i, first + 1)
         latest[i] = never;
     __syncthreads();
-    for (int oldest = first; oldest >= 0; oldest -= group) {
+    ONE_AT_A_TIME for (int oldest = first; oldest >= 0; oldest -= group) {
         const int i = oldest - (int)threadIdx.x;
         const bool active = (int)threadIdx.x < group && i >= 0;
         unsigned *seen = latest, before = never;
@@ -72,7 +72,7 @@ static __device__ int loop_length(const cuda_lz_args &a, int64_t row, int distan
     if (threadIdx.x == 0)
         end = limit;
     __syncthreads();
-    for (int from = known; from < limit; from += blockDim.x) {
+    ONE_AT_A_TIME for (int from = known; from < limit; from += blockDim.x) {
         const int i = from + threadIdx.x;
         const int differ = i < limit && id_at(a.tokens, row, i) != id_at(a.tokens, row, i + distance);
         if (differ)
@@ -111,9 +111,9 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
         longest = 0;
         total = 0;
     }
-    for (int i = threadIdx.x; i < a.table_size; i += blockDim.x)
+    FOR_EACH (i, a.table_size)
         table[i] = nobody;
-    for (int k = threadIdx.x; k < window; k += blockDim.x) {
+    FOR_EACH (k, window) {
         best[k] = none;
         if (tallied)
             tally[k] = 0;
@@ -121,7 +121,7 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
     __syncthreads();
 
     unsigned mine = 0;
-    for (int k = threadIdx.x; k < window; k += blockDim.x) {
+    FOR_EACH (k, window) {
         const int d = k + 1, length = match_length(recent, d, least(a.buffer, n - d));
         owner[k] = (unsigned short)enter_token(table, a.table_size, recent, k);
         lengths[k] = (unsigned short)length;
@@ -136,12 +136,12 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
 
     /* Bits are never negative, so they are ordered like the whole numbers that spell them. */
     if (a.cost == LZ_DISTANCE) {
-        for (int k = threadIdx.x; k < window; k += blockDim.x)
+        FOR_EACH (k, window)
             if (lengths[k] >= a.min_match - 1)
                 raise_cell(&tally[owner[k]], lengths[k]);
         __syncthreads();
     }
-    for (int k = threadIdx.x; k < window; k += blockDim.x) {
+    FOR_EACH (k, window) {
         const int d = k + 1, length = lengths[k];
         float bits = a.log2[d];
         if (length < a.min_match - 1 || (a.cost == LZ_DISTANCE && (unsigned)length < tally[owner[k]]))
@@ -157,18 +157,18 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
     __syncthreads();
     if (a.min_count > 1) {
         if (a.cost == LZ_DISTANCE) {
-            for (int k = threadIdx.x; k < window; k += blockDim.x)
+            FOR_EACH (k, window)
                 tally[k] = 0;
             __syncthreads();
         }
-        for (int k = threadIdx.x; k < window; k += blockDim.x)
+        FOR_EACH (k, window)
             if (lengths[k] >= a.min_match - 1)
                 atomicAdd(&tally[owner[k]], 1u);
         __syncthreads();
     }
 
     /* From here on best[] holds penalties, in bits. */
-    for (int k = threadIdx.x; k < window; k += blockDim.x) {
+    FOR_EACH (k, window) {
         if (owner[k] != k)
             continue;
         bool charged = best[k] != none && (a.min_count == 1 || tally[k] >= (unsigned)a.min_count) &&
@@ -180,7 +180,7 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
     if (neutral) { /* in fixed point, so that no order of summation matters */
         const double unit = 1 << 24;
         long long sum = 0;
-        for (int k = threadIdx.x; k < window; k += blockDim.x)
+        FOR_EACH (k, window)
             sum += (long long)((double)bits_float(best[owner[k]]) * unit);
         sum = warp_sum(sum);
         if (lane_id() == 0)
@@ -197,7 +197,7 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
         __syncthreads();
     }
     if (neutral) {
-        for (int i = threadIdx.x; i < neutral->n; i += blockDim.x) {
+        FOR_EACH (i, neutral->n) {
             const int id = neutral->id[i], k = find_token(table, a.table_size, recent, id);
             if (k >= 0)
                 best[k] = float_bits(mean);
@@ -206,7 +206,7 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
         }
         __syncthreads();
     }
-    for (int k = threadIdx.x; k < window; k += blockDim.x)
+    FOR_EACH (k, window)
         if (owner[k] == k && best[k] != 0)
             lower_logit(a.logits, row, recent[k], strength * bits_float(best[k]));
 }

@@ -12,8 +12,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 FLAGS = ["-O1", "-g", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
-DRIVER = ["-std=c++17", "-Wno-missing-field-initializers", "-include", HERE / "emulator.h", f"-I{ROOT / 'csrc/cuda'}", f"-I{HERE}",
-          HERE / "driver.cpp", HERE / "emulator.cpp"]  # fmt: skip
+DRIVER = ["-std=c++17", "-Wno-missing-field-initializers", "-include", HERE / "emulator.h", f"-I{ROOT / 'csrc/cuda'}"]
+DRIVER += [f"-I{HERE}", HERE / "driver.cpp", HERE / "emulator.cpp"]
 TENSOR = ["-std=gnu11", "-Wno-missing-field-initializers", f"-I{sysconfig.get_paths()['include']}", HERE / "tensor.c"]
 
 

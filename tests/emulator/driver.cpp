@@ -496,12 +496,8 @@ EXPORT cu_result cuFuncSetAttribute(cu_function handle, int attribute, int value
     return SUCCESS;
 }
 
-EXPORT cu_result cuMemAlloc_v2(cu_pointer *out, size_t bytes)
+static cu_result allocate(cu_pointer *out, size_t bytes)
 {
-    ENTRY(cuMemAlloc_v2)
-    NEED_CONTEXT
-    if (any_capturing(top()))
-        return CAPTURE_UNSUPPORTED;
     if (bytes == 0)
         return INVALID_VALUE;
     const size_t rounded = (bytes + 15) & ~(size_t)15, mapped = (rounded + page - 1) / page * page + page;
@@ -515,6 +511,21 @@ EXPORT cu_result cuMemAlloc_v2(cu_pointer *out, size_t bytes)
     std::memset(mapping, 0xa5, mapped - page);
     protect(memory[*out], PROT_NONE);
     return SUCCESS;
+}
+
+EXPORT cu_result cuMemAlloc_v2(cu_pointer *out, size_t bytes)
+{
+    ENTRY(cuMemAlloc_v2)
+    NEED_CONTEXT
+    return any_capturing(top()) ? CAPTURE_UNSUPPORTED : allocate(out, bytes);
+}
+
+/* What caching allocators are built on: also while a stream is capturing. */
+EXPORT cu_result cuMemAllocAsync(cu_pointer *out, size_t bytes, cu_stream handle)
+{
+    ENTRY(cuMemAllocAsync)
+    NEED_CONTEXT
+    return stream_of(handle) ? allocate(out, bytes) : INVALID_HANDLE;
 }
 
 EXPORT cu_result cuMemFree_v2(cu_pointer at)

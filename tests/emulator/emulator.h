@@ -15,6 +15,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) alignas(n)
+#define ONE_AT_A_TIME
 /* One block runs at a time, so its static shared memory can be static: in a section of its own, to be found and poisoned. */
 #define __shared__ static __attribute__((section("emulated_shared")))
 #define SHARED_MEMORY emulator::shared_memory()

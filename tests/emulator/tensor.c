@@ -13,6 +13,7 @@ enum { MOST_NDIM = 4 };
 
 static struct {
     CU_FUNCTIONS(CU_DECLARE)
+    cu_result (*allocate_async)(cu_pointer *, size_t, cu_stream);
     cu_result (*free_async)(cu_pointer, cu_stream);
     cu_result (*copy_to_host)(void *, cu_pointer, size_t);
 } cuda;
@@ -176,7 +177,8 @@ static int exchange_allocate(dl_tensor *like, dl_managed_tensor_versioned **out,
         o->bytes *= (size_t)like->shape[i];
     }
     if (like->device.type != DL_CUDA ||
-        (o->bytes > 0 && (!enter(like->device.id) || fail(cuda.memory_allocate(&memory, o->bytes), "cuMemAlloc") < 0))) {
+        (o->bytes > 0 &&
+         (!enter(like->device.id) || fail(cuda.allocate_async(&memory, o->bytes, current_stream), "cuMemAllocAsync") < 0))) {
         PyErr_Clear();
         free(o);
         set_error(error_ctx, "MemoryError", "out of emulated memory");
@@ -286,6 +288,7 @@ PyMODINIT_FUNC PyInit_emulated(void)
         return PyErr_Format(PyExc_ImportError, "LZPENALTY_LIBCUDA: %s", path ? dlerror() : "not set");
 #define RESOLVE(member, symbol, parameters) *(void **)&cuda.member = dlsym(library, symbol);
     CU_FUNCTIONS(RESOLVE)
+    RESOLVE(allocate_async, "cuMemAllocAsync", )
     RESOLVE(free_async, "cuMemFreeAsync", )
     RESOLVE(copy_to_host, "cuMemcpyDtoH_v2", )
     PyObject *module = PyModule_Create(&definition), *capsule = PyCapsule_New(&api, "dlpack_exchange_api", NULL);
