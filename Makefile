@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -name '*.[ch]')
+CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tests/emulator/*.h tests/emulator/*.cpp)
 
-.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons bench-lz tables clean
+.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons bench-lz bench-launch \
+	gpu-report ptx tables clean
 
 test: build $(VENV)/model
 	$(RUN) -m pytest
@@ -19,7 +21,7 @@ build: $(VENV)/built
 lint: build
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(filter %.c %.h,$(SOURCES))
+	$(VENV)/bin/clang-format --dry-run -Werror $(filter %.c %.h,$(SOURCES)) $(CUDA_SOURCES)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -89,6 +91,19 @@ test-aarch64: build/cases.bin
 bench-lz: build
 	$(RUN) benchmarks/lz.py
 	$(RUN) benchmarks/tables.py
+
+# The host's share of a call on CUDA tensors; needs no GPU.
+bench-launch: build
+	$(RUN) benchmarks/launch.py
+	$(RUN) benchmarks/tables.py
+
+# Tests and benchmarks on a real GPU, with a torch that has CUDA: everything into build/gpu-report.txt.
+gpu-report: build
+	benchmarks/gpu_report.sh $(RUN)
+
+# The kernels' PTX, which is committed; needs nvcc of CUDA 13.0.
+ptx:
+	$(PYTHON) csrc/cuda/generate.py
 
 # README's tables, from benchmarks/results.
 tables:

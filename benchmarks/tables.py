@@ -97,6 +97,14 @@ def lz_dense() -> str:
     return markdown(["text", "dense PyTorch, ms a row", "dense / lzss", "dense / pair"], rows)
 
 
+@table
+def launch() -> str:
+    """Our share of a call on CUDA tensors."""
+    results = load("launch")
+    rows = [[name, f"{us:.2f}"] for name, us in results["us"].items()]
+    return markdown(["microseconds before the driver launches", "8 rows"], rows) + f"\n\n{provenance(results)}"
+
+
 def fill(page: str) -> str:
     return re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",

@@ -48,6 +48,12 @@ def demo(args: argparse.Namespace) -> None:
     demo.run(model, tokenizer, max_new_tokens=args.max_new_tokens, penalty=penalty_options(args), picture=args.picture)
 
 
+def doctor(args: argparse.Namespace) -> None:
+    from lzpenalty.doctor import report
+
+    print(report())
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lzpenalty", description="Ends the loops of reasoning language models.")
     parser.add_argument("--version", action="version", version=f"lzpenalty {__version__}")
@@ -64,6 +70,14 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--picture", default="lzpenalty-demo.png", help="PNG to write (default %(default)s)")
     add_penalty_options(command)
     command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "doctor",
+        help="what this installation found: processor, frameworks, GPUs",
+        description="Prints what this installation found: the instruction sets of the processor, how the tensors of each "
+        "installed framework are borrowed, the CUDA driver and its devices or why there is none, and versions.",
+    )
+    command.set_defaults(run=doctor)
     return parser
 
 
