@@ -68,7 +68,7 @@ sanitize: build
 	LZPENALTY_SANITIZE=$(SANITIZERS) $(RUN) setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize
 	cp lzpenalty/*.py lzpenalty/*.pyi build/sanitize/lzpenalty/
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
+	LZPENALTY_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
 	$(VENV)/bin/pytest -q --ignore tests/test_leaks.py --ignore tests/test_demo.py
 
 # The kernels alone, replaying recorded cases: under valgrind, and on another architecture.

@@ -3,8 +3,9 @@
     python benchmarks/gpu.py [--quick]
 
 Microseconds a call, from events around the replay of a CUDA graph, in which what a call costs the host does not show; and of
-calls that are made one by one, in which it does. The peers: transformers' RepetitionPenaltyLogitsProcessor on the same input,
-the dense PyTorch formula through torch.compile, and PyTorch's own operations for the cache. Writes results/gpu.json."""
+calls that are made one by one, in which it does. The peers: transformers' RepetitionPenaltyLogitsProcessor on the same
+input, the dense PyTorch formula through torch.compile, and PyTorch's own operations for the cache. Writes
+results/gpu.json."""
 
 import argparse
 import statistics

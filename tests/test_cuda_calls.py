@@ -462,7 +462,7 @@ def test_nothing_is_loaded_while_a_graph_is_captured(emulated):
 def test_the_host_cannot_look_at_the_emulated_memory(emulated):
     """What would be a mistake on a real GPU is one here."""
     program = """
-        import ctypes, faulthandler, numpy as np, devices, emulator
+        import ctypes, numpy as np, devices, emulator
         gpu = devices.Emulated(emulator.Emulator())
         tensor = gpu.put(np.zeros(8))
         print("before", flush=True)
@@ -470,5 +470,5 @@ def test_the_host_cannot_look_at_the_emulated_memory(emulated):
         print("after", flush=True)
     """
     done = python(program)
-    assert done.stdout == "before\n" and done.returncode < 0
+    assert done.stdout == "before\n" and done.returncode != 0
     assert describe(np.zeros(2)).data  # which real memory allows

@@ -118,7 +118,7 @@ static cuda_status load_kernels(cuda_device *d, int shared_bytes, cuda_error *er
         if (log[0]) {
             char text[256];
             snprintf(text, sizeof text, "%.255s", error->text);
-            snprintf(error->text, sizeof error->text, "%s: %s", text, log);
+            snprintf(error->text, sizeof error->text, "%.250s: %.250s", text, log);
         }
         return error->status;
     }
