@@ -22,7 +22,8 @@ section() {
     section "$python" csrc/cuda/generate.py --check
     section "$python" -m pytest -q tests/gpu tests/test_cuda_agrees.py tests/test_cuda_calls.py tests/test_formula.py \
         tests/test_edge_cases.py tests/test_dry.py tests/test_period.py tests/test_half.py
-    # Races and accesses out of bounds, on the real thing; slow, so on the tests of values alone.
+    # Races and accesses out of bounds, on the real thing; slow, so on the tests of values alone. The plain looks before
+    # atomic operations, in history.cuh, are meant: racecheck may list them.
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck synccheck; do
             section compute-sanitizer --tool $tool --error-exitcode 1 \

@@ -2,15 +2,23 @@
 `lz_penalize_` is written once, for NumPy arrays and torch tensors on the CPU, and runs on all of them."""
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ImportError:  # on which no test of NumPy arrays depends
+    torch = None
 
 CODES = {"i": 0, "u": 1, "f": 2}
 SCALARS = {(0, 32): np.int32, (0, 64): np.int64, (2, 32): np.float32}
 
 
+def is_torch(array) -> bool:
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
 def memory_of(array) -> np.ndarray:
     """All of the memory that an array or tensor is a view of, as bytes."""
-    if isinstance(array, torch.Tensor):
+    if is_torch(array):
         return torch.empty(0, dtype=torch.uint8).set_(array.untyped_storage()).numpy()
     while isinstance(array.base, np.ndarray):
         array = array.base
@@ -20,7 +28,7 @@ def memory_of(array) -> np.ndarray:
 
 def describe(array) -> tuple:
     """(shape, strides in items, offset in items, DLPack type code, bits) of an array or tensor in its memory."""
-    if isinstance(array, torch.Tensor):
+    if is_torch(array):
         code = 4 if array.dtype == torch.bfloat16 else 2 if array.is_floating_point() else 0
         if array.dtype == torch.bool:
             code = 6
@@ -28,6 +36,11 @@ def describe(array) -> tuple:
     offset = array.ctypes.data - memory_of(array).ctypes.data if array.size else 0
     strides = tuple(stride // array.itemsize for stride in array.strides)
     return array.shape, strides, offset // array.itemsize, CODES.get(array.dtype.kind, 6), array.itemsize * 8
+
+
+def reversed_in_memory(array) -> bool:
+    """Which torch has no strides for."""
+    return not is_torch(array) and any(stride < 0 for stride in array.strides)
 
 
 class Device:
@@ -38,7 +51,7 @@ class Device:
             arrays = {}
 
             def put(value):
-                if not isinstance(value, np.ndarray | torch.Tensor):
+                if not (isinstance(value, np.ndarray) or is_torch(value)):
                     return value
                 tensor = self.put(value)
                 arrays[id(tensor)] = (value, tensor)
@@ -53,7 +66,7 @@ class Device:
             if id(result) in arrays:
                 return arrays[id(result)][0]
             like = next((value for value, _ in arrays.values()), None)
-            return self.get(result, torch.is_tensor(like))
+            return self.get(result, is_torch(like))
 
         return run
 
@@ -112,25 +125,26 @@ class Cuda(Device):
 
     name = "cuda"
 
+    def __init__(self, where="cuda"):
+        self.where = where
+
     def put(self, array):
-        if isinstance(array, np.ndarray) and any(stride < 0 for stride in array.strides):
-            array = array.copy()  # torch has no negative strides
-        tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(memory_of(array)).view(
-            getattr(torch, str(array.dtype)))  # fmt: skip
+        if reversed_in_memory(array):
+            array = array.copy()
         shape, strides, offset, _, _ = describe(array)
-        whole = torch.empty(0, dtype=torch.uint8, device="cuda")
-        whole = whole.new_empty(memory_of(array).size)
-        whole.copy_(torch.from_numpy(memory_of(array)))
-        return whole.view(tensor.dtype).as_strided(shape, strides, offset)
+        dtype = array.dtype if is_torch(array) else getattr(torch, array.dtype.name)
+        memory = torch.empty(memory_of(array).size, dtype=torch.uint8, device=self.where)
+        memory.copy_(torch.from_numpy(memory_of(array).copy()))
+        return memory.view(dtype).as_strided(shape, strides, offset)
 
     def copy_back(self, tensor, array):
-        memory = memory_of(array)
-        if isinstance(array, np.ndarray) and any(stride < 0 for stride in array.strides):
+        if reversed_in_memory(array):
             array[...] = tensor.cpu().numpy()
-        elif memory.flags.writeable:
-            memory[:] = torch.empty(0, dtype=torch.uint8, device="cuda").set_(tensor.untyped_storage()).cpu().numpy()
+        elif memory_of(array).flags.writeable:
+            memory = torch.empty(0, dtype=torch.uint8, device=self.where).set_(tensor.untyped_storage())
+            memory_of(array)[:] = memory.cpu().numpy()
 
     def get(self, result, as_torch):
-        if not isinstance(result, torch.Tensor):
+        if not is_torch(result):
             return result
         return result.cpu() if as_torch else result.cpu().numpy()

@@ -297,6 +297,20 @@ def test_windows_have_to_fit_the_device(emulated, function, options):
     np.testing.assert_array_equal(floats(emulated, logits)[0, 1:], 0)
 
 
+@pytest.mark.parametrize(("number", "promised"), [(0, 14_000), (1, 4_000)])
+def test_windows_fit_that_the_documentation_promises(emulated, number, promised):
+    logits, tokens = (
+        emulated.put(np.zeros((1, 16)), number=number),
+        emulated.put(np.zeros((1, 60_000), np.int32), number=number),
+    )
+    with pytest.raises(ValueError) as error:
+        lz_penalize_(logits, tokens, window=50_000)
+    assert promised <= int(str(error.value).split("at most ")[1].split()[0]) < 1.1 * promised
+    with pytest.raises(ValueError) as error:
+        dry_penalize_(logits, tokens, window=50_000)
+    assert promised * 1.1 <= int(str(error.value).split("at most ")[1].split()[0]) < 1.2 * promised
+
+
 def test_no_window_fits(emulated):
     logits, tokens = emulated.put(np.zeros((1, 16), np.float32)), emulated.put(np.zeros((1, 70_000), np.int32))
     with pytest.raises(ValueError, match="window: expected buffer and horizon and tokens that fit the shared memory"):
@@ -373,13 +387,25 @@ def test_allocations_that_fail(emulated):
     assert emulated.emulator.module.counts() == before
 
 
-def test_errors_that_kernels_would_have_made_are_reported_later(emulated):
-    """Not that ours make any: a context that somebody's kernel has broken stays broken."""
-    logits, tokens = emulated.put(zeros()), emulated.put(TOKENS)
-    emulated.emulator.fail("cuLaunchKernel", 700, times=2)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="CUDA_ERROR_ILLEGAL_ADDRESS .*an illegal memory access"):
+def test_the_emulator_stops_kernels_at_the_end_of_an_allocation(emulated):
+    """So that all the tests above say something about what kernels touch."""
+    text = np.zeros((1, 600), np.int32)
+    logits, tokens = emulated.put(np.zeros((1, 16), np.float32)), emulated.put(text)
+    lying = Capsule(tokens, text, shape=(1, 2000), strides=(2000, 1))
+    lz_penalize_(logits, lying)
+    try:
+        with pytest.raises(RuntimeError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
+            logits.bytes()
+        assert emulated.driver.emulator_last_error().startswith(b"lz_penalize: block 0, thread ")
+        # A context that a kernel has broken stays broken.
+        with pytest.raises(
+            RuntimeError, match=r"cuLaunchKernel failed: CUDA_ERROR_ILLEGAL_ADDRESS \(700\): an illegal memory"
+        ):
             lz_penalize_(logits, tokens)
+    finally:
+        emulated.driver.emulator_reset(0)
+    lz_penalize_(logits, tokens)
+    assert floats(emulated, logits)[0, 0] < 0
 
 
 # ---- processes of their own

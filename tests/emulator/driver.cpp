@@ -749,6 +749,7 @@ EXPORT long emulator_allocations(void)
 EXPORT void emulator_reset(int device)
 {
     contexts[device].sticky = 0;
+    last_error.clear();
     for (auto &[key, s] : streams)
         if (s->home == &contexts[device])
             s->pending.clear();
