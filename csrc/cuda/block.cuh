@@ -20,12 +20,14 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 
 #define EVERY_LANE 0xffffffffu
 
-#ifndef ONE_AT_A_TIME /* unrolled by the compiler, all these loops would make the text three times as long */
+#ifndef ONE_AT_A_TIME /* loops that wait for memory gain nothing from being unrolled, and the text is shorter */
 #define ONE_AT_A_TIME _Pragma("unroll 1")
 #endif
 
 /* Shares i in [0, n) among the threads of the block. */
-#define FOR_EACH(i, n) ONE_AT_A_TIME for (int i = threadIdx.x; i < (n); i += blockDim.x)
+#define FOR_EACH(i, n)                                                                                                      \
+    ONE_AT_A_TIME                                                                                                           \
+    for (int i = threadIdx.x; i < (n); i += blockDim.x)
 
 template <typename number> static __device__ number least(number a, number b)
 {

@@ -21,7 +21,8 @@ static __device__ bool is_breaker(const int *breakers, int n, int token)
 static __device__ float dry_price(const cuda_dry_args &a, int over)
 {
     double price = a.multiplier;
-    ONE_AT_A_TIME for (int i = 0; i < over && !(a.base >= 1 && price >= FLT_MAX); i++) {
+    ONE_AT_A_TIME
+    for (int i = 0; i < over && !(a.base >= 1 && price >= FLT_MAX); i++) {
         double next = price * a.base;
         if (next == price)
             break;

@@ -39,7 +39,8 @@ static __device__ int read_recent(const cuda_tokens &t, int64_t row, int context
             int first = 0;
             if (id >= 0 && id <= INT_MAX)
                 continue;
-            ONE_AT_A_TIME while (id_at(t, row, first) != id)
+            ONE_AT_A_TIME
+            while (id_at(t, row, first) != id)
                 first++;
             recent[i] = -1 - first;
         }

@@ -30,7 +30,8 @@ static __device__ int count_repeated(const cuda_lz_args &a, const int *recent, i
     FOR_EACH (i, first + 1)
         latest[i] = never;
     __syncthreads();
-    ONE_AT_A_TIME for (int oldest = first; oldest >= 0; oldest -= group) {
+    ONE_AT_A_TIME
+    for (int oldest = first; oldest >= 0; oldest -= group) {
         const int i = oldest - (int)threadIdx.x;
         const bool active = (int)threadIdx.x < group && i >= 0;
         unsigned *seen = latest, before = never;
@@ -72,7 +73,8 @@ static __device__ int loop_length(const cuda_lz_args &a, int64_t row, int distan
     if (threadIdx.x == 0)
         end = limit;
     __syncthreads();
-    ONE_AT_A_TIME for (int from = known; from < limit; from += blockDim.x) {
+    ONE_AT_A_TIME
+    for (int from = known; from < limit; from += blockDim.x) {
         const int i = from + threadIdx.x;
         const int differ = i < limit && id_at(a.tokens, row, i) != id_at(a.tokens, row, i + distance);
         if (differ)

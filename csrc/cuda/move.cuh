@@ -32,7 +32,8 @@ template <typename unit> static __device__ void compact(const cuda_compact_args 
     const int64_t *positions = a.positions + batch * a.position_batch_stride + head * a.position_head_stride;
     unit *data = (unit *)rows.data, held[CUDA_MOVE_HELD];
 
-    ONE_AT_A_TIME for (int first = 0; first < a.moved; first += tokens * CUDA_MOVE_HELD) {
+    ONE_AT_A_TIME
+    for (int first = 0; first < a.moved; first += tokens * CUDA_MOVE_HELD) {
         for (int i = 0; i < CUDA_MOVE_HELD; i++) {
             const int to = first + i * tokens + own;
             if (to >= a.moved || column >= rows.units)
@@ -57,7 +58,8 @@ template <typename unit> static __device__ void append(const cuda_append_args &a
     const int half = gridDim.x / 2, which = (int)blockIdx.x >= half;
     const cuda_rows &to = a.to[which], &from = a.from[which];
     const int64_t step = (int64_t)half * blockDim.x;
-    ONE_AT_A_TIME for (int64_t i = (int64_t)(blockIdx.x - which * half) * blockDim.x + threadIdx.x; i < a.items[which]; i += step) {
+    ONE_AT_A_TIME
+    for (int64_t i = (int64_t)(blockIdx.x - which * half) * blockDim.x + threadIdx.x; i < a.items[which]; i += step) {
         const int64_t column = i % to.units, token = i / to.units % a.tokens, row = i / to.units / a.tokens;
         const int64_t batch = row / a.heads, head = row % a.heads;
         ((unit *)to.data)[token_at(to, batch, head, a.position + token) + column] =

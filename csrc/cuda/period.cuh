@@ -19,7 +19,8 @@ static __device__ void find_period(const cuda_period_args &a)
         if (found < period || length > n - period)
             break;
         int differ = 0;
-        ONE_AT_A_TIME for (int64_t from = 0; from < length && !differ; from += 32) {
+        ONE_AT_A_TIME
+        for (int64_t from = 0; from < length && !differ; from += 32) {
             const int i = (int)from + lane_id();
             differ = __any_sync(EVERY_LANE, i < length && id_at(a.tokens, row, i) != id_at(a.tokens, row, i + period));
         }

@@ -56,10 +56,12 @@ static __device__ void multiply_tile(const cuda_score_args &a, int64_t unit, int
     for (int i = 0; i < EACH; i++)
         for (int j = 0; j < EACH; j++)
             products[i][j] = 0;
-    ONE_AT_A_TIME for (int from = 0; from < a.size; from += DEPTH) {
+    ONE_AT_A_TIME
+    for (int from = 0; from < a.size; from += DEPTH) {
         const int d = from + lane_id();
         __syncthreads(); /* until all have read the tiles before */
-        ONE_AT_A_TIME for (int r = threadIdx.x / 32; r < CUDA_TILE; r += CUDA_TILE_THREADS / 32) {
+        ONE_AT_A_TIME
+        for (int r = threadIdx.x / 32; r < CUDA_TILE; r += CUDA_TILE_THREADS / 32) {
             const bool is_key = d < a.size && first_key + r < a.n, is_query = d < a.size && first_query + r < n_queries;
             keys[lane_id()][r] = is_key ? load_number(a.keys.data, key_at(a, unit, first_key + r) + d, a.dtype) : 0;
             queries[lane_id()][r] =
@@ -135,11 +137,13 @@ static __device__ void combine_maxima(const cuda_score_args &a)
         return;
     const float *partial = a.partial + query * a.chunks * 2;
     float highest = -INFINITY, sum = 0;
-    ONE_AT_A_TIME for (int c = lane_id(); c < a.chunks; c += 32)
+    ONE_AT_A_TIME
+    for (int c = lane_id(); c < a.chunks; c += 32)
         highest = larger(highest, partial[2 * c]);
     for (int step = 16; step > 0; step /= 2)
         highest = larger(highest, __shfl_xor_sync(EVERY_LANE, highest, step));
-    ONE_AT_A_TIME for (int c = lane_id(); c < a.chunks; c += 32)
+    ONE_AT_A_TIME
+    for (int c = lane_id(); c < a.chunks; c += 32)
         sum += partial[2 * c + 1] * exp2_of(partial[2 * c] - highest);
     for (int step = 16; step > 0; step /= 2)
         sum += __shfl_xor_sync(EVERY_LANE, sum, step);
@@ -190,9 +194,11 @@ static __device__ void smooth(const cuda_smooth_args &a)
     const int t = (int)(item % a.n), from = most(t - a.reach, 0), to = least(t + a.reach, a.n - 1);
     const float *sums = a.sums + item / a.n * a.heads * a.n;
     float score = 0;
-    ONE_AT_A_TIME for (int i = from; i <= to; i++) {
+    ONE_AT_A_TIME
+    for (int i = from; i <= to; i++) {
         float mean = sums[i];
-        ONE_AT_A_TIME for (int head = 1; head < a.heads; head++)
+        ONE_AT_A_TIME
+        for (int head = 1; head < a.heads; head++)
             mean += sums[(int64_t)head * a.n + i];
         score += mean * a.head_share;
     }

@@ -20,11 +20,13 @@ static __device__ unsigned kth_rank(const float *scores, int n, int k, int *ties
 {
     __shared__ int counts[DIGITS], chosen, left;
     unsigned known = 0, mask = 0;
-    ONE_AT_A_TIME for (int shift = 24; shift >= 0; shift -= 8) {
+    ONE_AT_A_TIME
+    for (int shift = 24; shift >= 0; shift -= 8) {
         FOR_EACH (i, DIGITS)
             counts[i] = 0;
         __syncthreads();
-        ONE_AT_A_TIME for (int from = 0; from < n; from += blockDim.x) {
+        ONE_AT_A_TIME
+        for (int from = 0; from < n; from += blockDim.x) {
             const int t = from + threadIdx.x;
             const unsigned rank = t < n ? rank_of(scores[t]) : 0, none = DIGITS;
             const unsigned digit = t < n && (rank & mask) == known ? rank >> shift & (DIGITS - 1) : none;
@@ -72,7 +74,8 @@ static __device__ void select_row(const cuda_select_args &a)
     int ties, above_before = 0, ties_before = 0, turn = 0;
     const unsigned kth = kth_rank(scores, a.n, a.k, &ties);
 
-    ONE_AT_A_TIME for (int from = 0; from < a.n; from += blockDim.x, turn ^= 1) {
+    ONE_AT_A_TIME
+    for (int from = 0; from < a.n; from += blockDim.x, turn ^= 1) {
         const int t = from + threadIdx.x;
         const unsigned rank = t < a.n ? rank_of(scores[t]) : 0;
         const unsigned lower = (1u << lane_id()) - 1;
@@ -82,7 +85,8 @@ static __device__ void select_row(const cuda_select_args &a)
             warps[turn][warp] = __popc(above) | __popc(tied) << 16;
         __syncthreads();
         int mine_above = above_before + __popc(above & lower), mine_tied = ties_before + __popc(tied & lower);
-        ONE_AT_A_TIME for (int w = 0; w < n_warps; w++) {
+        ONE_AT_A_TIME
+        for (int w = 0; w < n_warps; w++) {
             const int count = warps[turn][w];
             mine_above += w < warp ? count & 0xffff : 0;
             mine_tied += w < warp ? count >> 16 : 0;

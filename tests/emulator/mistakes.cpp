@@ -64,34 +64,39 @@ int main()
         const char *name;
         std::string said;
     } found[] = {
-        {"barrier that some return without", run(64, 0, [] {
-             if (threadIdx.x < 40)
-                 __syncthreads();
-         })},
-        {"barrier in one branch, shuffle in the other", run(64, 0, [] {
-             if (threadIdx.x < 40)
-                 __syncthreads();
-             else
-                 __shfl_xor_sync(0xffffffffu, 1, 1);
-         })},
-        {"different barriers", run(64, 0, [] {
-             if (threadIdx.x < 32)
-                 __syncthreads();
-             else
-                 __syncthreads_or(1);
-         })},
-        {"shuffle that some lanes miss", run(32, 0, [] {
-             if (threadIdx.x % 2)
-                 __shfl_xor_sync(0xffffffffu, 1, 1);
-         })},
+        {"barrier that some return without", run(64, 0,
+                                                 [] {
+                                                     if (threadIdx.x < 40)
+                                                         __syncthreads();
+                                                 })},
+        {"barrier in one branch, shuffle in the other", run(64, 0,
+                                                            [] {
+                                                                if (threadIdx.x < 40)
+                                                                    __syncthreads();
+                                                                else
+                                                                    __shfl_xor_sync(0xffffffffu, 1, 1);
+                                                            })},
+        {"different barriers", run(64, 0,
+                                   [] {
+                                       if (threadIdx.x < 32)
+                                           __syncthreads();
+                                       else
+                                           __syncthreads_or(1);
+                                   })},
+        {"shuffle that some lanes miss", run(32, 0,
+                                             [] {
+                                                 if (threadIdx.x % 2)
+                                                     __shfl_xor_sync(0xffffffffu, 1, 1);
+                                             })},
         {"mask without oneself", run(32, 0, [] { __shfl_sync(1u, 1, 0); })},
         {"mask of lanes that do not exist", run(16, 0, [] { __ballot_sync(0xffffffffu, 1); })},
         {"different masks", run(32, 0, [] { __any_sync(threadIdx.x < 16 ? 0xffffffffu : 0xfffffffeu, 1); })},
         {"null pointer", run(32, 0, [] { *(volatile int *)(threadIdx.x * 4096ul) = 1; })},
-        {"nothing", run(64, 0, [] {
-             __shfl_xor_sync(0xffffffffu, 1, 1);
-             __syncthreads();
-         })},
+        {"nothing", run(64, 0,
+                        [] {
+                            __shfl_xor_sync(0xffffffffu, 1, 1);
+                            __syncthreads();
+                        })},
     };
     for (auto &f : found)
         std::printf("%s: %s\n", f.name, f.said.empty() ? "fine" : f.said.c_str());
