@@ -89,12 +89,14 @@ static int64_t item_size(const cache_array *a)
     return a->dtype == FLOAT32 ? 4 : 2;
 }
 
-/* Whether all rows of an array begin and end at multiples of so many bytes. */
+/* Whether all rows of an array begin and end at multiples of so many bytes. What the stride of a single item is does not
+ * matter. */
 static int is_multiple(const cache_array *a, int64_t bytes)
 {
     const int64_t size = item_size(a);
     return (uintptr_t)a->data % (uintptr_t)bytes == 0 && a->size * size % bytes == 0 &&
-           a->batch_stride * size % bytes == 0 && a->head_stride * size % bytes == 0 && a->token_stride * size % bytes == 0;
+           (a->batch == 1 || a->batch_stride * size % bytes == 0) && (a->heads == 1 || a->head_stride * size % bytes == 0) &&
+           (a->tokens == 1 || a->token_stride * size % bytes == 0);
 }
 
 /* The largest unit that all arrays are made of. */
