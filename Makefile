@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -name '*.[ch]')
+CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tests/emulator/*.h tests/emulator/*.cpp)
 
-.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons bench-lz bench-cache tables clean
+.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons bench-lz bench-cache bench-generate \
+	bench-recall bench-launch gpu-report ptx tables clean
 
 test: build $(VENV)/model
 	$(RUN) -m pytest
@@ -19,7 +21,7 @@ build: $(VENV)/built
 lint: build
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(filter %.c %.h,$(SOURCES))
+	$(VENV)/bin/clang-format --dry-run -Werror $(filter %.c %.h,$(SOURCES)) $(CUDA_SOURCES)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -67,7 +69,7 @@ sanitize: build
 	LZPENALTY_SANITIZE=$(SANITIZERS) $(RUN) setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize
 	cp lzpenalty/*.py lzpenalty/*.pyi build/sanitize/lzpenalty/
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
+	LZPENALTY_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
 	$(VENV)/bin/pytest -q --ignore tests/test_leaks.py --ignore tests/test_demo.py
 
 # The kernels alone, replaying recorded cases: under valgrind, and on another architecture.
@@ -95,6 +97,28 @@ bench-lz: build
 bench-cache: build
 	$(RUN) benchmarks/cache.py
 	$(RUN) benchmarks/tables.py
+
+# Half an hour each.
+bench-generate: build $(VENV)/model
+	$(RUN) benchmarks/generate.py --check
+	$(RUN) benchmarks/tables.py
+
+bench-recall: build $(VENV)/model
+	$(RUN) benchmarks/recall.py
+	$(RUN) benchmarks/tables.py
+
+# The host's share of a call on CUDA tensors; needs no GPU.
+bench-launch: build
+	$(RUN) benchmarks/launch.py
+	$(RUN) benchmarks/tables.py
+
+# Tests and benchmarks on a real GPU, with a torch that has CUDA: everything into build/gpu-report.txt.
+gpu-report: build
+	benchmarks/gpu_report.sh $(RUN)
+
+# The kernels' PTX, which is committed; needs nvcc of CUDA 13.0.
+ptx:
+	$(PYTHON) csrc/cuda/generate.py
 
 # README's tables, from benchmarks/results.
 tables:

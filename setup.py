@@ -7,6 +7,7 @@ Environment switches, for developers:
 """
 
 import os
+import sys
 from glob import glob
 
 import numpy
@@ -14,6 +15,8 @@ from setuptools import Extension, setup
 
 compile_args = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
 link_args = [] if os.name == "nt" else ["-pthread"]
+if sys.platform == "linux":
+    link_args += ["-ldl"]  # a library of its own before glibc 2.34
 if os.name == "nt":
     compile_args = ["/std:c11", "/experimental:c11atomics", "/O2", "/fp:precise"]
 if sanitizers := os.environ.get("LZPENALTY_SANITIZE"):

@@ -145,6 +145,83 @@ def cache_grid() -> str:
     return markdown([*header, "eager MB", "GFLOP/s", "of a core"], rows) + f"\n\n{provenance(results)}"
 
 
+@table
+def launch() -> str:
+    """Our share of a call on CUDA tensors."""
+    results = load("launch")
+    rows = [[name, f"{us:.2f}"] for name, us in results["us"].items()]
+    return markdown(["microseconds before the driver launches", "8 rows"], rows) + f"\n\n{provenance(results)}"
+
+
+def generate_rows(model: str, rows: list[dict], points: list[str]) -> list[list]:
+    found = []
+    for row in rows:
+        base = next(r for r in rows if r["cache"] == "DynamicCache" and r["batch"] == row["batch"])
+        ratios = (times(row["tokens_per_second"][p] / base["tokens_per_second"][p]) for p in points)
+        found.append(
+            [
+                row["cache"],
+                *([model, row["batch"]] if model else []),
+                *ratios,
+                f"{row['tokens_per_second'][points[-1]]:.1f}",
+                f"{row['megabytes'][points[-1]]:,.0f}",
+                f"{row['ms_per_token'][points[0]]:.0f} to {row['ms_per_token'][points[-1]]:.0f}",
+            ]
+        )
+    return found
+
+
+@table
+def generate_summary() -> str:
+    """Generation with a compressed cache against DynamicCache."""
+    results = load("generate")
+    rows = [r for r in results["models"]["smollm2"]["rows"] if r["batch"] == 4]
+    names = ("DynamicCache", "RPCCache, interval=None", "RPC, P = 1024", "RPC, P = 256", "RPC, P = 256, budget 1024")
+    points = list(rows[0]["tokens_per_second"])
+    header = ["SmolLM2-135M, float32, batch 4", *(f"{int(p):,} tokens" for p in points), "tokens/s", "MB", "ms a step"]
+    body = generate_rows("", [r for r in rows if r["cache"] in names], points)
+    return markdown(header, body) + f"\n\n{provenance(results)}"
+
+
+@table
+def generate() -> str:
+    """All caches, models and batches."""
+    results = load("generate")
+    body = []
+    for model, found in results["models"].items():
+        points = list(found["rows"][0]["tokens_per_second"])
+        body += generate_rows(model, found["rows"], points)
+    header = ["cache", "model", "batch", *(f"{int(p):,} tokens" for p in points), "tokens/s", "MB", "ms a step"]
+    checks = [
+        f"{name}, {model}, batch {c['batch']}, {c['tokens']} tokens: {c['seconds']:.0f} s, {c['sum']:.0f} s by the sum"
+        for model, found in results["models"].items()
+        for name, c in found.get("check", {}).items()
+    ]
+    return "\n\n".join([markdown(header, body), *checks, provenance(results)])
+
+
+@table
+def recall() -> str:
+    """Text and passcodes after compressions."""
+    results = load("recall")
+    body = []
+    for row in results["rows"]:
+        low, high = row["known_interval"]
+        worse = "" if row["selector"] == "full cache" else f"{row['worse_by']:+.3f} ± {row['interval']:.3f}"
+        body.append(
+            [
+                row["selector"],
+                f"{row['bits_per_token']:.3f}",
+                worse,
+                f"{row['known']} of {row['trials']}",
+                f"{low:.0%} to {high:.0%}",
+            ]
+        )
+    header = [f"P = {results['interval']}, c = {results['ratio']}", "bits per token", "worse by", "passcode known", "95%"]
+    about = f"{results['model']}; {results['texts']} texts of {results['tokens']:,} tokens; {provenance(results)}"
+    return markdown(header, body) + f"\n\n{about}"
+
+
 def fill(page: str) -> str:
     return re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",

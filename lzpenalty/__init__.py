@@ -20,6 +20,7 @@ from lzpenalty._core import (
     repetition_period,
     select_top,
     set_num_threads,
+    warmup,
 )
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "repetition_period",
     "select_top",
     "set_num_threads",
+    "warmup",
 ]
 __version__ = "0.1.0"

@@ -58,6 +58,12 @@ def demo(args: argparse.Namespace) -> None:
     )
 
 
+def doctor(args: argparse.Namespace) -> None:
+    from lzpenalty.doctor import report
+
+    print(report())
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lzpenalty", description="Ends the loops of reasoning language models.")
     parser.add_argument("--version", action="version", version=f"lzpenalty {__version__}")
@@ -78,6 +84,14 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--interval", type=positive, default=128, help="tokens between compressions (default %(default)s)")
     group.add_argument("--ratio", type=positive, default=4, help="1 / ratio of an interval is kept (default %(default)s)")
     command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "doctor",
+        help="what this installation found: processor, frameworks, GPUs",
+        description="Prints what this installation found: the instruction sets of the processor, how the tensors of each "
+        "installed framework are borrowed, the CUDA driver and its devices or why there is none, and versions.",
+    )
+    command.set_defaults(run=doctor)
     return parser
 
 

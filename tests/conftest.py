@@ -1,8 +1,39 @@
 """Fixtures that more than one file uses."""
 
+import os
+
 import pytest
 
+import devices
+import emulator
 from lzpenalty import _core
+
+# On a machine with a GPU the tests of all devices run on it, instead of the emulator, if that is asked for: a process can
+# open only one driver.
+ON_GPU = bool(os.environ.get("LZPENALTY_TEST_GPU"))
+
+
+@pytest.fixture(scope="session")
+def emulated():
+    """The emulated GPU."""
+    if ON_GPU:
+        pytest.skip("LZPENALTY_TEST_GPU is set: a real driver is open")
+    try:
+        return devices.Emulated(emulator.Emulator())
+    except emulator.Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def gpu(request):
+    """A GPU, real or emulated."""
+    return devices.Cuda() if ON_GPU else request.getfixturevalue("emulated")
+
+
+@pytest.fixture(scope="session", params=["cpu", "cuda" if ON_GPU else "emulated"])
+def device(request):
+    """Each device that results must not depend on."""
+    return devices.Cpu() if request.param == "cpu" else request.getfixturevalue("gpu")
 
 
 @pytest.fixture(params=["scalar", "neon", "avx2", "avx512", "amx"])

@@ -62,9 +62,9 @@ def test_codelength_deltas(history, coder, vocab, dtype):
 
 @given(histories(), coders, options, st.sampled_from([16, 41, 1000]))
 @settings(max_examples=1000, deadline=None)
-def test_lz_penalize(history, coder, option, vocab):
+def test_lz_penalize(device, history, coder, option, vocab):
     logits = np.random.default_rng(len(history)).normal(size=vocab)
-    got = lz_penalize_(logits.copy(), np.array(history, np.int64), **coder, **option)
+    got = device.of(lz_penalize_)(logits.copy(), np.array(history, np.int64), **coder, **option)
     wanted = logits.copy()
     for token, penalty in oracle.penalties(history, vocab, **coder, **option).items():
         wanted[token] -= penalty
@@ -73,18 +73,19 @@ def test_lz_penalize(history, coder, option, vocab):
 
 @given(st.lists(histories(40), min_size=1, max_size=5), st.data(), coders, options)
 @settings(max_examples=200, deadline=None)
-def test_rows_are_independent_and_start_where_told(rows, data, coder, option):
+def test_rows_are_independent_and_start_where_told(device, rows, data, coder, option):
+    penalize = device.of(lz_penalize_)
     length = max(len(row) for row in rows)
     tokens = np.full((len(rows), length), 3)
     starts = np.array([length - len(row) for row in rows], data.draw(st.sampled_from([np.int32, np.int64])))
     for row, history in enumerate(rows):
         tokens[row, length - len(history) :] = history
     logits = np.random.default_rng(0).normal(size=(len(rows), 50)).astype(np.float32)
-    together = lz_penalize_(logits.copy(), tokens, starts=starts, **coder, **option)
+    together = penalize(logits.copy(), tokens, starts=starts, **coder, **option)
     for row, history in enumerate(rows):
-        alone = lz_penalize_(logits[row].copy(), np.array(history, np.int64), **coder, **option)
+        alone = penalize(logits[row].copy(), np.array(history, np.int64), **coder, **option)
         np.testing.assert_array_equal(together[row], alone)
-    same_start = lz_penalize_(logits.copy(), tokens, starts=int(starts[0]), **coder, **option)
+    same_start = penalize(logits.copy(), tokens, starts=int(starts[0]), **coder, **option)
     np.testing.assert_array_equal(same_start[0], together[0])
 
 
@@ -112,35 +113,38 @@ def test_the_papers_three_cases():
     assert penalised[7] == pytest.approx(-0.5 * (10 - log2(1.5)))
 
 
-def test_min_count_spares_the_first_repetition():
+def test_min_count_spares_the_first_repetition(device):
+    penalize = device.of(lz_penalize_)
     once, twice = [1, 2, 3, 4, 9, 1, 2, 3], [1, 2, 3, 4, 8, 1, 2, 3, 4, 9, 1, 2, 3]
     for text, charged in ((once, False), (twice, True)):
-        row = lz_penalize_(np.zeros(100), np.array(text), min_match=2, min_count=2)
+        row = penalize(np.zeros(100), np.array(text), min_match=2, min_count=2)
         assert (row[4] < 0) is np.bool_(charged)
 
 
-def test_escalation_grows_with_every_turn_of_a_loop():
-    penalties = [-lz_penalize_(np.zeros(100), np.tile([5, 6, 7], n), buffer=4, escalation=1.0)[5] for n in range(2, 9)]
+def test_escalation_grows_with_every_turn_of_a_loop(device):
+    penalize = device.of(lz_penalize_)
+    penalties = [-penalize(np.zeros(100), np.tile([5, 6, 7], n), buffer=4, escalation=1.0)[5] for n in range(2, 9)]
     assert all(later > earlier for earlier, later in zip(penalties, penalties[1:], strict=False))
-    plain = -lz_penalize_(np.zeros(100), np.tile([5, 6, 7], 9), buffer=4)[5]
+    plain = -penalize(np.zeros(100), np.tile([5, 6, 7], 9), buffer=4)[5]
     assert penalties[-1] > 2 * plain
 
 
-def test_horizon_doubles_the_strength_in_a_loop_and_spares_what_is_new():
+def test_horizon_doubles_the_strength_in_a_loop_and_spares_what_is_new(device):
+    penalize = device.of(lz_penalize_)
     loop, new = np.tile([5, 6, 7, 8], 60), np.arange(90)
-    np.testing.assert_allclose(
-        lz_penalize_(np.zeros(100), loop, horizon=64), 2 * lz_penalize_(np.zeros(100), loop), rtol=1e-6
-    )
-    assert not lz_penalize_(np.zeros(100), new, horizon=64).any()
+    np.testing.assert_allclose(penalize(np.zeros(100), loop, horizon=64), 2 * penalize(np.zeros(100), loop), rtol=1e-6)
+    assert not penalize(np.zeros(100), new, horizon=64).any()
 
 
-def test_a_neutral_token_moves_with_the_mean_of_the_window():
+def test_a_neutral_token_moves_with_the_mean_of_the_window(device):
+    penalize = device.of(lz_penalize_)
     text = np.array([1, 2, 3, 1, 2, 1])
-    row = lz_penalize_(np.zeros(64), text, neutral=[60])
+    row = penalize(np.zeros(64), text, neutral=[60])
     assert row[60] == pytest.approx(row[text].mean(), rel=1e-6)
-    assert lz_penalize_(np.zeros(64), text, neutral=60)[60] == row[60]
+    assert penalize(np.zeros(64), text, neutral=60)[60] == row[60]
 
 
-def test_shift_invariance():
+def test_shift_invariance(device):
+    penalize = device.of(lz_penalize_)
     text, logits = np.random.default_rng(0).integers(0, 20, 60), np.linspace(-4, 4, 32)
-    np.testing.assert_allclose(lz_penalize_(logits + 7, text) - 7, lz_penalize_(logits.copy(), text), atol=1e-12)
+    np.testing.assert_allclose(penalize(logits + 7, text) - 7, penalize(logits.copy(), text), atol=1e-12)

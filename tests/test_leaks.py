@@ -82,3 +82,16 @@ def test_capsules_leave_nothing_behind():
     ids = Producer(np.zeros((1, 4), np.int64))
     assert grown_bytes(lambda: lz_penalize_(producer, ids), 3000) < 300_000
     assert producer.exports == ids.exports == 0
+
+
+def test_cuda_calls_leave_nothing_behind(emulated):
+    logits, tokens = emulated.put(np.zeros((4, 64), np.float32)), emulated.put(TOKENS)
+    keys = emulated.put(np.zeros((1, 1, 9, 4), np.float32))
+    lz_penalize_(logits, tokens)
+    emulated.bytes(logits)  # what waits in the queue would make everything after it wait
+    emulated.driver.emulator_idle(1)
+    try:
+        assert grown_bytes(lambda: lz_penalize_(logits, tokens, window=64, neutral=[1, 2])) < 300_000
+        assert grown_bytes(lambda: attention_scores(keys, keys, start=0, stop=9), 3000) < 300_000
+    finally:
+        emulated.driver.emulator_idle(0)

@@ -199,7 +199,7 @@ LIES = {
     ),
     "huge shape": (dict(shape=(2**40, 2**40)), ValueError, "logits: expected a shape that fits in memory"),
     "huge strides": (dict(shape=(2, 8), strides=(2**60, 1)), ValueError, "logits: expected strides that stay in memory"),
-    "on metal": (dict(device_type=8), ValueError, "logits: expected a tensor on cpu, got DLPack device 8:0"),
+    "on metal": (dict(device_type=8), ValueError, "logits: expected a tensor on cpu or cuda, got DLPack device 8:0"),
 }
 
 

@@ -16,6 +16,9 @@ enum { DL_CPU = 1, DL_CUDA = 2, DL_CUDA_HOST = 3, DL_ROCM_HOST = 11 };
 /* Type codes; together with the number of bits and lanes they name a dtype. */
 enum { DL_INT = 0, DL_UINT = 1, DL_FLOAT = 2, DL_BFLOAT = 4, DL_COMPLEX = 5, DL_BOOL = 6 };
 
+/* What __dlpack__(stream=) calls CUDA's legacy default stream. */
+enum { DL_STREAM_LEGACY = 1 };
+
 /* Bit of dl_managed_tensor_versioned.flags. */
 enum { DL_FLAG_READ_ONLY = 1 };
 

@@ -5,26 +5,30 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t float_bits(float x)
+#ifndef HALF_FUNCTION /* the CUDA kernels use the same functions */
+#define HALF_FUNCTION static inline
+#endif
+
+HALF_FUNCTION uint32_t float_bits(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-static inline float bits_float(uint32_t bits)
+HALF_FUNCTION float bits_float(uint32_t bits)
 {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static inline float bf16_to_float(uint16_t h)
+HALF_FUNCTION float bf16_to_float(uint16_t h)
 {
     return bits_float((uint32_t)h << 16);
 }
 
-static inline uint16_t float_to_bf16(float x)
+HALF_FUNCTION uint16_t float_to_bf16(float x)
 {
     uint32_t bits = float_bits(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u)
@@ -32,7 +36,7 @@ static inline uint16_t float_to_bf16(float x)
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-static inline float f16_to_float(uint16_t h)
+HALF_FUNCTION float f16_to_float(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = (uint32_t)(h & 0x7fffu) << 13;
     if (rest >= 0x0f800000u) /* infinity or NaN */
@@ -44,7 +48,7 @@ static inline float f16_to_float(uint16_t h)
     return bits_float(sign | float_bits(magnitude));
 }
 
-static inline uint16_t float_to_f16(float x)
+HALF_FUNCTION uint16_t float_to_f16(float x)
 {
     uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u)

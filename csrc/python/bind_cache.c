@@ -3,7 +3,9 @@
 #include <math.h>
 
 #include "../cache/cache.h"
+#include "../cuda/cache.h"
 #include "args.h"
+#include "cuda.h"
 #include "tensor.h"
 
 /* From this many numbers on, the work outlasts what it costs to release the GIL. */
@@ -145,6 +147,79 @@ static int take_cache(module_state *st, PyObject *const *values, tensor *k, tens
             PyEval_RestoreThread(released);                                                                                 \
     } while (0)
 
+static PyObject *scores_on_cuda(module_state *st, cache_attention *attn, tensor *queries, tensor *keys, const int64_t *shape)
+{
+    dl_managed_tensor_versioned *scores = NULL, *scratch = NULL;
+    PyObject *result = NULL;
+    cuda_call call;
+    cuda_status status;
+    if (cuda_begin(st, (tensor *const[]){keys, queries}, 2, &call) < 0 ||
+        tensor_allocate(keys, DTYPE_FLOAT32, 3, shape, &scores) < 0 ||
+        tensor_allocate(keys, DTYPE_FLOAT32, 1, (const int64_t[]){cuda_scores_scratch(attn)}, &scratch) < 0)
+        goto done;
+    attn->scores = tensor_memory(scores);
+    CUDA_RUN(status, cuda_attention_scores(call.device, call.stream, attn, tensor_memory(scratch), &call.error));
+    attn->scores = NULL;
+    if (cuda_end(&call, status) == 0) {
+        result = tensor_hand_over(keys, scores);
+        scores = NULL;
+    }
+done:
+    /* Its library gives scratch memory to others only after what was launched on this stream. */
+    tensor_drop(scratch);
+    tensor_drop(scores);
+    return result;
+}
+
+static PyObject *select_on_cuda(module_state *st, tensor *scores, const int64_t *shape)
+{
+    dl_managed_tensor_versioned *positions;
+    cuda_call call;
+    cuda_status status;
+    if (cuda_begin(st, (tensor *const[]){scores}, 1, &call) < 0 ||
+        tensor_allocate(scores, DTYPE_INT64, 3, shape, &positions) < 0)
+        return NULL;
+    const cuda_selection selection = {.scores = scores->data,
+                                      .batch = shape[0],
+                                      .heads = shape[1],
+                                      .n = scores->shape[2],
+                                      .batch_stride = scores->strides[0],
+                                      .head_stride = scores->strides[1],
+                                      .k = shape[2],
+                                      .positions = tensor_memory(positions)};
+    CUDA_RUN(status, cuda_select_top(call.device, call.stream, &selection, &call.error));
+    if (cuda_end(&call, status) == 0)
+        return tensor_hand_over(scores, positions);
+    tensor_drop(positions);
+    return NULL;
+}
+
+static int compact_on_cuda(module_state *st, const cache_compaction *c, tensor *keys, tensor *values, tensor *positions)
+{
+    cuda_call call;
+    cuda_status status;
+    if (c->kept > c->stop - c->start) { /* positions that ascend can't be more; these here can't be looked at */
+        PyErr_Format(PyExc_ValueError, "positions: expected at most the %lld tokens of [start, stop), got %lld",
+                     (long long)(c->stop - c->start), (long long)c->kept);
+        return -1;
+    }
+    if (cuda_begin(st, (tensor *const[]){keys, values, positions}, 3, &call) < 0)
+        return -1;
+    CUDA_RUN(status, cuda_compact(call.device, call.stream, c, &call.error));
+    return cuda_end(&call, status);
+}
+
+static int append_on_cuda(module_state *st, tensor t[4], const cache_array cache[2], const cache_array added[2],
+                          int64_t position)
+{
+    cuda_call call;
+    cuda_status status;
+    if (cuda_begin(st, (tensor *const[]){&t[0], &t[1], &t[2], &t[3]}, 4, &call) < 0)
+        return -1;
+    CUDA_RUN(status, cuda_append(call.device, call.stream, cache, added, position, &call.error));
+    return cuda_end(&call, status);
+}
+
 const char doc_attention_scores[] =
     "attention_scores($module, /, queries, keys, *, start, stop, scale=None, kernel=7, aggregation='layer', check=True)\n"
     "--\n\n"
@@ -168,7 +243,8 @@ const char doc_attention_scores[] =
     "    Positions that scores are averaged over, odd; 1 leaves them as they are.\n"
     "aggregation : {'layer', 'group'}\n"
     "check : bool, default True\n"
-    "    Whether NaN and infinities among queries, keys and their products raise. Otherwise they make scores NaN.\n\n"
+    "    Whether NaN and infinities among queries, keys and their products raise. Otherwise they make scores NaN, which\n"
+    "    select_top sorts as lowest; so they always do for CUDA tensors, since to look would mean to wait for the device.\n\n"
     "Returns\n-------\n"
     "scores : tensor [B, 1 or Hkv, stop - start], float32, of the library that `keys` came from\n\n"
     "Raises\n------\n"
@@ -224,6 +300,10 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
 
     attn.start = start, attn.stop = stop, attn.kernel = kernel;
     int64_t shape[3] = {attn.keys.batch, attn.by_group ? attn.keys.heads : 1, stop - start};
+    if (on_cuda(&keys)) {
+        result = scores_on_cuda(st, &attn, &queries, &keys, shape);
+        goto done;
+    }
     attn.scores = PyMem_RawMalloc((size_t)(shape[0] * shape[1] * shape[2]) * sizeof *attn.scores);
     if (!attn.scores) {
         PyErr_NoMemory();
@@ -284,6 +364,10 @@ PyObject *py_select_top(PyObject *module, PyObject *const *args, Py_ssize_t n_ar
         PyErr_Format(PyExc_ValueError, "k: expected at most the %lld scores of a row, got %d", (long long)n, (int)k);
         goto done;
     }
+    if (on_cuda(&scores)) {
+        result = select_on_cuda(st, &scores, shape);
+        goto done;
+    }
     positions = PyMem_RawMalloc((size_t)(shape[0] * shape[1] * shape[2]) * sizeof *positions + 1);
     if (!positions) {
         PyErr_NoMemory();
@@ -310,7 +394,8 @@ const char doc_compact[] =
     "one\n"
     "    buffer, but share no number.\n"
     "positions : tensor [B, 1 or Hkv, k], int64\n"
-    "    Strictly ascending, in [0, stop - start); as from select_top.\n"
+    "    Strictly ascending, in [0, stop - start); as from select_top. On a CUDA device nobody looks at them before the\n"
+    "    launch: any others give a cache of no use, but nothing beyond `length` or before `start` is touched.\n"
     "start, stop, length : int\n"
     "    Tokens; 0 <= start <= stop <= length <= capacity.\n\n"
     "Returns\n-------\n"
@@ -378,9 +463,13 @@ PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args,
     c.position_head_stride = positions.shape[1] == 1 ? 0 : positions.strides[1];
     c.kept = positions.shape[2];
     c.start = start, c.stop = stop, c.length = length;
-    if (check_positions(&c, positions.shape[1]) < 0)
+    if (on_cuda(&keys)) {
+        if (compact_on_cuda(st, &c, &keys, &values, &positions) < 0)
+            goto done;
+    } else if (check_positions(&c, positions.shape[1]) < 0)
         goto done;
-    RUN(c.keys.batch * c.keys.heads * (c.length - c.start) * c.keys.size, cache_compact(&c));
+    else
+        RUN(c.keys.batch * c.keys.heads * (c.length - c.start) * c.keys.size, cache_compact(&c));
     result = PyLong_FromLongLong(c.length - (c.stop - c.start) + c.kept);
 done:
     tensor_release(&keys);
@@ -443,8 +532,12 @@ PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
         if (check_apart(&t[2], &written) < 0 || check_apart(&t[3], &written) < 0)
             goto done;
     }
-    RUN(new_keys.batch * new_keys.heads * new_keys.tokens * new_keys.size,
-        (cache_append(&keys, &new_keys, position), cache_append(&values, &new_values, position)));
+    if (on_cuda(&t[0])) {
+        if (append_on_cuda(st, t, (cache_array[2]){keys, values}, (cache_array[2]){new_keys, new_values}, position) < 0)
+            goto done;
+    } else
+        RUN(new_keys.batch * new_keys.heads * new_keys.tokens * new_keys.size,
+            (cache_append(&keys, &new_keys, position), cache_append(&values, &new_values, position)));
     result = PyLong_FromLongLong(position + new_keys.tokens);
 done:
     for (int i = 0; i < 4; i++)

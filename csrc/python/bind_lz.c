@@ -1,6 +1,8 @@
 /* The LZ routines as Python functions: arguments are matched, borrowed and checked here; nothing is written before
  * everything has been checked, and no arithmetic is done. */
+#include "../cuda/lz.h"
 #include "args.h"
+#include "cuda.h"
 #include "tensor.h"
 
 /* From this many row-tokens on, the work outlasts what it costs to release the GIL. */
@@ -12,6 +14,7 @@ typedef struct {
     lz_workspace *ws;
     lz_logits lz_logits;
     lz_tokens lz_tokens;
+    cuda_history history; /* the same tokens, for CUDA */
 } batch;
 
 static void batch_release(module_state *st, batch *b)
@@ -107,6 +110,12 @@ static int take_starts(module_state *st, PyObject *object, batch *b)
                      (long long)b->lz_tokens.rows, t->ndim, (long long)t->shape[0]);
         return -1;
     }
+    if (on_cuda(t)) {
+        b->history.starts = t->data;
+        b->history.starts_are_int64 = t->dtype == DTYPE_INT64;
+        b->history.starts_stride = t->ndim == 1 ? t->strides[0] : 0;
+        return 0;
+    }
     int64_t *starts = lz_workspace_block(b->ws, LZ_STARTS, (size_t)b->lz_tokens.rows * sizeof *starts);
     if (!starts) {
         PyErr_NoMemory();
@@ -134,6 +143,69 @@ static int take_batch(module_state *st, PyObject *logits, PyObject *tokens, PyOb
         return -1;
     }
     return take_starts(st, starts, b);
+}
+
+/* Where a batch on a device is launched. Returns 0, or -1 with an exception. */
+static int begin_on_cuda(module_state *st, batch *b, cuda_call *call)
+{
+    b->history.tokens = &b->lz_tokens;
+    return cuda_begin(st, (tensor *const[]){b->logits.object ? &b->logits : &b->tokens, &b->tokens, &b->starts}, 3, call);
+}
+
+static int fail_window(int32_t window, int64_t most, const char *rest)
+{
+    if (most < 0)
+        PyErr_Format(PyExc_ValueError,
+                     "window: expected %s and tokens that fit the shared memory of the CUDA device, got so many that no "
+                     "window does",
+                     rest);
+    else
+        PyErr_Format(PyExc_ValueError,
+                     "window: expected at most %lld tokens, which is what fits the shared memory of the CUDA device with "
+                     "this %s, got %d",
+                     (long long)most, rest, (int)window);
+    return -1;
+}
+
+static int penalize_on_cuda(module_state *st, batch *b, const lz_penalty *p)
+{
+    cuda_call call;
+    cuda_status status;
+    int64_t most;
+    if (cuda_check_ids("neutral", p->n_neutral, CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
+        return -1;
+    if (!cuda_lz_fits(call.device, p, &b->lz_tokens, &most))
+        return fail_window(p->coder.window, most, "buffer and horizon");
+    CUDA_RUN(status, cuda_lz_penalize(call.device, call.stream, p, &b->lz_logits, b->history, &call.error));
+    return cuda_end(&call, status);
+}
+
+static int dry_on_cuda(module_state *st, batch *b, const lz_dry *dry)
+{
+    cuda_call call;
+    cuda_status status;
+    int64_t most;
+    if (cuda_check_ids("breakers", dry->n_breakers, CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
+        return -1;
+    if (!cuda_dry_fits(call.device, dry, &b->lz_tokens, &most))
+        return fail_window(dry->window, most, "list of breakers");
+    CUDA_RUN(status, cuda_dry_penalize(call.device, call.stream, dry, &b->lz_logits, b->history, &call.error));
+    return cuda_end(&call, status);
+}
+
+static PyObject *periods_on_cuda(module_state *st, batch *b, const lz_loop *loop)
+{
+    dl_managed_tensor_versioned *periods;
+    cuda_call call;
+    cuda_status status;
+    if (begin_on_cuda(st, b, &call) < 0 ||
+        tensor_allocate(&b->tokens, DTYPE_INT64, b->tokens.ndim - 1, b->tokens.shape, &periods) < 0)
+        return NULL;
+    CUDA_RUN(status, cuda_periods(call.device, call.stream, loop, b->history, tensor_memory(periods), &call.error));
+    if (cuda_end(&call, status) == 0)
+        return tensor_hand_over(&b->tokens, periods);
+    tensor_drop(periods);
+    return NULL;
 }
 
 /* Runs `call` without the GIL where that pays. */
@@ -193,6 +265,13 @@ static int arg_coder(PyObject *const *values, lz_coder *coder)
     "min_count : int, default 1\n"                                                                                          \
     "    Tokens with fewer such occurrences count as absent: with 2, the first repetition of anything is free.\n"
 
+#define CUDA_STARTS_DOC                                                                                                     \
+    "    A tensor on a CUDA device is not looked at before the launch: positions are clamped to [0, T] there.\n\n"
+#define CUDA_DOC(limits)                                                                                                    \
+    "Notes\n-----\n"                                                                                                        \
+    "CUDA tensors: all on one device; one launch on the stream that their library works on, nothing waits for it, and it\n" \
+    "can be captured in a graph after warmup(device). " limits "\n\n"
+
 const char doc_lz_penalize[] =
     "lz_penalize_($module, /, logits, tokens, *, strength=0.15, window=512, buffer=32, cost='lzss', min_match=1, "
     "min_count=1, escalation=0.0, horizon=0, neutral=None, starts=None)\n--\n\n"
@@ -215,12 +294,14 @@ const char doc_lz_penalize[] =
     "neutral : iterable of int, int, or None\n"
     "    Ids that neither lose nor gain: they pay the mean penalty of the window's tokens.\n"
     "starts : int, int tensor [B], or None\n"
-    "    Position of each row's first token that counts, usually the prompt's length. Default 0.\n\n"
+    "    Position of each row's first token that counts, usually the prompt's length. Default 0.\n" CUDA_STARTS_DOC
     "Returns\n-------\n"
-    "logits, the same object.\n\n"
-    "Raises\n------\n"
-    "TypeError, ValueError\n"
-    "    Before anything is written, naming the argument, what came and what is wanted.";
+    "logits, the same object.\n\n" CUDA_DOC(
+        "The window, with the buffer and the horizon, has to fit the shared\n"
+        "memory of a block, 4,000 tokens on Turing and 14,000 on Hopper; `neutral` holds at most 896 ids. Results are\n"
+        "the CPU's to the last bit.") "Raises\n------\n"
+                                      "TypeError, ValueError\n"
+                                      "    Before anything is written, naming the argument, what came and what is wanted.";
 
 PyObject *py_lz_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
@@ -240,7 +321,10 @@ PyObject *py_lz_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         arg_int(v[9], "horizon", 0, &p.horizon) < 0 || take_batch(st, v[0], v[1], v[11], &b) < 0 ||
         arg_ids(v[10], "neutral", (int32_t)b.lz_logits.vocab, b.ws, &p.neutral, &p.n_neutral) < 0)
         goto done;
-    if (p.strength > 0 && p.coder.window > 0) {
+    if (p.strength > 0 && p.coder.window > 0 && on_cuda(&b.logits)) {
+        if (penalize_on_cuda(st, &b, &p) < 0)
+            goto done;
+    } else if (p.strength > 0 && p.coder.window > 0) {
         if (lz_reserve(b.ws, &p, b.lz_tokens.length) < 0) {
             PyErr_NoMemory();
             goto done;
@@ -275,12 +359,13 @@ const char doc_dry_penalize[] =
     "breakers : iterable of int, int, or None\n"
     "    Ids that end a repetition, such as those of newlines, and that are never penalised.\n"
     "starts : int, int tensor [B], or None\n"
-    "    Position of each row's first token that counts. Default 0.\n\n"
-    "Returns\n-------\n"
-    "logits, the same object.\n\n"
-    "Raises\n------\n"
-    "TypeError, ValueError\n"
-    "    Before anything is written, naming the argument, what came and what is wanted.";
+    "    Position of each row's first token that counts. Default 0.\n" CUDA_STARTS_DOC "Returns\n-------\n"
+    "logits, the same object.\n\n" CUDA_DOC("The window has to fit the shared memory of a block, 4,500\n"
+                                            "tokens on Turing and 16,000 on Hopper; there are at most 896 breakers. Results "
+                                            "are the CPU's to the last bit.") "Raises\n------\n"
+                                                                              "TypeError, ValueError\n"
+                                                                              "    Before anything is written, naming the "
+                                                                              "argument, what came and what is wanted.";
 
 PyObject *py_dry_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
@@ -299,7 +384,10 @@ PyObject *py_dry_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_
         arg_int(v[5], "window", 0, &dry.window) < 0 || take_batch(st, v[0], v[1], v[7], &b) < 0 ||
         arg_ids(v[6], "breakers", INT32_MAX, b.ws, &dry.breakers, &dry.n_breakers) < 0)
         goto done;
-    if (dry.multiplier > 0 && dry.window > 0) {
+    if (dry.multiplier > 0 && dry.window > 0 && on_cuda(&b.logits)) {
+        if (dry_on_cuda(st, &b, &dry) < 0)
+            goto done;
+    } else if (dry.multiplier > 0 && dry.window > 0) {
         if (lz_reserve_dry(b.ws, &dry, b.lz_tokens.length) < 0) {
             PyErr_NoMemory();
             goto done;
@@ -346,7 +434,7 @@ PyObject *py_codelength_deltas(PyObject *module, PyObject *const *args, Py_ssize
     float *listed_bits;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "vocab_size", 1, &vocab) < 0 ||
         arg_coder(v + 2, &p.coder) < 0 || !(b.ws = workspace_take(st)) || take_tokens(st, v[0], &b) < 0 ||
-        tensor_check_device(&b.tokens, NULL) < 0)
+        tensor_check_cpu(&b.tokens) < 0)
         goto done;
     if (b.tokens.ndim != 1) {
         PyErr_Format(PyExc_ValueError, "tokens: expected shape [length], got %d dimensions", b.tokens.ndim);
@@ -390,8 +478,7 @@ const char doc_repetition_period[] =
     "max_period : int, default 512\n"
     "    Longest period that is looked for, in tokens, >= 1.\n"
     "starts : int, int tensor [B], or None\n"
-    "    Position of each row's first token that counts. Default 0.\n\n"
-    "Returns\n-------\n"
+    "    Position of each row's first token that counts. Default 0.\n" CUDA_STARTS_DOC "Returns\n-------\n"
     "periods : tensor [B] or [], int64, of the library that `tokens` came from\n\n"
     "Raises\n------\n"
     "TypeError, ValueError\n"
@@ -410,6 +497,10 @@ PyObject *py_repetition_period(PyObject *module, PyObject *const *args, Py_ssize
         !(b.ws = workspace_take(st)) || take_tokens(st, v[0], &b) < 0 || tensor_check_device(&b.tokens, NULL) < 0 ||
         take_starts(st, v[4], &b) < 0)
         goto done;
+    if (on_cuda(&b.tokens)) {
+        result = periods_on_cuda(st, &b, &loop);
+        goto done;
+    }
     int64_t *periods = lz_workspace_block(b.ws, LZ_IDS, (size_t)b.lz_tokens.rows * sizeof *periods);
     if (!periods || lz_reserve_loop(b.ws, &loop, b.lz_tokens.length) < 0) {
         PyErr_NoMemory();

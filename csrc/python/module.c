@@ -85,6 +85,8 @@ static PyMethodDef methods[] = {
     {"select_top", METHOD(py_select_top), doc_select_top},
     {"compact_", METHOD(py_compact), doc_compact},
     {"append_", METHOD(py_append), doc_append},
+    {"warmup", METHOD(py_warmup), doc_warmup},
+    {"cuda_devices", py_cuda_devices, METH_NOARGS, doc_cuda_devices},
     {"get_num_threads", py_get_num_threads, METH_NOARGS,
      "get_num_threads($module, /)\n--\n\nThreads that calls of over about a millisecond share their work among."},
     {"set_num_threads", py_set_num_threads, METH_O,
@@ -108,7 +110,8 @@ static int module_exec(PyObject *module)
     atomic_store(&st->threads, cpu_thread_count());
     st->max_version = Py_BuildValue("(ii)", DLPACK_MAJOR, 0);
     st->version_kw = PyTuple_Pack(1, st->names.max_version);
-    return st->max_version && st->version_kw ? 0 : -1;
+    st->stream_kw = PyTuple_Pack(2, st->names.stream, st->names.max_version);
+    return st->max_version && st->version_kw && st->stream_kw ? 0 : -1;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -116,6 +119,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     module_state *st = state_of(module);
     Py_VISIT(st->max_version);
     Py_VISIT(st->version_kw);
+    Py_VISIT(st->stream_kw);
     return tensor_traverse(st, visit, arg);
 }
 
@@ -127,6 +131,7 @@ static int module_clear(PyObject *module)
 #undef CLEAR
     Py_CLEAR(st->max_version);
     Py_CLEAR(st->version_kw);
+    Py_CLEAR(st->stream_kw);
     tensor_clear(st);
     return 0;
 }

@@ -22,7 +22,7 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
     X(ngram) X(count) X(max_period)                                                                                         \
     X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
-    X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)
+    X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)
 /* clang-format on */
 
 typedef struct {
@@ -33,6 +33,7 @@ typedef struct {
 #undef DECLARE
     PyObject *max_version; /* ((1, 0)) */
     PyObject *version_kw;  /* ("max_version",) */
+    PyObject *stream_kw;   /* ("stream", "max_version") */
     _Atomic(struct producer *) producers[MAX_PRODUCERS];
     _Atomic(lz_workspace *) workspaces[MAX_WORKSPACES];
     atomic_int threads; /* for calls that last longer than about a millisecond */
@@ -57,7 +58,10 @@ PyObject *py_attention_scores(FASTCALL_KEYWORDS);
 PyObject *py_select_top(FASTCALL_KEYWORDS);
 PyObject *py_compact(FASTCALL_KEYWORDS);
 PyObject *py_append(FASTCALL_KEYWORDS);
+PyObject *py_warmup(FASTCALL_KEYWORDS);
+PyObject *py_cuda_devices(PyObject *module, PyObject *ignored);
 extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[], doc_repetition_period[];
 extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[];
+extern const char doc_warmup[], doc_cuda_devices[];
 
 #endif

@@ -354,21 +354,30 @@ static int borrow_exchange(module_state *st, tensor *t)
     return status;
 }
 
-static int borrow_capsule(module_state *st, tensor *t)
+/* Calls __dlpack__, with a stream if there is one to pass. */
+static PyObject *export_capsule(module_state *st, tensor *t, PyObject *stream)
 {
     producer *p = (producer *)t->producer;
-    PyObject *args[2] = {t->object, st->max_version};
+    PyObject *args[3] = {t->object, stream ? stream : st->max_version, st->max_version};
+    const size_t flags = 1 | PY_VECTORCALL_ARGUMENTS_OFFSET;
     if (!atomic_load_explicit(&p->unversioned, memory_order_relaxed)) {
-        t->capsule =
-            PyObject_VectorcallMethod(st->names.__dlpack__, args, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, st->version_kw);
-        if (!t->capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Clear();
-            t->capsule = PyObject_VectorcallMethod(st->names.__dlpack__, args, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-            if (t->capsule)
-                atomic_store_explicit(&p->unversioned, 1, memory_order_relaxed);
-        }
-    } else
-        t->capsule = PyObject_VectorcallMethod(st->names.__dlpack__, args, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        PyObject *capsule =
+            PyObject_VectorcallMethod(st->names.__dlpack__, args, flags, stream ? st->stream_kw : st->version_kw);
+        if (capsule || !PyErr_ExceptionMatches(PyExc_TypeError))
+            return capsule;
+        PyErr_Clear();
+    }
+    PyObject *kwnames = stream ? PyTuple_GetSlice(st->stream_kw, 0, 1) : NULL;
+    PyObject *capsule = PyObject_VectorcallMethod(st->names.__dlpack__, args, flags, kwnames);
+    Py_XDECREF(kwnames);
+    if (capsule)
+        atomic_store_explicit(&p->unversioned, 1, memory_order_relaxed);
+    return capsule;
+}
+
+static int borrow_capsule(module_state *st, tensor *t, PyObject *stream)
+{
+    t->capsule = export_capsule(st, t, stream);
     if (!t->capsule)
         return fail_from_producer(t->name);
     /* The capsule is held, not consumed: it destroys the tensor's export when it is released. */
@@ -417,7 +426,7 @@ int tensor_borrow(module_state *st, PyObject *object, const char *name, tensor *
         status = borrow_numpy(t);
         break;
     default:
-        status = borrow_capsule(st, t);
+        status = borrow_capsule(st, t, NULL);
     }
     t->read_only |= t->producer->immutable;
     t->overflow = overflow;
@@ -490,18 +499,67 @@ int tensor_check_writable(const tensor *t)
 int tensor_check_device(const tensor *t, const tensor *reference)
 {
     char wanted[32], got[32];
-    device_name(t->device, got);
     if (reference && (t->device.type != reference->device.type || t->device.id != reference->device.id)) {
+        device_name(t->device, got);
         device_name(reference->device, wanted);
         PyErr_Format(PyExc_ValueError, "%s: expected the device of %s, which is %s, got %s", t->name, reference->name,
                      wanted, got);
         return -1;
     }
-    if (t->device.type != DL_CPU) {
-        PyErr_Format(PyExc_ValueError, "%s: expected a tensor on cpu, got %s", t->name, got);
+    if (t->device.type != DL_CPU && t->device.type != DL_CUDA) {
+        device_name(t->device, got);
+        PyErr_Format(PyExc_ValueError, "%s: expected a tensor on cpu or cuda, got %s", t->name, got);
         return -1;
     }
     return 0;
+}
+
+int tensor_check_cpu(const tensor *t)
+{
+    char got[32];
+    if (t->device.type == DL_CPU)
+        return 0;
+    device_name(t->device, got);
+    PyErr_Format(PyExc_ValueError, "%s: expected a tensor on cpu, got %s", t->name, got);
+    return -1;
+}
+
+/* ---- streams -------------------------------------------------------------------------------------------------------- */
+
+int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void **stream)
+{
+    int known = 0, status = 0;
+    PyObject *number = NULL;
+    for (int i = 0; i < n && !known; i++) {
+        const tensor *t = tensors[i];
+        if (!t->object || t->producer->via != VIA_EXCHANGE_API || !t->producer->api->current_stream)
+            continue;
+        if (t->producer->api->current_stream(t->device.type, t->device.id, stream) != 0)
+            return fail_from_producer(t->name);
+        known = 1;
+    }
+    if (!known)
+        *stream = (void *)(uintptr_t)DL_STREAM_LEGACY;
+    for (int i = 0; i < n && status == 0; i++) {
+        tensor *t = tensors[i];
+        if (!t->object || t->producer->via != VIA_CAPSULE)
+            continue;
+        /* The protocol knows no stream 0: CUDA's is called 1. */
+        if (!number)
+            number = PyLong_FromUnsignedLongLong(*stream ? (uintptr_t)*stream : DL_STREAM_LEGACY);
+        const void *before = t->data;
+        PyObject *capsule = t->capsule;
+        t->capsule = NULL;
+        status = number ? borrow_capsule(st, t, number) : -1;
+        Py_DECREF(capsule);
+        if (status == 0 && t->data != before) {
+            PyErr_Format(PyExc_ValueError, "%s: expected the same memory from __dlpack__ each time, got %p and %p", t->name,
+                         before, t->data);
+            status = -1;
+        }
+    }
+    Py_XDECREF(number);
+    return status;
 }
 
 /* ---- new tensors ---------------------------------------------------------------------------------------------------- */
@@ -512,25 +570,62 @@ static void note_error(void *text, const char *kind, const char *message)
     snprintf(text, 256, "%s: %s", kind ? kind : "error", message ? message : "no message");
 }
 
-static PyObject *new_exchange(const producer *p, tensor_dtype dtype, int ndim, const int64_t *shape, const void *data,
-                              size_t size)
+static int allocate(const producer *p, dl_device device, tensor_dtype dtype, int ndim, const int64_t *shape,
+                    dl_managed_tensor_versioned **allocated)
 {
     char message[256] = "no message";
     int64_t own_shape[TENSOR_MAX_NDIM] = {0};
-    dl_managed_tensor_versioned *managed = NULL;
-    void *object = NULL;
     memcpy(own_shape, shape, (size_t)ndim * sizeof *shape);
-    dl_tensor prototype = {.device = {DL_CPU, 0}, .ndim = ndim, .dtype = dtypes[dtype].dl, .shape = own_shape};
-    if (p->api->allocate(&prototype, &managed, message, note_error) != 0) {
-        if (!PyErr_Occurred())
-            PyErr_Format(PyExc_RuntimeError, "the allocator of %s failed: %s", p->type->tp_name, message);
+    dl_tensor prototype = {.device = device, .ndim = ndim, .dtype = dtypes[dtype].dl, .shape = own_shape};
+    *allocated = NULL;
+    if (p->api->allocate(&prototype, allocated, message, note_error) == 0)
+        return 0;
+    if (!PyErr_Occurred())
+        PyErr_Format(PyExc_RuntimeError, "the allocator of %s failed: %s", p->type->tp_name, message);
+    return -1;
+}
+
+static PyObject *new_exchange(const producer *p, tensor_dtype dtype, int ndim, const int64_t *shape, const void *data,
+                              size_t size)
+{
+    dl_managed_tensor_versioned *managed;
+    void *object = NULL;
+    if (allocate(p, (dl_device){DL_CPU, 0}, dtype, ndim, shape, &managed) < 0)
         return NULL;
-    }
     if (size > 0)
-        memcpy((char *)managed->tensor.data + managed->tensor.byte_offset, data, size);
+        memcpy(tensor_memory(managed), data, size);
     if (p->api->managed_to_object(managed, &object) != 0)
         return NULL;
     return object;
+}
+
+int tensor_allocate(const tensor *like, tensor_dtype dtype, int ndim, const int64_t *shape,
+                    dl_managed_tensor_versioned **allocated)
+{
+    if (like->producer->via == VIA_EXCHANGE_API)
+        return allocate(like->producer, like->device, dtype, ndim, shape, allocated);
+    PyErr_Format(PyExc_TypeError,
+                 "%s: expected a tensor of a library that can allocate results on the device, through the DLPack exchange "
+                 "API (torch 2.10 or newer), got %s",
+                 like->name, Py_TYPE(like->object)->tp_name);
+    return -1;
+}
+
+void *tensor_memory(const dl_managed_tensor_versioned *allocated)
+{
+    return (char *)allocated->tensor.data + allocated->tensor.byte_offset;
+}
+
+PyObject *tensor_hand_over(const tensor *like, dl_managed_tensor_versioned *allocated)
+{
+    void *object = NULL;
+    return like->producer->api->managed_to_object(allocated, &object) == 0 ? object : NULL;
+}
+
+void tensor_drop(dl_managed_tensor_versioned *allocated)
+{
+    if (allocated && allocated->deleter)
+        allocated->deleter(allocated);
 }
 
 static PyObject *new_numpy(tensor_dtype dtype, int ndim, const int64_t *shape, const void *data, size_t size)

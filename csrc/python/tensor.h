@@ -44,7 +44,8 @@ void tensor_release(tensor *t);
 int tensor_check_float(const tensor *t);
 int tensor_check_int(const tensor *t);
 int tensor_check_writable(const tensor *t);
-int tensor_check_device(const tensor *t, const tensor *reference); /* on a device that we serve, and the reference's */
+int tensor_check_device(const tensor *t, const tensor *reference); /* on a CPU or with CUDA, and where the reference is */
+int tensor_check_cpu(const tensor *t);
 
 /* Raises TypeError: this dtype is not what is wanted. */
 int tensor_fail_dtype(const tensor *t, const char *wanted);
@@ -53,6 +54,19 @@ const char *tensor_dtype_name(tensor_dtype dtype);
 /* A new tensor of the kind that `like` was given as, holding a copy of compact row-major host data. */
 PyObject *tensor_new(module_state *st, const tensor *like, tensor_dtype dtype, int ndim, const int64_t *shape,
                      const void *data);
+
+/* A new tensor on the device of `like`, contents undefined, for launches to fill: -1 with an exception, also if the
+ * library of `like` offers no way to allocate one. In the end it is either handed over as an object or dropped. */
+int tensor_allocate(const tensor *like, tensor_dtype dtype, int ndim, const int64_t *shape,
+                    dl_managed_tensor_versioned **allocated);
+void *tensor_memory(const dl_managed_tensor_versioned *allocated);
+PyObject *tensor_hand_over(const tensor *like, dl_managed_tensor_versioned *allocated);
+void tensor_drop(dl_managed_tensor_versioned *allocated); /* harmless on NULL */
+
+/* The CUDA stream that work on these tensors has to go to: what the first library that can say so works on, else the
+ * legacy default stream. Tensors from capsules are asked for again, with this stream, so that their producers make it wait
+ * for what they are doing. Tensors that were not borrowed are ignored. */
+int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void **stream);
 
 /* The type cache of a module, when it goes. */
 int tensor_traverse(module_state *st, visitproc visit, void *arg);

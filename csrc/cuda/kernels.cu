@@ -1,0 +1,91 @@
+/* The kernels' entry points. generate.py makes ptx.c of this file. */
+#include "dry.cuh"
+#include "lz.cuh"
+#include "move.cuh"
+#include "period.cuh"
+#include "score.cuh"
+#include "select.cuh"
+
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+
+KERNEL(CUDA_MOST_THREADS) lz_penalize(const __grid_constant__ cuda_lz_args a)
+{
+    penalize_row(a, NULL);
+}
+
+KERNEL(CUDA_MOST_THREADS)
+lz_penalize_neutral(const __grid_constant__ cuda_lz_args a, const __grid_constant__ cuda_ids neutral)
+{
+    penalize_row(a, &neutral);
+}
+
+KERNEL(CUDA_MOST_THREADS) dry_penalize(const __grid_constant__ cuda_dry_args a)
+{
+    dry_row(a, NULL);
+}
+
+KERNEL(CUDA_MOST_THREADS)
+dry_penalize_breakers(const __grid_constant__ cuda_dry_args a, const __grid_constant__ cuda_ids breakers)
+{
+    dry_row(a, &breakers);
+}
+
+KERNEL(CUDA_PERIOD_THREADS) repetition_period(const __grid_constant__ cuda_period_args a)
+{
+    find_period(a);
+}
+
+KERNEL(CUDA_TILE_THREADS) score_maxima(const __grid_constant__ cuda_score_args a)
+{
+    find_maxima(a);
+}
+
+KERNEL(CUDA_TILE_THREADS) score_totals(const __grid_constant__ cuda_score_args a)
+{
+    combine_maxima(a);
+}
+
+KERNEL(CUDA_TILE_THREADS) score_weights(const __grid_constant__ cuda_score_args a)
+{
+    add_weights(a);
+}
+
+KERNEL(CUDA_TILE_THREADS) score_smooth(const __grid_constant__ cuda_smooth_args a)
+{
+    smooth(a);
+}
+
+KERNEL(CUDA_MOST_THREADS) select_top(const __grid_constant__ cuda_select_args a)
+{
+    select_row(a);
+}
+
+KERNEL(CUDA_MOVE_THREADS) compact_16(const __grid_constant__ cuda_compact_args a)
+{
+    compact<unit16>(a);
+}
+
+KERNEL(CUDA_MOVE_THREADS) compact_4(const __grid_constant__ cuda_compact_args a)
+{
+    compact<uint32_t>(a);
+}
+
+KERNEL(CUDA_MOVE_THREADS) compact_2(const __grid_constant__ cuda_compact_args a)
+{
+    compact<uint16_t>(a);
+}
+
+KERNEL(CUDA_MOVE_THREADS) append_16(const __grid_constant__ cuda_append_args a)
+{
+    append<unit16>(a);
+}
+
+KERNEL(CUDA_MOVE_THREADS) append_4(const __grid_constant__ cuda_append_args a)
+{
+    append<uint32_t>(a);
+}
+
+KERNEL(CUDA_MOVE_THREADS) append_2(const __grid_constant__ cuda_append_args a)
+{
+    append<uint16_t>(a);
+}
