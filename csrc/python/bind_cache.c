@@ -244,7 +244,7 @@ const char doc_attention_scores[] =
     "aggregation : {'layer', 'group'}\n"
     "check : bool, default True\n"
     "    Whether NaN and infinities among queries, keys and their products raise. Otherwise they make scores NaN, which\n"
-    "    select_top sorts as lowest; so they always do for CUDA tensors, since to look would mean to wait for the device.\n\n"
+    "    select_top sorts as lowest; so they always do for CUDA tensors: to look would mean to wait for the device.\n\n"
     "Returns\n-------\n"
     "scores : tensor [B, 1 or Hkv, stop - start], float32, of the library that `keys` came from\n\n"
     "Raises\n------\n"
