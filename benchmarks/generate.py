@@ -10,6 +10,7 @@ far off that sum is. Bytes are those of all keys and values held, buffers at the
 results/generate.json and docs/generate.png."""
 
 import argparse
+import json
 import statistics
 import time
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
-from harness import write
+from harness import RESULTS, write
 from lzpenalty.hf import RPCCache
 from lzpenalty.rpc import RPCLayer
 from lzpenalty.selectors import SELECTORS
@@ -135,7 +136,7 @@ class Run:
         return max(held for generated, held in self.bytes if generated <= max(tokens, self.bytes[0][0]))
 
 
-def measure(model, batch: int, tokens: int) -> dict:
+def measure(model, batch: int, tokens: int) -> list[dict]:
     makers = {"DynamicCache": None, **OURS}
     runs = {}
     with torch.inference_mode(), ExitStack() as stack:
@@ -166,7 +167,7 @@ def measure(model, batch: int, tokens: int) -> dict:
                 "megabytes": [round(run.bytes_at(p) / 1e6, 1) for p in range(256, tokens + 1, 256)],
             },
         })  # fmt: skip
-    return {"rows": rows}
+    return rows
 
 
 def check(model, batch: int, tokens: int) -> dict:
@@ -226,16 +227,18 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["smollm2", "random-1b"])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    results = {"prompt": PROMPT, "models": {}}
+    path = RESULTS / "generate.json"  # models and batches that are not measured now stay as they are
+    results = {"prompt": PROMPT, "models": json.loads(path.read_text())["models"] if path.exists() else {}}
     for name in args.models:
         model = load(name)
-        rows = []
+        measured = results["models"].setdefault(name, {"rows": []})
         for batch in args.batches:
             print(f"{name}, batch {batch}")
-            rows += measure(model, batch, args.tokens)["rows"]
-        results["models"][name] = {"rows": rows}
+            others = [row for row in measured["rows"] if row["batch"] != batch]
+            measured["rows"] = sorted(others + measure(model, batch, args.tokens), key=lambda row: row["batch"])
+            write("generate", results)
         if args.check:
-            results["models"][name]["check"] = check(model, max(args.batches), min(args.tokens, 720))
+            measured["check"] = check(model, max(args.batches), min(args.tokens, 480))
         del model
     write("generate", results)
     plot(results, Path(__file__).parent.parent / "docs" / "generate.png")

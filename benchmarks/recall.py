@@ -1,6 +1,6 @@
 """What does a model with a compressed cache still know?
 
-    python benchmarks/recall.py [--model ID] [--trials 48] [--tokens 2048] [--interval 256] [--ratio 4]
+    python benchmarks/recall.py [--model ID] [--trials 24] [--tokens 1024] [--interval 256] [--ratio 4]
 
 Every selector with the same interval and ratio, so with the same number of tokens in the cache at all times, against the
 full cache.
@@ -76,17 +76,17 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
-    parser.add_argument("--trials", type=int, default=48)
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--interval", type=int, default=256)
     parser.add_argument("--ratio", type=int, default=4)
     args = parser.parse_args()
     model, tokenizer = load_model(args.model)
     text, rng = prose(tokenizer), random.Random(0)
 
-    step = (len(text) - args.tokens) // (2 * ROWS)
-    texts = torch.tensor([text[i * step : i * step + args.tokens] for i in range(2 * ROWS)]).split(ROWS)
-    codes = [passcode(tokenizer, rng, text, 1024) for _ in range(args.trials)]
+    step = (len(text) - args.tokens) // ROWS
+    texts = torch.tensor([text[i * step : i * step + args.tokens] for i in range(ROWS)]).split(ROWS)
+    codes = [passcode(tokenizer, rng, text, 768) for _ in range(args.trials)]
     length = max(answer for _, answer in codes)
     codes = [row for row, answer in codes if answer == length]  # as good as all: digits are tokens of their own
     asked = torch.tensor(codes).split(ROWS)
@@ -109,7 +109,7 @@ def main() -> None:
         })  # fmt: skip
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in rows[-1].items()}, flush=True)
     settings = {name: getattr(args, name) for name in ("tokens", "interval", "ratio")}
-    write("recall", {"model": args.model or "SmolLM2-135M-Instruct", "texts": 2 * ROWS, **settings, "rows": rows})
+    write("recall", {"model": args.model or "SmolLM2-135M-Instruct", "texts": ROWS, **settings, "rows": rows})
 
 
 if __name__ == "__main__":
