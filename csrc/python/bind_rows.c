@@ -242,7 +242,7 @@ static int64_t small_id(PyObject *object)
     return PyUnstable_Long_IsCompact((PyLongObject *)object) ? PyUnstable_Long_CompactValue((PyLongObject *)object) : -1;
 #else
     Py_ssize_t digits = Py_SIZE(object);
-    return digits == 1 ? ((PyLongObject *)object)->ob_digit[0] : digits - 1; /* 0 has no digits; -1, and what is below */
+    return digits == 1 ? (int64_t)((PyLongObject *)object)->ob_digit[0] : digits == 0 ? 0 : -1;
 #endif
 }
 
