@@ -20,8 +20,8 @@ __all__ = ["LZPenalty"]
 def _sampler():
     """What the running `Llama.generate` call samples with: made anew for every call. None outside of any.
 
-    A processor is given prompt and answer in one array and is not told where one ends and the other begins. What it remembers
-    from its last call could not tell: the next prompt may be the last answer and one token more.
+    A processor is given prompt and answer in one array and is not told where one ends and the other begins. What it
+    remembers from its last call could not tell: the next prompt may be the last answer and one token more.
     """
     frame = sys._getframe(2)
     while frame is not None:
