@@ -97,6 +97,28 @@ def lz_dense() -> str:
     return markdown(["text", "dense PyTorch, ms a row", "dense / lzss", "dense / pair"], rows)
 
 
+@table
+def vllm() -> str:
+    """Throughput of the real engine with the penalty off and on."""
+    results = load("vllm")
+    rows = [
+        [
+            title,
+            f"{results['tokens_per_second'][mode]:.1f}",
+            f"{results['against_none'][mode]:.3f}" if mode != "none" else "",
+            f"{results['share_of_time'][mode]:.2%}" if mode != "none" else "",
+        ]
+        for mode, title in (
+            ("none", "without the processor"),
+            ("off", "loaded, no request asks"),
+            ("on", "every request asks"),
+        )
+    ]
+    title = f"vLLM {results['vllm']}, SmolLM2-135M, {results['batch']} requests of {results['tokens']} tokens"
+    header = [title, "tokens/s", "against without", "time in the penalty"]
+    return markdown(header, rows) + f"\n\n{provenance(results)}"
+
+
 def fill(page: str) -> str:
     return re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",

@@ -1,5 +1,5 @@
-"""The real llama-cpp-python with SmolLM2: every token of an answer is the one that the formula in plain Python takes, given the
-very scores that llama.cpp had. `make test-llama-cpp`."""
+"""The real llama-cpp-python with SmolLM2: every token is the one that the formula in plain Python takes, given the very scores
+that llama.cpp had. `make test-llama-cpp`."""
 
 import inspect
 import os
