@@ -23,9 +23,9 @@ os.environ |= {
 }
 
 import vllm
-from harness import write
 from vllm import LLM, SamplingParams
 
+from harness import write
 from lzpenalty.vllm import LZPenalty
 
 ROUNDS, BATCH, TOKENS = 9, 8, 48

@@ -1,4 +1,4 @@
-"""The real llama-cpp-python with SmolLM2: every token is the one that the formula in plain Python takes, given the very scores
+"""The real llama-cpp-python with SmolLM2: every token is the one that the formula in plain Python takes, given the scores
 that llama.cpp had. `make test-llama-cpp`."""
 
 import inspect
