@@ -30,6 +30,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.sample import logits_processor as first
 from vllm.v1.worker.gpu.sample import logits_processor as second
@@ -157,7 +158,7 @@ def test_preempted_requests_start_over(llm, prompts):
 def test_bad_options_fail_the_request_alone(llm, prompts):
     prompt = {"prompt_token_ids": prompts[1]}
     for bad, message in (({"lz_strength": -1}, "lz_strength: expected"), ({"lz_widow": 3}, "lz_widow: no such option")):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(VLLMValidationError, match=message):
             llm.generate([prompt], sampling(bad, 4), use_tqdm=False)
     assert len(llm.generate([prompt], sampling(ASKS[0], 4), use_tqdm=False)[0].outputs[0].token_ids) == 4
 
