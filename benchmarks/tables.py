@@ -105,17 +105,18 @@ def vllm() -> str:
         [
             title,
             f"{results['tokens_per_second'][mode]:.1f}",
-            f"{results['against_none'][mode]:.3f}" if mode != "none" else "",
-            f"{results['share_of_time'][mode]:.2%}" if mode != "none" else "",
+            "" if mode == "none" else f"{results['against_none'][mode]:.2f} ({spread[0]:.2f} to {spread[-1]:.2f})",
+            "" if mode == "none" else f"{results['share_of_time'][mode]:.3%}",
         ]
         for mode, title in (
             ("none", "without the processor"),
             ("off", "loaded, no request asks"),
             ("on", "every request asks"),
         )
+        for spread in [results["spread"].get(mode)]
     ]
     title = f"vLLM {results['vllm']}, SmolLM2-135M, {results['batch']} requests of {results['tokens']} tokens"
-    header = [title, "tokens/s", "against without", "time in the penalty"]
+    header = [title, "tokens/s", "against without, median of rounds (range)", "time in the penalty"]
     return markdown(header, rows) + f"\n\n{provenance(results)}"
 
 
