@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lzpenalty import codelength_deltas, lz_penalize_
+from lzpenalty import LZOptions, codelength_deltas, lz_penalize_, lz_penalize_rows_
 from producers import Producer
 
 TOKENS = torch.randint(0, 50, (4, 700))
@@ -35,7 +35,7 @@ def bad_call():
         lz_penalize_(np.zeros((1, 8), np.float32), np.zeros((1, 4), np.int64), starts=5)
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy", "starts and neutral", "results", "errors"])
+@pytest.mark.parametrize("kind", ["torch", "numpy", "starts and neutral", "results", "rows", "errors"])
 def test_calls_leave_nothing_behind(kind):
     logits, tokens = torch.zeros(4, 64), TOKENS
     array, ids = np.zeros((1, 64), np.float32), np.zeros((1, 9), np.int64)
@@ -45,6 +45,9 @@ def test_calls_leave_nothing_behind(kind):
         "numpy": lambda: lz_penalize_(array, ids),
         "starts and neutral": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, neutral=[1, 2]),
         "results": lambda: codelength_deltas(ids[0], 64),
+        "rows": lambda: lz_penalize_rows_(
+            logits, {1: (LZOptions(window=16, neutral=[1]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
+        ),
         "errors": bad_call,
     }
     times = 10_000 if kind == "errors" else 100_000
