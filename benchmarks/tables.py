@@ -222,6 +222,29 @@ def recall() -> str:
     return markdown(header, body) + f"\n\n{about}"
 
 
+@table
+def vllm() -> str:
+    """Throughput of the real engine with the penalty off and on."""
+    results = load("vllm")
+    rows = [
+        [
+            title,
+            f"{results['tokens_per_second'][mode]:.1f}",
+            "" if mode == "none" else f"{results['against_none'][mode]:.2f} ({spread[0]:.2f} to {spread[-1]:.2f})",
+            "" if mode == "none" else f"{results['share_of_time'][mode]:.3%}",
+        ]
+        for mode, title in (
+            ("none", "without the processor"),
+            ("off", "loaded, no request asks"),
+            ("on", "every request asks"),
+        )
+        for spread in [results["spread"].get(mode)]
+    ]
+    title = f"vLLM {results['vllm']}, SmolLM2-135M, {results['batch']} requests of {results['tokens']} tokens"
+    header = [title, "tokens/s", "against without, median of rounds (range)", "time in the penalty"]
+    return markdown(header, rows) + f"\n\n{provenance(results)}"
+
+
 def fill(page: str) -> str:
     return re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",

@@ -7,16 +7,21 @@ serving engines are modules of their own:
     lzpenalty.hf        transformers: LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
     lzpenalty.rpc       transformers: RPCCache
     lzpenalty.analysis  how repetitive is a text?
+    lzpenalty.vllm, lzpenalty.sglang, lzpenalty.llama_cpp, lzpenalty.mlx
+                        the same for the engines of these names
 """
 
 from lzpenalty._core import (
+    LZOptions,
     append_,
     attention_scores,
     codelength_deltas,
     compact_,
     dry_penalize_,
+    gather_tokens_,
     get_num_threads,
     lz_penalize_,
+    lz_penalize_rows_,
     repetition_period,
     select_top,
     set_num_threads,
@@ -24,13 +29,16 @@ from lzpenalty._core import (
 )
 
 __all__ = [
+    "LZOptions",
     "append_",
     "attention_scores",
     "codelength_deltas",
     "compact_",
     "dry_penalize_",
+    "gather_tokens_",
     "get_num_threads",
     "lz_penalize_",
+    "lz_penalize_rows_",
     "repetition_period",
     "select_top",
     "set_num_threads",

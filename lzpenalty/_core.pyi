@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar, final
 
 class _Tensor(Protocol):
     """Anything with DLPack: torch.Tensor, numpy.ndarray, jax.Array, ..."""
@@ -26,6 +26,30 @@ def lz_penalize_(
     neutral: _Ids = None,
     starts: _Starts = None,
 ) -> _T: ...
+
+@final
+class LZOptions:
+    def __new__(
+        cls,
+        *,
+        strength: float = 0.15,
+        window: int = 512,
+        buffer: int = 32,
+        cost: _Cost = "lzss",
+        min_match: int = 1,
+        min_count: int = 1,
+        escalation: float = 0.0,
+        horizon: int = 0,
+        neutral: _Ids = None,
+    ) -> LZOptions: ...
+    @property
+    def context(self) -> int: ...
+    def keywords(self) -> dict[str, Any]: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+def lz_penalize_rows_(logits: _T, rows: dict[int, tuple[LZOptions, _Tensor | list[int] | tuple[int, ...]]]) -> _T: ...
+def gather_tokens_(tokens: _T, rows: dict[int, tuple[LZOptions, _Tensor | list[int] | tuple[int, ...]]]) -> _T: ...
 def dry_penalize_(
     logits: _T,
     tokens: _Tensor,

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from lzpenalty import append_, attention_scores, codelength_deltas, compact_, lz_penalize_, select_top
+from lzpenalty import (
+    LZOptions,
+    append_,
+    attention_scores,
+    codelength_deltas,
+    compact_,
+    lz_penalize_,
+    lz_penalize_rows_,
+    select_top,
+)
 from producers import Producer
 
 TOKENS = torch.randint(0, 50, (4, 700))
@@ -48,7 +57,8 @@ def bad_cache_calls():
 
 
 @pytest.mark.parametrize(
-    "kind", ["torch", "numpy", "starts and neutral", "results", "errors", "scores", "selection", "cache", "cache errors"]
+    "kind",
+    ["torch", "numpy", "starts and neutral", "results", "rows", "errors", "scores", "selection", "cache", "cache errors"],
 )
 def test_calls_leave_nothing_behind(kind):
     logits, tokens = torch.zeros(4, 64), TOKENS
@@ -67,6 +77,9 @@ def test_calls_leave_nothing_behind(kind):
         "numpy": lambda: lz_penalize_(array, ids),
         "starts and neutral": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, neutral=[1, 2]),
         "results": lambda: codelength_deltas(ids[0], 64),
+        "rows": lambda: lz_penalize_rows_(
+            logits, {1: (LZOptions(window=16, neutral=[1]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
+        ),
         "errors": bad_call,
         "scores": lambda: attention_scores(new, keys, start=0, stop=6),
         "selection": lambda: select_top(scores, 3),

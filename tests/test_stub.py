@@ -20,7 +20,8 @@ def test_every_function_has_a_signature_and_a_docstring():
     for name in set(lzpenalty.__all__) - {"get_num_threads", "set_num_threads"}:
         function = getattr(_core, name)
         assert inspect.signature(function).parameters
-        assert "Parameters" in function.__doc__ and "Returns" in function.__doc__ and "Raises" in function.__doc__
+        assert "Parameters" in function.__doc__ and "Raises" in function.__doc__
+        assert isinstance(function, type) or "Returns" in function.__doc__
 
 
 def test_documented_defaults_are_the_real_ones():

@@ -3,6 +3,7 @@
 #include "../cuda/lz.h"
 #include "args.h"
 #include "cuda.h"
+#include "lz_args.h"
 #include "tensor.h"
 
 /* From this many row-tokens on, the work outlasts what it costs to release the GIL. */
@@ -56,11 +57,10 @@ static int take_tokens(module_state *st, PyObject *object, batch *b)
     return 0;
 }
 
-static int take_logits(module_state *st, PyObject *object, batch *b)
+int take_logits(module_state *st, PyObject *object, tensor *t, lz_logits *logits)
 {
     static const float_dtype dtypes[] = {
         [DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16, [DTYPE_FLOAT64] = FLOAT64};
-    tensor *t = &b->logits;
     if (tensor_borrow(st, object, "logits", t) < 0 || tensor_check_float(t) < 0 || check_rows(t, "vocabulary") < 0 ||
         tensor_check_writable(t) < 0 || tensor_check_device(t, NULL) < 0)
         return -1;
@@ -70,12 +70,12 @@ static int take_logits(module_state *st, PyObject *object, batch *b)
                      (long long)t->shape[columns]);
         return -1;
     }
-    b->lz_logits = (lz_logits){.data = t->data,
-                               .dtype = dtypes[t->dtype],
-                               .rows = columns ? t->shape[0] : 1,
-                               .vocab = t->shape[columns],
-                               .row_stride = columns ? t->strides[0] : 0,
-                               .column_stride = t->strides[columns]};
+    *logits = (lz_logits){.data = t->data,
+                          .dtype = dtypes[t->dtype],
+                          .rows = columns ? t->shape[0] : 1,
+                          .vocab = t->shape[columns],
+                          .row_stride = columns ? t->strides[0] : 0,
+                          .column_stride = t->strides[columns]};
     return 0;
 }
 
@@ -134,7 +134,7 @@ static int take_starts(module_state *st, PyObject *object, batch *b)
 static int take_batch(module_state *st, PyObject *logits, PyObject *tokens, PyObject *starts, batch *b)
 {
     b->ws = workspace_take(st);
-    if (!b->ws || take_logits(st, logits, b) < 0 || take_tokens(st, tokens, b) < 0 ||
+    if (!b->ws || take_logits(st, logits, &b->logits, &b->lz_logits) < 0 || take_tokens(st, tokens, b) < 0 ||
         tensor_check_device(&b->tokens, &b->logits) < 0)
         return -1;
     if (b->lz_logits.rows != b->lz_tokens.rows || b->logits.ndim != b->tokens.ndim) {
@@ -222,9 +222,14 @@ static int64_t work_of(const lz_tokens *tokens, int64_t window)
     return tokens->rows * (window < tokens->length ? window : tokens->length);
 }
 
-static int arg_cost(PyObject *value, lz_cost *cost)
+const char *cost_name(lz_cost cost)
 {
     static const char *const names[] = {[LZ_LZSS] = "lzss", [LZ_PAIR] = "pair", [LZ_DISTANCE] = "distance"};
+    return names[cost];
+}
+
+static int arg_cost(PyObject *value, lz_cost *cost)
+{
     if (!value)
         return 0;
     if (!PyUnicode_Check(value)) {
@@ -232,7 +237,7 @@ static int arg_cost(PyObject *value, lz_cost *cost)
         return -1;
     }
     for (int i = LZ_LZSS; i <= LZ_DISTANCE; i++) {
-        if (PyUnicode_CompareWithASCIIString(value, names[i]) == 0) {
+        if (PyUnicode_CompareWithASCIIString(value, cost_name((lz_cost)i)) == 0) {
             *cost = (lz_cost)i;
             return 0;
         }
@@ -241,8 +246,7 @@ static int arg_cost(PyObject *value, lz_cost *cost)
     return -1;
 }
 
-/* The coder's options, in the order in which both functions that take them name them. */
-static int arg_coder(PyObject *const *values, lz_coder *coder)
+int arg_coder(PyObject *const *values, lz_coder *coder)
 {
     *coder = (lz_coder){LZ_LZSS, 512, 32, 1, 1};
     return arg_int(values[0], "window", 0, &coder->window) < 0 || arg_int(values[1], "buffer", 1, &coder->buffer) < 0 ||
@@ -251,19 +255,6 @@ static int arg_coder(PyObject *const *values, lz_coder *coder)
                ? -1
                : 0;
 }
-
-#define CODER_DOC                                                                                                           \
-    "window : int, default 512\n"                                                                                           \
-    "    Tokens back that a match may start; 0 switches the penalty off.\n"                                                 \
-    "buffer : int, default 32\n"                                                                                            \
-    "    Tokens that a match may count, >= 1.\n"                                                                            \
-    "cost : {'lzss', 'pair', 'distance'}\n"                                                                                 \
-    "    What a token of the window costs. 'lzss': the paper's three cases. 'pair': bits of the (distance, length) pair\n"  \
-    "    per token it covers. 'distance': log2 of the distance of the longest match.\n"                                     \
-    "min_match : int, default 1\n"                                                                                          \
-    "    Occurrences whose match, with the token itself, is shorter count as absent.\n"                                     \
-    "min_count : int, default 1\n"                                                                                          \
-    "    Tokens with fewer such occurrences count as absent: with 2, the first repetition of anything is free.\n"
 
 #define CUDA_STARTS_DOC                                                                                                     \
     "    A tensor on a CUDA device is not looked at before the launch: positions are clamped to [0, T] there.\n\n"
@@ -285,15 +276,7 @@ const char doc_lz_penalize[] =
     "tokens : tensor [B, T] or [T]\n"
     "    int32 or int64 ids, oldest first. Ids outside [0, V) take part in matching and are never written to.\n"
     "strength : float, default 0.15\n"
-    "    Nats a bit, >= 0; 0 changes nothing.\n" CODER_DOC "escalation : float, default 0.0\n"
-    "    In a text that has repeated itself with period d for L > max(buffer, d) tokens, the token that goes on with it\n"
-    "    pays escalation * log2 V * (L / max(buffer, d) - 1) bits more.\n"
-    "horizon : int, default 0\n"
-    "    Tokens. If > 0 the strength is 2 * strength * rho, with rho the share of the last `horizon` tokens whose 4-gram\n"
-    "    stood within the window before.\n"
-    "neutral : iterable of int, int, or None\n"
-    "    Ids that neither lose nor gain: they pay the mean penalty of the window's tokens.\n"
-    "starts : int, int tensor [B], or None\n"
+    "    Nats a bit, >= 0; 0 changes nothing.\n" CODER_DOC EXTRAS_DOC "starts : int, int tensor [B], or None\n"
     "    Position of each row's first token that counts, usually the prompt's length. Default 0.\n" CUDA_STARTS_DOC
     "Returns\n-------\n"
     "logits, the same object.\n\n" CUDA_DOC(

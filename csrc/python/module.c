@@ -78,6 +78,8 @@ static PyObject *py_set_num_threads(PyObject *module, PyObject *value)
 #define METHOD(function) (PyCFunction)(void (*)(void)) function, METH_FASTCALL | METH_KEYWORDS
 static PyMethodDef methods[] = {
     {"lz_penalize_", METHOD(py_lz_penalize), doc_lz_penalize},
+    {"lz_penalize_rows_", METHOD(py_lz_penalize_rows), doc_lz_penalize_rows},
+    {"gather_tokens_", METHOD(py_gather_tokens), doc_gather_tokens},
     {"dry_penalize_", METHOD(py_dry_penalize), doc_dry_penalize},
     {"codelength_deltas", METHOD(py_codelength_deltas), doc_codelength_deltas},
     {"repetition_period", METHOD(py_repetition_period), doc_repetition_period},
@@ -108,6 +110,8 @@ static int module_exec(PyObject *module)
     NAMES(INTERN)
 #undef INTERN
     atomic_store(&st->threads, cpu_thread_count());
+    if (add_options_type(module) < 0)
+        return -1;
     st->max_version = Py_BuildValue("(ii)", DLPACK_MAJOR, 0);
     st->version_kw = PyTuple_Pack(1, st->names.max_version);
     st->stream_kw = PyTuple_Pack(2, st->names.stream, st->names.max_version);
@@ -117,6 +121,7 @@ static int module_exec(PyObject *module)
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     module_state *st = state_of(module);
+    Py_VISIT(st->options_type);
     Py_VISIT(st->max_version);
     Py_VISIT(st->version_kw);
     Py_VISIT(st->stream_kw);
@@ -129,6 +134,7 @@ static int module_clear(PyObject *module)
 #define CLEAR(name) Py_CLEAR(st->names.name);
     NAMES(CLEAR)
 #undef CLEAR
+    Py_CLEAR(st->options_type);
     Py_CLEAR(st->max_version);
     Py_CLEAR(st->version_kw);
     Py_CLEAR(st->stream_kw);

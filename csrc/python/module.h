@@ -17,7 +17,7 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
 #define NAMES(X)                                                                                                            \
     X(__dlpack__) X(__dlpack_c_exchange_api__) X(__array_namespace__) X(__module__)                                         \
     X(from_dlpack) X(max_version) X(requires_grad) X(numpy)                                                                 \
-    X(logits) X(tokens) X(starts) X(vocab_size)                                                                             \
+    X(logits) X(tokens) X(starts) X(rows) X(vocab_size)                                                                         \
     X(strength) X(window) X(buffer) X(cost) X(min_match) X(min_count) X(escalation) X(horizon) X(neutral)                   \
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
     X(ngram) X(count) X(max_period)                                                                                         \
@@ -31,9 +31,10 @@ typedef struct {
         NAMES(DECLARE)
     } names;
 #undef DECLARE
-    PyObject *max_version; /* ((1, 0)) */
-    PyObject *version_kw;  /* ("max_version",) */
-    PyObject *stream_kw;   /* ("stream", "max_version") */
+    PyObject *max_version;  /* ((1, 0)) */
+    PyObject *version_kw;   /* ("max_version",) */
+    PyObject *stream_kw;    /* ("stream", "max_version") */
+    PyObject *options_type; /* LZOptions */
     _Atomic(struct producer *) producers[MAX_PRODUCERS];
     _Atomic(lz_workspace *) workspaces[MAX_WORKSPACES];
     atomic_int threads; /* for calls that last longer than about a millisecond */
@@ -54,6 +55,9 @@ PyObject *py_lz_penalize(FASTCALL_KEYWORDS);
 PyObject *py_dry_penalize(FASTCALL_KEYWORDS);
 PyObject *py_codelength_deltas(FASTCALL_KEYWORDS);
 PyObject *py_repetition_period(FASTCALL_KEYWORDS);
+PyObject *py_lz_penalize_rows(FASTCALL_KEYWORDS);
+PyObject *py_gather_tokens(FASTCALL_KEYWORDS);
+int add_options_type(PyObject *module);
 PyObject *py_attention_scores(FASTCALL_KEYWORDS);
 PyObject *py_select_top(FASTCALL_KEYWORDS);
 PyObject *py_compact(FASTCALL_KEYWORDS);
@@ -61,6 +65,7 @@ PyObject *py_append(FASTCALL_KEYWORDS);
 PyObject *py_warmup(FASTCALL_KEYWORDS);
 PyObject *py_cuda_devices(PyObject *module, PyObject *ignored);
 extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[], doc_repetition_period[];
+extern const char doc_lz_penalize_rows[], doc_gather_tokens[];
 extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[];
 extern const char doc_warmup[], doc_cuda_devices[];
 

@@ -1,0 +1,79 @@
+"""MLX (mlx-lm): the LZ penalty as a logits processor.
+
+    generate(model, tokenizer, prompt, logits_processors=[LZPenalty()])
+
+Tokens come to the host, where the penalty is computed; of the logits, which stay where they are, only those of tokens in the
+window are changed.
+"""
+
+import sys
+
+import mlx.core as mx
+import numpy as np
+
+from lzpenalty._core import LZOptions, lz_penalize_
+
+__all__ = ["LZPenalty"]
+
+
+def _prompt_length() -> int:
+    """The prompt's length in the `generate_step` that is running; 0 outside of any.
+
+    A processor is given prompt and answer in one array and is not told where one ends and the other begins.
+    """
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "generate_step":
+            return frame.f_locals.get("total_prompt_tokens", 0)
+        frame = frame.f_back
+    return 0
+
+
+class LZPenalty:
+    """Subtracts the LZ penalty from the logits of tokens that would repeat what was generated (arXiv 2504.20131).
+
+    Only generated tokens count, not the prompt. Nothing is remembered: one object serves any number of calls.
+
+    Parameters
+    ----------
+    strength, window, buffer, cost, min_match, min_count, escalation, horizon, neutral
+        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ...
+    prompt_length : int, optional
+        Tokens at the beginning that do not count. By default the prompt of the `stream_generate` or `generate` call that is
+        running; elsewhere, as in mlx-lm's `BatchGenerator`, every token counts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
+    """
+
+    def __init__(
+        self, strength: float = 0.15, window: int = 512, buffer: int = 32, *, prompt_length: int | None = None, **options
+    ):
+        if prompt_length is not None and (not isinstance(prompt_length, int) or prompt_length < 0):
+            raise ValueError(f"prompt_length: expected an integer >= 0 or None, got {prompt_length!r}")
+        self.compiled = LZOptions(strength=strength, window=window, buffer=buffer, **options)
+        self.options = self.compiled.keywords()
+        self.prompt_length = prompt_length
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Logits [1, V] or [V] with the penalty, after `tokens` [T]. A new array; MLX's do not change."""
+        start = _prompt_length() if self.prompt_length is None else self.prompt_length
+        start = max(start, tokens.shape[0] - self.compiled.context)
+        text = np.array(tokens[start:], dtype=np.int64)
+        if not len(text):
+            return logits
+        vocab = logits.shape[-1]
+        penalty = lz_penalize_(
+            np.zeros(vocab, np.float32), text, **self.options
+        )  # the system's zeros: untouched, they cost nothing
+        ids = np.union1d(text, np.array(self.options["neutral"], np.int64))
+        ids = ids[(ids >= 0) & (ids < vocab)]
+        if not len(ids):
+            return logits
+        return logits.at[..., mx.array(ids)].add(mx.array(penalty[ids]).astype(logits.dtype))
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({options}, prompt_length={self.prompt_length})"

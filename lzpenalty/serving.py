@@ -1,0 +1,134 @@
+"""What the adaptors for serving engines share: options of a request, and rows of a batch on whatever device.
+
+A request names options by the names of :func:`lzpenalty.lz_penalize_` with `lz_` before them, in whatever dictionary its
+engine lets through. One that names none is left alone.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from lzpenalty._core import LZOptions, gather_tokens_, lz_penalize_, lz_penalize_rows_
+
+__all__ = ["penalize_groups_", "penalize_rows_", "request_options", "supported"]
+
+logger = logging.getLogger("lzpenalty")
+PREFIX = "lz_"
+NAMES = tuple(LZOptions().keywords())
+# A stranger's request must not make a server work for seconds: the time of a row grows with window * buffer at worst.
+MOST_TOKENS = {"window": 8192, "buffer": 8192, "horizon": 8192}
+MOST_NEUTRAL = 64
+
+
+def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any] | None = None) -> LZOptions | None:
+    """The options that a request asks for; None if it is to be left alone.
+
+    Parameters
+    ----------
+    params : mapping, optional
+        What came with the request. Keys that do not begin with `lz_` belong to others.
+    default : mapping, optional
+        The same for requests that name no option, and for those that a request does not name.
+
+    Raises
+    ------
+    ValueError
+        For unknown names, values that :func:`lzpenalty.lz_penalize_` refuses, windows, buffers and horizons over 8192
+        tokens, and over 64 neutral ids.
+    """
+    given = {key: value for key, value in (params or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
+    if not given and not default:
+        return None
+    options = {}
+    for key, value in {**(default or {}), **given}.items():
+        name = key.removeprefix(PREFIX)
+        if not key.startswith(PREFIX) or name not in NAMES:
+            raise ValueError(f"{key}: no such option, expected one of {', '.join(PREFIX + known for known in NAMES)}")
+        if isinstance(value, bool):
+            raise ValueError(f"{key}: expected a value of {name}, got {value}")
+        options[name] = value
+    try:
+        compiled = LZOptions(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{PREFIX}{error}") from None
+    keywords = compiled.keywords()
+    for name, most in MOST_TOKENS.items():
+        if keywords[name] > most:
+            raise ValueError(f"{PREFIX}{name}: expected at most {most} tokens of a request, got {keywords[name]}")
+    if len(keywords["neutral"]) > MOST_NEUTRAL:
+        raise ValueError(f"{PREFIX}neutral: expected at most {MOST_NEUTRAL} ids, got {len(keywords['neutral'])}")
+    return compiled if compiled.context else None
+
+
+@lru_cache(maxsize=1024)
+def _keywords(options: LZOptions, vocab: int) -> dict[str, Any]:
+    keywords = options.keywords()
+    keywords["neutral"] = tuple(i for i in keywords["neutral"] if i < vocab)
+    return keywords
+
+
+@lru_cache(maxsize=1024)
+def supported(options: LZOptions, device: torch.device) -> bool:
+    """Whether the kernels for this device can do it; what a row needs has to fit what a GPU's core has. Logs why not.
+
+    For the steps of an engine, where an exception would end the server.
+    """
+    if device.type == "cpu":
+        return True
+    vocab = 2**31 - 1
+    logits = torch.empty(0, vocab, device=device)
+    tokens = torch.empty(0, options.context, dtype=torch.int32, device=device)
+    try:
+        lz_penalize_(logits, tokens, **_keywords(options, vocab))
+    except (RuntimeError, ValueError) as error:
+        logger.warning("requests with %r go without the penalty: %s", options, error)
+        return False
+    return True
+
+
+def penalize_rows_(logits: torch.Tensor, rows: dict[int, tuple[LZOptions, Any]]) -> torch.Tensor:
+    """:func:`lzpenalty.lz_penalize_rows_` on any device: `logits` [B, V] in place, `rows` {row: (options, tokens)}.
+
+    On a GPU the tokens are sent along without waiting for it.
+    """
+    if not rows:
+        return logits
+    if logits.device.type == "cpu":
+        return lz_penalize_rows_(logits, rows)
+    return _send_rows_(logits, rows)
+
+
+def _send_rows_(logits: torch.Tensor, rows: dict[int, tuple[LZOptions, Any]]) -> torch.Tensor:
+    batch = logits.shape[0]
+    length = max(min(options.context, len(tokens)) for options, tokens in rows.values())
+    if length == 0:
+        return logits
+    pinned = logits.device.type == "cuda"  # or else the copy would wait for what the GPU is doing
+    tokens = gather_tokens_(torch.zeros(batch, length, dtype=torch.int32, pin_memory=pinned), rows)
+    groups: dict[LZOptions, list[int]] = {}
+    for row, (options, ids) in rows.items():
+        groups.setdefault(options, [length] * batch)[row] = length - min(length, options.context, len(ids))
+    starts = torch.tensor(list(groups.values()), dtype=torch.int32, pin_memory=pinned)
+    tokens, starts = (host.to(logits.device, non_blocking=True) for host in (tokens, starts))
+    return penalize_groups_(logits, tokens, zip(groups, starts, strict=True))
+
+
+def penalize_groups_(
+    logits: torch.Tensor, tokens: torch.Tensor, groups: Iterable[tuple[LZOptions, torch.Tensor]]
+) -> torch.Tensor:
+    """One call of :func:`lzpenalty.lz_penalize_` for each set of options, in place.
+
+    Parameters
+    ----------
+    logits, tokens : tensors [B, V] and [B, T]
+        Each row's tokens end with its newest one.
+    groups : pairs of options and int tensor [B]
+        Where each row's tokens that count begin; at T none do, and the row is left alone. That spares the copies to and
+        from a smaller batch, and needs no answer from the device.
+    """
+    for options, starts in groups:
+        lz_penalize_(logits, tokens, starts=starts, **_keywords(options, logits.shape[1]))
+    return logits

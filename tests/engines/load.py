@@ -1,0 +1,23 @@
+"""The adaptors, imported with their engine where it is installed, and with a fake of its interface elsewhere."""
+
+import importlib
+import sys
+from importlib.util import find_spec
+from unittest import mock
+
+import torch  # noqa: F401  # imported before, or else it would go away with the fakes
+
+import lzpenalty.serving  # noqa: F401
+
+
+def installed(engine):
+    return find_spec(engine) is not None
+
+
+def adaptor(name, fake, **kwargs):
+    """lzpenalty.<name>. A fake is in sys.modules for the length of the import only: others look there for what there is."""
+    if installed(name):
+        return importlib.import_module(f"lzpenalty.{name}")
+    with mock.patch.dict(sys.modules, fake.modules(**kwargs)):
+        sys.modules.pop(f"lzpenalty.{name}", None)
+        return importlib.import_module(f"lzpenalty.{name}")

@@ -1,0 +1,123 @@
+"""`lzpenalty.llama_cpp` as llama-cpp-python calls it: in a view of llama.cpp's candidates, prompt and answer in one."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import oracle
+from lzpenalty.llama_cpp import LZPenalty
+
+VOCAB = 23
+
+
+class LlamaSampler:
+    pass
+
+
+class Llama:
+    """The loop of llama-cpp-python's `generate`, on random scores; greedy."""
+
+    def __init__(self, seed=0):
+        self.random = np.random.default_rng(seed)
+        self.input_ids = np.zeros(500, np.intc)
+        self.table = self.random.normal(size=(VOCAB, VOCAB)).astype(np.single)
+
+    @property
+    def _input_ids(self):
+        return self.input_ids[: self.n_tokens]
+
+    def _init_sampler(self, logits_processor):
+        def apply_func(recarray):
+            for logit_processor in logits_processor:
+                recarray.logit[:] = logit_processor(self._input_ids, recarray.logit)
+
+        sampler = LlamaSampler()
+        sampler.apply = apply_func
+        return sampler
+
+    def generate(self, tokens, logits_processor, n):
+        self._sampler = self._init_sampler(logits_processor)
+        self.n_tokens = len(tokens)
+        self.input_ids[: self.n_tokens] = tokens
+        for _ in range(n):
+            candidates = np.recarray(VOCAB, np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True))
+            candidates.id, candidates.p = np.arange(VOCAB), 7
+            candidates.logit = self.table[self.input_ids[self.n_tokens - 1]]
+            self._sampler.apply(candidates)
+            assert (candidates.id == np.arange(VOCAB)).all() and (candidates.p == 7).all()
+            token = int(candidates.logit.argmax())
+            yield token
+            self.input_ids[self.n_tokens] = token
+            self.n_tokens += 1
+
+
+def formula(prompt_length, **options):
+    def process(input_ids, scores):
+        scores = scores.copy()
+        for token, penalty in oracle.penalties(input_ids[prompt_length:].tolist(), VOCAB, **options).items():
+            scores[token] -= penalty
+        return scores
+
+    return process
+
+
+def answer(llama, prompt, processor, n=60):
+    return list(llama.generate(prompt, [processor], n))
+
+
+@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2, neutral=[3], horizon=16)])
+def test_answers_are_those_of_the_formula(options):
+    llama, prompt = Llama(), [1, 2, 3, 1, 2]
+    got = answer(llama, prompt, LZPenalty(**options))
+    assert got == answer(llama, prompt, formula(len(prompt), **options))
+    assert got != answer(llama, prompt, lambda ids, scores: scores)
+
+
+def test_one_object_for_many_answers():
+    llama, other, penalty = Llama(), Llama(1), LZPenalty()
+    prompt = [1, 2, 3]
+    first = answer(llama, prompt, penalty)
+    assert answer(llama, prompt, penalty) == first
+    longer = prompt + first + [5]  # as if the first answer went on
+    assert answer(llama, longer, penalty) == answer(llama, longer, formula(len(longer)))
+    assert answer(llama, [4], penalty) == answer(llama, [4], formula(1))
+    running = zip(llama.generate(prompt, [penalty], 40), other.generate([4, 5], [penalty], 40), strict=True)
+    both = list(running)
+    assert [a for a, _ in both] == first[:40]
+    assert [b for _, b in both] == answer(other, [4, 5], formula(2), 40)
+    del llama, other
+    assert len(penalty._prompts) <= 2  # nothing is kept of those that are gone
+
+
+def test_the_view_is_written_in_place():
+    candidates = np.zeros(VOCAB, [("id", np.intc), ("logit", np.single), ("p", np.single)])
+    view = candidates["logit"]
+    assert view.strides == (12,)
+    assert LZPenalty(strength=1)(np.array([5, 5], np.intc), view) is view
+    assert candidates["logit"][5] < 0 and not candidates["id"].any() and not candidates["p"].any()
+
+
+def test_prompt_length_can_be_given():
+    ids = np.array([1, 2, 1], np.intc)
+    for length in (0, 2, 3, 99):
+        scores = LZPenalty(prompt_length=length)(ids, np.zeros(VOCAB, np.single))
+        np.testing.assert_allclose(scores, formula(length)(ids, np.zeros(VOCAB, np.single)), atol=1e-6)
+    outside = LZPenalty()(ids, np.zeros(VOCAB, np.single))
+    np.testing.assert_allclose(outside, formula(0)(ids, np.zeros(VOCAB, np.single)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bad", [dict(strength=-1), dict(buffer=0), dict(prompt_length=-1), dict(prompt_length=1.5), dict(sterngth=1)]
+)
+def test_bad_options_are_refused_at_construction(bad):
+    with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
+        LZPenalty(**bad)
+    assert eval(repr(LZPenalty(0.25, neutral=[4]))).options == LZPenalty(0.25, neutral=4).options
+
+
+def test_needs_no_torch():
+    import subprocess
+
+    program = f"import sys; sys.path[:0] = {sys.path!r}; import lzpenalty.llama_cpp; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
