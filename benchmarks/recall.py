@@ -1,6 +1,6 @@
 """What does a model with a compressed cache still know?
 
-    python benchmarks/recall.py [--model ID] [--trials 24] [--tokens 1024] [--interval 256] [--ratio 4]
+    python benchmarks/recall.py [--model ID] [--trials 16] [--tokens 640] [--interval 256] [--ratio 4]
 
 Every selector with the same interval and ratio, so with the same number of tokens in the cache at all times, against the
 full cache.
@@ -76,8 +76,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
-    parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=640)
     parser.add_argument("--interval", type=int, default=256)
     parser.add_argument("--ratio", type=int, default=4)
     args = parser.parse_args()
