@@ -1,6 +1,6 @@
 """What does a model with a compressed cache still know?
 
-    python benchmarks/recall.py [--model ID] [--trials 16] [--tokens 640] [--interval 256] [--ratio 4]
+    python benchmarks/recall.py [--model ID] [--trials 48] [--tokens 1024] [--interval 256] [--ratio 4]
 
 Every selector with the same interval and ratio, so with the same number of tokens in the cache at all times, against the
 full cache.
@@ -28,6 +28,7 @@ from lzpenalty.hf import RPCCache
 from lzpenalty.selectors import SELECTORS
 
 PROMPT, CHUNK, ROWS = 64, 32, 8
+PASSCODE_TOKENS = 768
 
 
 def read(model, ids: torch.Tensor, options: dict | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,8 +77,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
-    parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=640)
+    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--interval", type=int, default=256)
     parser.add_argument("--ratio", type=int, default=4)
     args = parser.parse_args()
@@ -85,8 +86,8 @@ def main() -> None:
     text, rng = prose(tokenizer), random.Random(0)
 
     step = (len(text) - args.tokens) // ROWS
-    texts = torch.tensor([text[i * step : i * step + args.tokens] for i in range(ROWS)]).split(ROWS)
-    codes = [passcode(tokenizer, rng, text, 768) for _ in range(args.trials)]
+    texts = torch.tensor([text[i * step : i * step + args.tokens] for i in range(ROWS)])
+    codes = [passcode(tokenizer, rng, text, PASSCODE_TOKENS) for _ in range(args.trials)]
     length = max(answer for _, answer in codes)
     codes = [row for row, answer in codes if answer == length]  # as good as all: digits are tokens of their own
     asked = torch.tensor(codes).split(ROWS)
@@ -94,7 +95,7 @@ def main() -> None:
     rows, full = [], None
     for name in (None, *SELECTORS):
         options = None if name is None else dict(interval=args.interval, ratio=args.ratio, selector=name)
-        bits = torch.cat([read(model, batch, options)[0][:, PROMPT + args.interval + CHUNK :] for batch in texts]).mean(1)
+        bits = read(model, texts, options)[0][:, PROMPT + args.interval + CHUNK :].mean(1)
         known = sum(int(read(model, batch, options)[1][:, -length:].all(1).sum()) for batch in asked)
         full = bits if full is None else full
         worse = bits - full

@@ -12,15 +12,7 @@ from llama_cpp import Llama, LogitsProcessorList
 
 from lzpenalty import repetition_period
 from lzpenalty.llama_cpp import LZPenalty
-
-PROMPTS = [
-    "How many prime numbers are there below 100? Think step by step.",
-    "Write a poem about the sea with eight verses.",
-    "Explain how a suspension bridge carries its load.",
-    "Prove that the square root of 2 is irrational.",
-    "Tell me a long story about a lighthouse keeper.",
-    "How do I sort a linked list? Show the code and discuss it.",
-]
+from lzpenalty.prompts import PROMPTS
 
 
 def answer(llama: Llama, prompt: str, penalty: LZPenalty | None, most: int) -> tuple[str, int, int, float]:

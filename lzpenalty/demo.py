@@ -18,15 +18,7 @@ from transformers.utils import logging
 from lzpenalty import repetition_period
 from lzpenalty.analysis import seq_rep, token_bits, zlib_ratio
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
-
-PROMPTS = [
-    "How many prime numbers are there below 100? Think step by step.",
-    "Write a poem about the sea with eight verses.",
-    "Explain how a suspension bridge carries its load.",
-    "Prove that the square root of 2 is irrational.",
-    "Tell me a long story about a lighthouse keeper.",
-    "How do I sort a linked list? Show the code and discuss it.",
-]
+from lzpenalty.prompts import PROMPTS
 
 
 class ModelMissing(Exception):

@@ -7,13 +7,13 @@ Works with transformers >= 4.56: greedy decoding, sampling, beam search, left-pa
 """
 
 import inspect
-import sys
 
 import numpy as np
 import torch
 from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
 
 from lzpenalty._core import lz_penalize_, repetition_period
+from lzpenalty.adaptor import callers, check_prompt_length
 from lzpenalty.rpc import RPCCache
 
 __all__ = ["LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
@@ -24,12 +24,10 @@ _GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 def _prompt_length(owner: object) -> int:
     """The prompt's length in the `generate` call that is running `owner`; 0 outside of any.
 
-    Neither a processor nor a criterion is told where the prompt ends, and nothing that it remembers from earlier calls
-    could tell: the next prompt may be the last answer, or that and one token more. The running call knows, so it is asked.
     Assisted decoding runs a `generate` of the assistant within that of the user, whose prompt is the one that counts.
     """
-    length, frame = 0, sys._getframe(2)
-    while frame is not None:
+    length = 0
+    for frame in callers():
         if frame.f_code is _GENERATE:
             variables = frame.f_locals
             users = [
@@ -38,14 +36,7 @@ def _prompt_length(owner: object) -> int:
             ]
             if any(user is owner for user in users):
                 length = variables["input_ids_length"]
-        frame = frame.f_back
     return length
-
-
-def _check_prompt_length(prompt_length: int | None) -> int | None:
-    if prompt_length is not None and (not isinstance(prompt_length, int) or prompt_length < 0):
-        raise ValueError(f"prompt_length: expected an integer >= 0 or None, got {prompt_length!r}")
-    return prompt_length
 
 
 class LZPenaltyLogitsProcessor(LogitsProcessor):
@@ -100,7 +91,7 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
             "horizon": horizon,
             "neutral": neutral,
         }
-        self.prompt_length = _check_prompt_length(prompt_length)
+        self.prompt_length = check_prompt_length(prompt_length)
         self.inplace = inplace
         no_rows = np.empty((0, 2**31 - 1), dtype=np.float32)
         lz_penalize_(no_rows, np.empty((0, 0), dtype=np.int64), **self.options)  # raises for bad options
@@ -131,7 +122,7 @@ class RepetitionStoppingCriteria(StoppingCriteria):
 
     def __init__(self, ngram: int = 30, count: int = 20, max_period: int = 512, *, prompt_length: int | None = None):
         self.options = {"ngram": ngram, "count": count, "max_period": max_period}
-        self.prompt_length = _check_prompt_length(prompt_length)
+        self.prompt_length = check_prompt_length(prompt_length)
         repetition_period(np.empty((0, 0), dtype=np.int64), **self.options)  # raises for bad options
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor | None = None, **kwargs) -> torch.BoolTensor:

@@ -6,30 +6,24 @@ Tokens come to the host, where the penalty is computed; of the logits, which sta
 window are changed.
 """
 
-import sys
-
 import mlx.core as mx
 import numpy as np
 
-from lzpenalty._core import LZOptions, lz_penalize_
+from lzpenalty._core import lz_penalize_
+from lzpenalty.adaptor import PenaltyOptions, callers
 
 __all__ = ["LZPenalty"]
 
 
 def _prompt_length() -> int:
-    """The prompt's length in the `generate_step` that is running; 0 outside of any.
-
-    A processor is given prompt and answer in one array and is not told where one ends and the other begins.
-    """
-    frame = sys._getframe(2)
-    while frame is not None:
+    """The prompt's length in the `generate_step` that is running; 0 outside of any."""
+    for frame in callers():
         if frame.f_code.co_name == "generate_step":
             return frame.f_locals.get("total_prompt_tokens", 0)
-        frame = frame.f_back
     return 0
 
 
-class LZPenalty:
+class LZPenalty(PenaltyOptions):
     """Subtracts the LZ penalty from the logits of tokens that would repeat what was generated (arXiv 2504.20131).
 
     Only generated tokens count, not the prompt. Nothing is remembered: one object serves any number of calls.
@@ -48,15 +42,6 @@ class LZPenalty:
         For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
     """
 
-    def __init__(
-        self, strength: float = 0.15, window: int = 512, buffer: int = 32, *, prompt_length: int | None = None, **options
-    ):
-        if prompt_length is not None and (not isinstance(prompt_length, int) or prompt_length < 0):
-            raise ValueError(f"prompt_length: expected an integer >= 0 or None, got {prompt_length!r}")
-        self.compiled = LZOptions(strength=strength, window=window, buffer=buffer, **options)
-        self.options = self.compiled.keywords()
-        self.prompt_length = prompt_length
-
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Logits [1, V] or [V] with the penalty, after `tokens` [T]. A new array; MLX's do not change."""
         start = _prompt_length() if self.prompt_length is None else self.prompt_length
@@ -73,7 +58,3 @@ class LZPenalty:
         if not len(ids):
             return logits
         return logits.at[..., mx.array(ids)].add(mx.array(penalty[ids]).astype(logits.dtype))
-
-    def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{type(self).__name__}({options}, prompt_length={self.prompt_length})"

@@ -10,7 +10,6 @@ A cache is given keys and values but not queries: attention.py shows them to it.
 """
 
 import copy
-import sys
 import time
 import weakref
 from collections import deque
@@ -22,6 +21,7 @@ from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import Cache, DynamicLayer
 
 from lzpenalty._core import append_, compact_, select_top
+from lzpenalty.adaptor import callers
 from lzpenalty.attention import find_attention, mark, watched
 from lzpenalty.selectors import SELECTORS, Selector
 
@@ -449,8 +449,5 @@ def _check_selector(selector: str | Selector) -> Selector:
 
 def _refuse_assisted_decoding() -> None:
     """Its drafts are rolled back, and what has been dropped can't come back. Older versions ask for that only afterwards."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code is GenerationMixin._assisted_decoding.__code__:
-            raise RuntimeError("RPCCache can't take tokens back, so assisted decoding is not supported")
-        frame = frame.f_back
+    if any(frame.f_code is GenerationMixin._assisted_decoding.__code__ for frame in callers()):
+        raise RuntimeError("RPCCache can't take tokens back, so assisted decoding is not supported")

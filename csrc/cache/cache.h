@@ -30,6 +30,9 @@ typedef struct {
     int threads;
 } cache_attention;
 
+/* Exponentials are powers of two, on all devices: products are scaled with this as well. */
+#define CACHE_LOG2E 1.44269504089f
+
 typedef struct {
     /* Bytes that one thread needs for the job, and bytes that all share. */
     size_t (*thread_bytes)(const cache_attention *);

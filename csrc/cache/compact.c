@@ -4,21 +4,16 @@
 #include "../cpu/threads.h"
 #include "cache.h"
 
-static size_t item_size(float_dtype dtype)
-{
-    return dtype == FLOAT32 ? 4 : dtype == FLOAT64 ? 8 : 2;
-}
-
 static char *token_at(const cache_array *a, int64_t b, int64_t head, int64_t token)
 {
     int64_t at = b * a->batch_stride + head * a->head_stride + token * a->token_stride;
-    return (char *)a->data + at * (int64_t)item_size(a->dtype);
+    return (char *)a->data + at * float_size(a->dtype);
 }
 
 /* Moves `count` tokens of one head down, in one piece where they lie side by side. */
 static void move_tokens(const cache_array *a, int64_t b, int64_t head, int64_t from, int64_t to, int64_t count)
 {
-    const size_t bytes = (size_t)a->size * item_size(a->dtype);
+    const size_t bytes = (size_t)(a->size * float_size(a->dtype));
     if (from == to)
         return;
     if (a->token_stride == a->size) {
@@ -55,7 +50,7 @@ void cache_compact(const cache_compaction *c)
 
 void cache_append(const cache_array *cache, const cache_array *added, int64_t position)
 {
-    const size_t bytes = (size_t)cache->size * item_size(cache->dtype);
+    const size_t bytes = (size_t)(cache->size * float_size(cache->dtype));
     for (int64_t b = 0; b < cache->batch; b++)
         for (int64_t head = 0; head < cache->heads; head++)
             for (int64_t i = 0; i < added->tokens; i++)

@@ -13,9 +13,6 @@ enum {
     SCORE_SPARE = 16            /* products that may be written behind those of the last key */
 };
 
-/* Exponentials are powers of two. */
-#define SCORE_LOG2E 1.44269504089f
-
 /* What a thread works with: all for SCORE_LANES queries of one head. */
 typedef struct {
     float *queries;  /* [D, SCORE_LANES] times scale * log2(e), zeros where there is no query */
@@ -63,13 +60,13 @@ static inline float load_number(const void *row, float_dtype dtype, int64_t i)
 static const void *row_at(const cache_array *a, int64_t b, int64_t head, int64_t token)
 {
     int64_t at = b * a->batch_stride + head * a->head_stride + token * a->token_stride;
-    return (const char *)a->data + at * (a->dtype == FLOAT32 ? 4 : 2);
+    return (const char *)a->data + at * float_size(a->dtype);
 }
 
 /* Queries [first, first + count) of a head, transposed and scaled. */
 static void pack_queries(const cache_attention *attn, int64_t b, int64_t head, int64_t first, int64_t count, float *packed)
 {
-    const float scale = attn->scale * SCORE_LOG2E;
+    const float scale = attn->scale * CACHE_LOG2E;
     for (int64_t r = 0; r < SCORE_LANES; r++) {
         const void *query = r < count ? row_at(&attn->queries, b, head, first + r) : NULL;
         for (int64_t d = 0; d < attn->keys.size; d++)
@@ -98,7 +95,7 @@ static void multiply_tile(const float *const rows[VEC_ROWS], const char *const n
                           const cache_array *keys, float *products, vec max[2], vec odd[2])
 {
     enum { LINE = 16 }; /* numbers of a cache line */
-    const int64_t size = keys->size, next_line = LINE * (keys->dtype == FLOAT32 ? 4 : 2);
+    const int64_t size = keys->size, next_line = LINE * float_size(keys->dtype);
     vec left[VEC_ROWS], right[VEC_ROWS];
     for (int i = 0; i < VEC_ROWS; i++)
         left[i] = right[i] = vec_set(0);

@@ -66,7 +66,7 @@ static void tiles_multiply(const char *keys, int64_t stride, const void *queries
 static void tiles_multiply_block(const cache_attention *attn, int64_t b, int64_t head, int64_t from, int64_t to,
                                  const score_scratch *s, vec max[2], vec odd[2])
 {
-    const vec scale = vec_set(attn->scale * SCORE_LOG2E);
+    const vec scale = vec_set(attn->scale * CACHE_LOG2E);
     const int64_t size = attn->keys.size;
     for (int64_t t = from; t < to; t += TILE_ROWS) {
         float *products = s->products + t * SCORE_LANES;

@@ -26,7 +26,7 @@ static cuda_score_args score_args(const cache_attention *attn, float *scratch)
                          .recent = (int32_t)attn->queries.tokens,
                          .start = (int32_t)attn->start,
                          .n = (int32_t)n,
-                         .scale = attn->scale * 1.44269504089f, /* log2(e), as on the CPU */
+                         .scale = attn->scale * CACHE_LOG2E,
                          .query_tiles = (int32_t)over(queries, CUDA_TILE),
                          .chunks = (int32_t)over(n, CUDA_CHUNK)};
     a.partial = scratch;
@@ -84,16 +84,11 @@ cuda_status cuda_select_top(const cuda_device *d, cu_stream stream, const cuda_s
 
 /* ---- moving --------------------------------------------------------------------------------------------------------- */
 
-static int64_t item_size(const cache_array *a)
-{
-    return a->dtype == FLOAT32 ? 4 : 2;
-}
-
 /* Whether all rows of an array begin and end at multiples of so many bytes. What the stride of a single item is does not
  * matter. */
 static int is_multiple(const cache_array *a, int64_t bytes)
 {
-    const int64_t size = item_size(a);
+    const int64_t size = float_size(a->dtype);
     return (uintptr_t)a->data % (uintptr_t)bytes == 0 && a->size * size % bytes == 0 &&
            (a->batch == 1 || a->batch_stride * size % bytes == 0) && (a->heads == 1 || a->head_stride * size % bytes == 0) &&
            (a->tokens == 1 || a->token_stride * size % bytes == 0);
@@ -115,7 +110,7 @@ static int64_t unit_of(const cache_array *const *arrays, int n)
 
 static cuda_rows rows_of(const cache_array *a, int64_t unit)
 {
-    const int64_t size = item_size(a), units = a->size * size / unit;
+    const int64_t size = float_size(a->dtype), units = a->size * size / unit;
     return (cuda_rows){.data = a->data,
                        .batch_stride = a->batch_stride * size / unit,
                        .head_stride = a->head_stride * size / unit,

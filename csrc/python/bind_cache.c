@@ -19,6 +19,16 @@ static int check_ndim(const tensor *t, int ndim, const char *shape)
     return -1;
 }
 
+static int check_contiguous(const tensor *t)
+{
+    const int last = t->ndim - 1;
+    if (t->shape[last] <= 1 || t->strides[last] == 1)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last dimension, got stride %lld", t->name,
+                 (long long)t->strides[last]);
+    return -1;
+}
+
 /* A [batch, heads, tokens, size] tensor of one of the narrow float types with a contiguous last dimension. */
 static int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
 {
@@ -33,11 +43,8 @@ static int take_array(module_state *st, PyObject *object, const char *name, cons
                      tensor_dtype_name(like->dtype), tensor_dtype_name(t->dtype));
         return -1;
     }
-    if (t->shape[3] > 1 && t->strides[3] != 1) {
-        PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last dimension, got stride %lld", name,
-                     (long long)t->strides[3]);
+    if (check_contiguous(t) < 0)
         return -1;
-    }
     for (int i = 0; i < 4; i++) {
         if (t->shape[i] < (i == 2 ? 0 : 1) || t->shape[i] > INT32_MAX) {
             PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 %s, got %lld", name,
@@ -76,11 +83,6 @@ static int check_range(const char *name, int64_t got, int64_t least, int64_t mos
     return -1;
 }
 
-static int64_t item_size(const tensor *t)
-{
-    return t->dtype == DTYPE_INT64 ? 8 : t->dtype == DTYPE_FLOAT32 ? 4 : 2;
-}
-
 /* Whether a number of `a` and one of `b` may be the same, `distance` numbers after the start of each: a sum of
  * strides[i] * z[i] with -b->shape[i] < z[i] < a->shape[i]. Each stride is wider than all narrower ones can add up to, so
  * that only z next to the quotient come into question. */
@@ -110,18 +112,19 @@ static int check_apart(const tensor *t, const tensor *from)
     for (int n = 0; n < 2; n++) {
         first[n] = last[n] = (intptr_t)both[n]->data;
         for (int i = 0; i < both[n]->ndim; i++) {
-            const int64_t reach = (both[n]->shape[i] - 1) * both[n]->strides[i] * item_size(both[n]);
+            const int64_t reach = (both[n]->shape[i] - 1) * both[n]->strides[i] * (int64_t)tensor_item_size(both[n]);
             if (both[n]->shape[i] == 0)
                 return 0;
             *(reach < 0 ? &first[n] : &last[n]) += (intptr_t)reach;
         }
-        last[n] += (intptr_t)item_size(both[n]) - 1;
+        last[n] += (intptr_t)tensor_item_size(both[n]) - 1;
     }
     if (last[0] < first[1] || last[1] < first[0])
         return 0;
     for (int i = 0; same_strides && i < t->ndim; i++)
         same_strides = t->strides[i] == from->strides[i] || (t->shape[i] == 1 && from->shape[i] == 1);
-    if (same_strides && !numbers_meet(t, from, ((intptr_t)from->data - (intptr_t)t->data) / item_size(t), 0))
+    if (same_strides &&
+        !numbers_meet(t, from, ((intptr_t)from->data - (intptr_t)t->data) / (intptr_t)tensor_item_size(t), 0))
         return 0;
     PyErr_Format(PyExc_ValueError, "%s: expected memory apart from that of %s, got some of the same", t->name, from->name);
     return -1;
@@ -139,13 +142,7 @@ static int take_cache(module_state *st, PyObject *const *values, tensor *k, tens
     return 0;
 }
 
-#define RUN(numbers, call)                                                                                                  \
-    do {                                                                                                                    \
-        PyThreadState *released = (numbers) >= GIL_MIN_NUMBERS ? PyEval_SaveThread() : NULL;                                \
-        call;                                                                                                               \
-        if (released)                                                                                                       \
-            PyEval_RestoreThread(released);                                                                                 \
-    } while (0)
+#define RUN(numbers, call) RUN_UNLOCKED_IF((numbers) >= GIL_MIN_NUMBERS, call)
 
 static PyObject *scores_on_cuda(module_state *st, cache_attention *attn, tensor *queries, tensor *keys, const int64_t *shape)
 {
@@ -355,11 +352,8 @@ PyObject *py_select_top(PyObject *module, PyObject *const *args, Py_ssize_t n_ar
         goto done;
     }
     const int64_t n = scores.shape[2], shape[3] = {scores.shape[0], scores.shape[1], k};
-    if (n > 1 && scores.strides[2] != 1) {
-        PyErr_Format(PyExc_ValueError, "scores: expected a contiguous last dimension, got stride %lld",
-                     (long long)scores.strides[2]);
+    if (check_contiguous(&scores) < 0)
         goto done;
-    }
     if (k > n) {
         PyErr_Format(PyExc_ValueError, "k: expected at most the %lld scores of a row, got %d", (long long)n, (int)k);
         goto done;
@@ -451,11 +445,8 @@ PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args,
         tensor_fail_dtype(&positions, "int64");
         goto done;
     }
-    if (positions.shape[2] > 1 && positions.strides[2] != 1) {
-        PyErr_Format(PyExc_ValueError, "positions: expected a contiguous last dimension, got stride %lld",
-                     (long long)positions.strides[2]);
+    if (check_contiguous(&positions) < 0)
         goto done;
-    }
     if (check_apart(&positions, &keys) < 0 || check_apart(&positions, &values) < 0)
         goto done;
     c.positions = positions.data;
@@ -527,7 +518,7 @@ PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
     }
     for (int i = 0; i < 2; i++) {
         tensor written = t[i];
-        written.data = (char *)written.data + position * written.strides[2] * item_size(&written);
+        written.data = (char *)written.data + position * written.strides[2] * (int64_t)tensor_item_size(&written);
         written.shape[2] = new_keys.tokens;
         if (check_apart(&t[2], &written) < 0 || check_apart(&t[3], &written) < 0)
             goto done;

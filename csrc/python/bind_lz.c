@@ -6,9 +6,6 @@
 #include "lz_args.h"
 #include "tensor.h"
 
-/* From this many row-tokens on, the work outlasts what it costs to release the GIL. */
-enum { GIL_MIN_WORK = 4096 };
-
 /* The arguments that every routine on a batch has. Released by batch_release in every case. */
 typedef struct {
     tensor logits, tokens, starts;
@@ -208,14 +205,7 @@ static PyObject *periods_on_cuda(module_state *st, batch *b, const lz_loop *loop
     return NULL;
 }
 
-/* Runs `call` without the GIL where that pays. */
-#define RUN(work, call)                                                                                                     \
-    do {                                                                                                                    \
-        PyThreadState *released = (work) >= GIL_MIN_WORK ? PyEval_SaveThread() : NULL;                                      \
-        call;                                                                                                               \
-        if (released)                                                                                                       \
-            PyEval_RestoreThread(released);                                                                                 \
-    } while (0)
+#define RUN(work, call) RUN_UNLOCKED_IF((work) >= GIL_MIN_WORK, call)
 
 static int64_t work_of(const lz_tokens *tokens, int64_t window)
 {

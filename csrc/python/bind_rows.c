@@ -12,15 +12,6 @@
 #define Py_END_CRITICAL_SECTION() }
 #endif
 
-/* Other devices are for lz_penalize_. */
-static int tensor_check_on_host(const tensor *t)
-{
-    if (t->device.type == DL_CPU)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected a tensor on cpu, got device type %d", t->name, (int)t->device.type);
-    return -1;
-}
-
 /* ---- options ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -323,7 +314,7 @@ static int take_job(module_state *st, PyObject *key, PyObject *value, int64_t ro
         length = PyList_Check(tokens) ? PyList_GET_SIZE(tokens) : PyTuple_GET_SIZE(tokens);
     } else {
         if (tensor_borrow(st, tokens, "tokens", &j->tensor) < 0 || tensor_check_int(&j->tensor) < 0 ||
-            tensor_check_on_host(&j->tensor) < 0)
+            tensor_check_cpu(&j->tensor) < 0)
             return -1;
         if (j->tensor.ndim != 1) {
             PyErr_Format(PyExc_ValueError, "tokens: expected shape [length] in row %lld, got %d dimensions",
@@ -390,6 +381,20 @@ static int take_jobs(module_state *st, PyObject *object, int64_t rows, int32_t l
 
 /* ---- functions ------------------------------------------------------------------------------------------------------- */
 
+static void penalize_jobs(const job_list *list, const lz_logits *logits, lz_workspace *ws)
+{
+    const lz_kernels *kernels = lz_current_kernels();
+    for (Py_ssize_t i = 0; i < list->n; i++) {
+        const job *j = &list->jobs[i];
+        lz_logits row = *logits;
+        row.rows = 1;
+        row.data = (char *)logits->data + j->row * logits->row_stride * float_size(logits->dtype);
+        lz_tokens tokens = {.data = j->ids, .rows = 1, .length = j->n, .column_stride = 1};
+        if (j->n > 0)
+            kernels->penalize(j->penalty, &row, &tokens, ws);
+    }
+}
+
 const char doc_lz_penalize_rows[] =
     "lz_penalize_rows_($module, /, logits, rows)\n--\n\n"
     "The LZ penalty of lz_penalize_ for some rows of a batch, each with options and a text of its own. In place.\n\n"
@@ -410,7 +415,6 @@ const char doc_lz_penalize_rows[] =
 PyObject *py_lz_penalize_rows(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
     static const signature sig = {"lz_penalize_rows_", 2, 2, 2, {NAME(logits), NAME(rows)}};
-    static const size_t sizes[] = {[FLOAT32] = 4, [FLOAT16] = 2, [BFLOAT16] = 2, [FLOAT64] = 8};
     module_state *st = state_of(module);
     PyObject *v[2], *result = NULL;
     tensor t = {0};
@@ -419,7 +423,7 @@ PyObject *py_lz_penalize_rows(PyObject *module, PyObject *const *args, Py_ssize_
     lz_workspace *ws = NULL;
     int64_t work = 0;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || !(ws = workspace_take(st)) ||
-        take_logits(st, v[0], &t, &logits) < 0 || tensor_check_on_host(&t) < 0 ||
+        take_logits(st, v[0], &t, &logits) < 0 || tensor_check_cpu(&t) < 0 ||
         take_jobs(st, v[1], logits.rows, INT32_MAX, ws, &list) < 0)
         goto done;
     for (Py_ssize_t i = 0; i < list.n; i++) {
@@ -429,19 +433,7 @@ PyObject *py_lz_penalize_rows(PyObject *module, PyObject *const *args, Py_ssize_
         }
         work += list.jobs[i].n;
     }
-    const lz_kernels *kernels = lz_current_kernels();
-    PyThreadState *released = work >= 4096 /* then it outlasts what this costs */ ? PyEval_SaveThread() : NULL;
-    for (Py_ssize_t i = 0; i < list.n; i++) {
-        const job *j = &list.jobs[i];
-        lz_logits row = logits;
-        row.rows = 1;
-        row.data = (char *)logits.data + j->row * logits.row_stride * (int64_t)sizes[logits.dtype];
-        lz_tokens tokens = {.data = j->ids, .rows = 1, .length = j->n, .column_stride = 1};
-        if (j->n > 0)
-            kernels->penalize(j->penalty, &row, &tokens, ws);
-    }
-    if (released)
-        PyEval_RestoreThread(released);
+    RUN_UNLOCKED_IF(work >= GIL_MIN_WORK, penalize_jobs(&list, &logits, ws));
     result = Py_NewRef(v[0]);
 done:
     release_jobs(&list);
@@ -475,7 +467,7 @@ PyObject *py_gather_tokens(PyObject *module, PyObject *const *args, Py_ssize_t n
     job_list list = {0};
     lz_workspace *ws = NULL;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || !(ws = workspace_take(st)) ||
-        tensor_borrow(st, v[0], "tokens", &t) < 0 || tensor_check_writable(&t) < 0 || tensor_check_on_host(&t) < 0)
+        tensor_borrow(st, v[0], "tokens", &t) < 0 || tensor_check_writable(&t) < 0 || tensor_check_cpu(&t) < 0)
         goto done;
     if (t.dtype != DTYPE_INT32) {
         tensor_fail_dtype(&t, "int32");

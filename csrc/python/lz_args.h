@@ -5,6 +5,9 @@
 #include "args.h"
 #include "tensor.h"
 
+/* From this many row-tokens on, the work outlasts what it costs to release the GIL. */
+enum { GIL_MIN_WORK = 4096 };
+
 /* Logits [batch, V] or [V] that can be written to, borrowed into *t. Returns 0, or -1 with an exception. */
 int take_logits(module_state *st, PyObject *object, tensor *t, lz_logits *logits);
 

@@ -49,6 +49,15 @@ static inline module_state *state_of(PyObject *module)
 lz_workspace *workspace_take(module_state *st);
 void workspace_give_back(module_state *st, lz_workspace *ws);
 
+/* Runs `call` without the GIL where that pays. */
+#define RUN_UNLOCKED_IF(pays, call)                                                                                         \
+    do {                                                                                                                    \
+        PyThreadState *released = (pays) ? PyEval_SaveThread() : NULL;                                                      \
+        call;                                                                                                               \
+        if (released)                                                                                                       \
+            PyEval_RestoreThread(released);                                                                                 \
+    } while (0)
+
 /* The functions of the module, by file. */
 #define FASTCALL_KEYWORDS PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames
 PyObject *py_lz_penalize(FASTCALL_KEYWORDS);

@@ -73,6 +73,11 @@ const char *tensor_dtype_name(tensor_dtype dtype)
     return dtypes[dtype].name;
 }
 
+size_t tensor_item_size(const tensor *t)
+{
+    return dtypes[t->dtype].size;
+}
+
 static void device_name(dl_device device, char text[32])
 {
     if (device.type == DL_CPU)

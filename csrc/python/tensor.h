@@ -50,6 +50,7 @@ int tensor_check_cpu(const tensor *t);
 /* Raises TypeError: this dtype is not what is wanted. */
 int tensor_fail_dtype(const tensor *t, const char *wanted);
 const char *tensor_dtype_name(tensor_dtype dtype);
+size_t tensor_item_size(const tensor *t);
 
 /* A new tensor of the kind that `like` was given as, holding a copy of compact row-major host data. */
 PyObject *tensor_new(module_state *st, const tensor *like, tensor_dtype dtype, int ndim, const int64_t *shape,

@@ -1,0 +1,41 @@
+"""What the adaptors for engines have in common. Needs no torch.
+
+An engine hands over prompt and answer as one text and does not say where one ends and the other begins. What was seen in an
+earlier call could not tell: the next prompt may be the last answer and one token more. The call that is running knows, so
+its frame is asked.
+"""
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from lzpenalty._core import LZOptions
+
+
+def callers() -> Iterator[FrameType]:
+    """The frames that are running, from that of the caller outwards."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def check_prompt_length(prompt_length: int | None) -> int | None:
+    if prompt_length is not None and (not isinstance(prompt_length, int) or prompt_length < 0):
+        raise ValueError(f"prompt_length: expected an integer >= 0 or None, got {prompt_length!r}")
+    return prompt_length
+
+
+class PenaltyOptions:
+    """The options of a penalty that is called with one text at a time, checked when it is made."""
+
+    def __init__(
+        self, strength: float = 0.15, window: int = 512, buffer: int = 32, *, prompt_length: int | None = None, **options
+    ):
+        self.prompt_length = check_prompt_length(prompt_length)
+        self.compiled = LZOptions(strength=strength, window=window, buffer=buffer, **options)
+        self.options = self.compiled.keywords()
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({options}, prompt_length={self.prompt_length})"
