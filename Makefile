@@ -158,7 +158,7 @@ bench-cache: build
 
 # Half an hour each.
 bench-generate: build $(VENV)/model
-	$(RUN) benchmarks/generate.py --check
+	$(RUN) benchmarks/generate.py --check --whole
 	$(RUN) benchmarks/tables.py
 
 bench-recall: build $(VENV)/model

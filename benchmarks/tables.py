@@ -197,7 +197,14 @@ def generate() -> str:
         for model, found in results["models"].items()
         for name, c in found.get("check", {}).items()
     ]
-    return "\n\n".join([markdown(header, body), *checks, provenance(results)])
+    wholes = [
+        f"{w['cache']}, {model}, batch {w['batch']}, every step of one `generate` call for real, compressions included: "
+        + ", ".join(f"{ms:.0f} ms a token at {int(p):,}" for p, ms in w["ms_per_token"].items())
+        for model, found in results["models"].items()
+        for w in [found.get("whole")]
+        if w
+    ]
+    return "\n\n".join([markdown(header, body), *checks, *wholes, provenance(results)])
 
 
 @table
