@@ -13,7 +13,7 @@ enum {
     SCORE_SPARE = 16            /* products that may be written behind those of the last key */
 };
 
-/* What a thread works with: all for SCORE_LANES queries of one head. */
+/* What a thread works with: all for SCORE_LANES of the queries that a key head serves. */
 typedef struct {
     float *queries;  /* [D, SCORE_LANES] times scale * log2(e), zeros where there is no query */
     float *tile;     /* [VEC_ROWS, D] keys widened to float32 */
@@ -21,9 +21,9 @@ typedef struct {
     float *maxima;   /* [blocks, SCORE_LANES] the maximum that a block's exponentials are relative to */
 } score_scratch;
 
-typedef void (*pack_function)(const cache_attention *attn, int64_t b, int64_t head, int64_t first, int64_t count,
+typedef void (*pack_function)(const cache_attention *attn, int64_t b, int64_t key_head, int64_t first, int64_t lanes,
                               float *packed);
-typedef void (*multiply_function)(const cache_attention *attn, int64_t b, int64_t head, int64_t from, int64_t to,
+typedef void (*multiply_function)(const cache_attention *attn, int64_t b, int64_t key_head, int64_t from, int64_t to,
                                   const score_scratch *s, vec max[2], vec odd[2]);
 
 static size_t score_lay_out(const cache_attention *attn, void *memory, score_scratch *s)
@@ -63,14 +63,22 @@ static const void *row_at(const cache_array *a, int64_t b, int64_t head, int64_t
     return (const char *)a->data + at * float_size(a->dtype);
 }
 
-/* Queries [first, first + count) of a head, transposed and scaled. */
-static void pack_queries(const cache_attention *attn, int64_t b, int64_t head, int64_t first, int64_t count, float *packed)
+/* The queries of a key head, counted through all heads that share it: a few of each would leave most lanes empty. */
+static const void *query_at(const cache_attention *attn, int64_t b, int64_t key_head, int64_t i)
+{
+    const int64_t group = attn->queries.heads / attn->keys.heads, recent = attn->queries.tokens;
+    return row_at(&attn->queries, b, key_head * group + i / recent, i % recent);
+}
+
+/* Queries [first, first + lanes) of a key head, transposed and scaled. */
+static void pack_queries(const cache_attention *attn, int64_t b, int64_t key_head, int64_t first, int64_t lanes,
+                         float *packed)
 {
     const float scale = attn->scale * CACHE_LOG2E;
-    for (int64_t r = 0; r < SCORE_LANES; r++) {
-        const void *query = r < count ? row_at(&attn->queries, b, head, first + r) : NULL;
+    for (int64_t lane = 0; lane < SCORE_LANES; lane++) {
+        const void *query = lane < lanes ? query_at(attn, b, key_head, first + lane) : NULL;
         for (int64_t d = 0; d < attn->keys.size; d++)
-            packed[d * SCORE_LANES + r] = query ? load_number(query, attn->queries.dtype, d) * scale : 0;
+            packed[d * SCORE_LANES + lane] = query ? load_number(query, attn->queries.dtype, d) * scale : 0;
     }
 }
 
@@ -123,21 +131,21 @@ static void multiply_tile(const float *const rows[VEC_ROWS], const char *const n
 }
 
 /* The key at `t` in the region, or the last one. */
-static const void *key_at(const cache_attention *attn, int64_t b, int64_t head, int64_t t)
+static const void *key_at(const cache_attention *attn, int64_t b, int64_t key_head, int64_t t)
 {
-    return row_at(&attn->keys, b, head, attn->start + t < attn->stop ? attn->start + t : attn->stop - 1);
+    return row_at(&attn->keys, b, key_head, attn->start + t < attn->stop ? attn->start + t : attn->stop - 1);
 }
 
 /* The products of keys [from, to), their largest, and whether they are finite, as multiply_tile does it. */
-static void multiply_block(const cache_attention *attn, int64_t b, int64_t head, int64_t from, int64_t to,
+static void multiply_block(const cache_attention *attn, int64_t b, int64_t key_head, int64_t from, int64_t to,
                            const score_scratch *s, vec max[2], vec odd[2])
 {
     for (int64_t t = from; t < to; t += VEC_ROWS) {
         const float *rows[VEC_ROWS];
         const char *next[VEC_ROWS];
         for (int64_t i = 0; i < VEC_ROWS; i++) {
-            const void *key = key_at(attn, b, head, t + i);
-            next[i] = key_at(attn, b, head, t + VEC_ROWS + i);
+            const void *key = key_at(attn, b, key_head, t + i);
+            next[i] = key_at(attn, b, key_head, t + VEC_ROWS + i);
             rows[i] = key;
             if (attn->keys.dtype != FLOAT32) {
                 widen_row(key, attn->keys.dtype, attn->keys.size, s->tile + i * attn->keys.size);
@@ -152,7 +160,7 @@ static void multiply_block(const cache_attention *attn, int64_t b, int64_t head,
 #include "tiles.h"
 #endif
 
-/* Adds the attention weights of up to SCORE_LANES queries of one head to sums[n]. */
+/* Adds the attention weights of the packed queries to sums[n]. */
 static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, float *sums,
                         const score_scratch *s, multiply_function multiply)
 {
@@ -200,7 +208,7 @@ static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head
 
 static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head, float *sums, void *memory)
 {
-    const int64_t group = attn->queries.heads / attn->keys.heads, recent = attn->queries.tokens;
+    const int64_t queries = attn->queries.heads / attn->keys.heads * attn->queries.tokens;
     score_scratch s;
     score_lay_out(attn, memory, &s);
     memset(sums, 0, (size_t)(attn->stop - attn->start) * sizeof *sums);
@@ -213,12 +221,10 @@ static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head,
         tiles_begin();
     }
 #endif
-    for (int64_t head = key_head * group; head < (key_head + 1) * group; head++) {
-        for (int64_t first = 0; first < recent; first += SCORE_LANES) {
-            int64_t lanes = recent - first < SCORE_LANES ? recent - first : SCORE_LANES;
-            pack(attn, b, head, first, lanes, s.queries);
-            add_weights(attn, b, key_head, lanes, sums, &s, multiply);
-        }
+    for (int64_t first = 0; first < queries; first += SCORE_LANES) {
+        const int64_t lanes = queries - first < SCORE_LANES ? queries - first : SCORE_LANES;
+        pack(attn, b, key_head, first, lanes, s.queries);
+        add_weights(attn, b, key_head, lanes, sums, &s, multiply);
     }
 #if defined(LEVEL_AMX)
     if (has_tiles(attn))

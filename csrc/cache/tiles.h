@@ -32,15 +32,15 @@ static void tiles_end(void)
     _tile_release();
 }
 
-/* Queries [first, first + count) of a head as packed[D / 2][SCORE_LANES][2], zeros where there is no query. */
-static void tiles_pack_queries(const cache_attention *attn, int64_t b, int64_t head, int64_t first, int64_t count,
+/* Queries [first, first + lanes) of a key head as packed[D / 2][SCORE_LANES][2], zeros where there is no query. */
+static void tiles_pack_queries(const cache_attention *attn, int64_t b, int64_t key_head, int64_t first, int64_t lanes,
                                float *memory)
 {
     uint16_t *packed = (uint16_t *)memory;
-    for (int64_t r = 0; r < SCORE_LANES; r++) {
-        const uint16_t *query = r < count ? row_at(&attn->queries, b, head, first + r) : NULL;
+    for (int64_t lane = 0; lane < SCORE_LANES; lane++) {
+        const uint16_t *query = lane < lanes ? query_at(attn, b, key_head, first + lane) : NULL;
         for (int64_t d = 0; d < attn->keys.size; d++)
-            packed[(d / 2 * SCORE_LANES + r) * 2 + d % 2] = query ? query[d] : 0;
+            packed[(d / 2 * SCORE_LANES + lane) * 2 + d % 2] = query ? query[d] : 0;
     }
     finish_writes();
 }
@@ -63,7 +63,7 @@ static void tiles_multiply(const char *keys, int64_t stride, const void *queries
 }
 
 /* What multiply_block does. */
-static void tiles_multiply_block(const cache_attention *attn, int64_t b, int64_t head, int64_t from, int64_t to,
+static void tiles_multiply_block(const cache_attention *attn, int64_t b, int64_t key_head, int64_t from, int64_t to,
                                  const score_scratch *s, vec max[2], vec odd[2])
 {
     const vec scale = vec_set(attn->scale * CACHE_LOG2E);
@@ -71,11 +71,11 @@ static void tiles_multiply_block(const cache_attention *attn, int64_t b, int64_t
     for (int64_t t = from; t < to; t += TILE_ROWS) {
         float *products = s->products + t * SCORE_LANES;
         if (t + TILE_ROWS <= to)
-            tiles_multiply(key_at(attn, b, head, t), 2 * attn->keys.token_stride, s->queries, size, products);
+            tiles_multiply(key_at(attn, b, key_head, t), 2 * attn->keys.token_stride, s->queries, size, products);
         else {
             char *copy = (char *)s->tile; /* what lies behind the last key may not be memory */
             for (int64_t i = 0; i < TILE_ROWS; i++)
-                memcpy(copy + i * 2 * size, key_at(attn, b, head, t + i), (size_t)(2 * size));
+                memcpy(copy + i * 2 * size, key_at(attn, b, key_head, t + i), (size_t)(2 * size));
             finish_writes();
             tiles_multiply(copy, 2 * size, s->queries, size, products);
         }
