@@ -220,29 +220,16 @@ def plot(results: dict, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from lzpenalty.plots import plot_cache
 
     name = "smollm2" if "smollm2" in results["models"] else next(iter(results["models"]))
-    rows = [
-        row
-        for row in results["models"][name]["rows"]
-        if row["batch"] == max(r["batch"] for r in results["models"][name]["rows"])
-    ]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
-    for row in rows:
-        if row["cache"] == "DynamicCache" or row["cache"] in list(OURS)[:4]:
-            for axis, key in zip(axes, ("tokens_per_second", "megabytes"), strict=True):
-                axis.plot(row["curve"]["tokens"], row["curve"][key], label=row["cache"])
-    axes[0].set(
-        title=f"Throughput, {name}, batch {rows[0]['batch']}", xlabel="tokens generated", ylabel="tokens/s over all so far"
-    )
-    axes[1].set(title="Keys and values", xlabel="tokens generated", ylabel="MB")
-    for axis in axes:
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    axes[1].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    rows = results["models"][name]["rows"]
+    batch = max(row["batch"] for row in rows)
+    shown = ("DynamicCache", *list(OURS)[:4])
+    axes = plot_cache({row["cache"]: row["curve"] for row in rows if row["batch"] == batch and row["cache"] in shown})
+    axes[0].set_title(f"Throughput, {name}, batch {batch}")
+    axes[1].set_title("Keys and values")
+    axes[0].figure.savefig(path, dpi=110)
 
 
 def main() -> None:

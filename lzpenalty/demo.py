@@ -184,12 +184,14 @@ def side_by_side(prompts, runs: list[Run], width: int = 58, height: int = 6) -> 
     return "\n".join(blocks)
 
 
-def plot_bits(prompts, runs: list[Run], path: Path, span: int = 16) -> None:
-    """A picture of the bits per token over time, averaged over `span` tokens."""
+def draw(prompts, runs: list[Run], path: Path) -> None:
+    """A picture of the bits per token over time."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+
+    from lzpenalty.plots import plot_bits
 
     columns = min(3, len(prompts))
     figure, axes = pyplot.subplots(
@@ -198,13 +200,10 @@ def plot_bits(prompts, runs: list[Run], path: Path, span: int = 16) -> None:
     )  # fmt: skip
     for axis, prompt, *bits in zip(axes.flat, prompts, *(run.bits for run in runs), strict=False):
         for run, series, colour in zip(runs, bits, ("tab:red", "tab:blue"), strict=True):
-            smooth = np.convolve(series, np.ones(span) / span, mode="valid") if len(series) >= span else series
-            axis.plot(np.arange(len(smooth)) + span, smooth, color=colour, label=f"{run.title} penalty")
+            plot_bits(series, axes=axis, color=colour, label=f"{run.title} penalty")
         axis.set_title(textwrap.shorten(prompt, 48), fontsize=9)
-    for axis in axes[-1]:
-        axis.set_xlabel("generated token")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("bits per token")
+    for axis in axes.flat:
+        axis.label_outer()
     axes.flat[0].legend(fontsize=8)
     figure.suptitle("What a Lempel-Ziv coder pays for each token: 0 is a loop")
     figure.savefig(path, dpi=110)
@@ -221,5 +220,5 @@ def run(model, tokenizer, *, max_new_tokens: int, penalty: dict, picture: str | 
     print(side_by_side(prompts, runs))
     print()
     print(table(prompts, runs))
-    plot_bits(prompts, runs, Path(picture))
+    draw(prompts, runs, Path(picture))
     print(f"\nbits per token over time: {picture}")

@@ -82,7 +82,7 @@ class RPCLayer(DynamicLayer):
         self.seconds = 0.0
         self.scale = self.keep = None
         self._recent = deque()
-        self._selector = copy.deepcopy(self.selector)
+        self.own_selector = copy.deepcopy(self.selector)
 
     # What transformers asks.
 
@@ -139,7 +139,7 @@ class RPCLayer(DynamicLayer):
         self._value_buffer[:, :, : self.length] = values
         self._view()
         self._recent = deque(queries[index] for queries in self._recent)
-        self._selector.select_rows(index)
+        self.own_selector.select_rows(index)
 
     def reorder_cache(self, beam_idx) -> None:
         self.select_rows(beam_idx.to(self.device) if self.is_initialized else beam_idx)
@@ -183,7 +183,7 @@ class RPCLayer(DynamicLayer):
         """The step's queries [B, Hq, q, D] have attended to all keys: now is the time to drop some."""
         if self.answering:
             self.scale = queries.shape[-1] ** -0.5 if scale is None else scale
-            self._selector.observe(self, queries)
+            self.own_selector.observe(self, queries)
             left = self.settings.due(self.intervals) - (self.stop - self.start)
             if left < self.settings.recent:  # only these queries will be asked for
                 recent = queries[:, :, -self.settings.recent :]
@@ -199,14 +199,14 @@ class RPCLayer(DynamicLayer):
         intervals = self.intervals + (region - self.settings.kept(self.intervals)) // self.settings.interval
         self.keep = self.settings.kept(intervals)
         if self.keep:
-            positions = select_top(self._selector.score(self), self.keep)
+            positions = select_top(self.own_selector.score(self), self.keep)
         else:
             positions = torch.empty((self.keys.shape[0], 1, 0), dtype=torch.int64, device=self.device)
         self.length = compact_(
             self._key_buffer, self._value_buffer, positions, start=self.start, stop=self.stop, length=self.length
         )
         self._view()
-        self._selector.compacted(positions, region)
+        self.own_selector.compacted(positions, region)
         self.intervals = intervals
         self.compressions += 1
         self._recent.clear()
@@ -326,6 +326,11 @@ class RPCCache(DynamicCache):
         twin._own = [layer for layer in twin.layers if isinstance(layer, RPCLayer)]
         twin._entered = []
         return twin
+
+    @property
+    def selectors(self) -> list[Selector]:
+        """Each layer's own copy of the selector, for those that have something to tell."""
+        return [layer.own_selector for layer in self._own]
 
     def get_mask_sizes(self, query_length, *args, **kwargs):
         """Called when a forward begins: the time to refuse what can't be done."""

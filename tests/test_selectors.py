@@ -140,7 +140,7 @@ def test_random_differs_from_layer_to_layer_and_seed_to_seed():
     assert len(kept) > 3
     twin = copy.deepcopy(cache)
     for layer, other in zip(cache.layers, twin.layers, strict=True):
-        assert torch.equal(layer._selector.generator.get_state(), other._selector.generator.get_state())
+        assert torch.equal(layer.own_selector.generator.get_state(), other.own_selector.generator.get_state())
 
 
 def test_a_selector_of_ones_own_needs_only_a_score(follow):
