@@ -8,7 +8,7 @@ SOURCES := setup.py $(shell find csrc -name '*.[ch]')
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tests/emulator/*.h tests/emulator/*.cpp)
 
 .PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons test-vllm test-llama-cpp test-mlx \
-	bench-lz bench-cache bench-generate bench-recall bench-launch bench-vllm gpu-report ptx tables clean
+	bench-lz bench-cache bench-generate bench-recall bench-launch bench-vllm gpu-report ptx tables docs clean
 
 test: build $(VENV)/model
 	$(RUN) -m pytest
@@ -181,6 +181,11 @@ ptx:
 # README's tables, from benchmarks/results.
 tables:
 	$(PYTHON) benchmarks/tables.py
+
+# The docstrings as HTML.
+DOCUMENTED := lzpenalty $(addprefix lzpenalty.,hf rpc selectors analysis plots serving llama_cpp)
+docs: build
+	$(VENV)/bin/pdoc --docformat numpy --output-directory build/docs $(DOCUMENTED)
 
 clean:
 	rm -rf $(VENV) build *.egg-info lzpenalty/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache
