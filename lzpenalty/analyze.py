@@ -1,0 +1,114 @@
+"""`lzpenalty analyze`: how repetitive is this file?"""
+
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lzpenalty import analysis, repetition_period
+
+
+@dataclass
+class Text:
+    """Token ids, and how to show some of them."""
+
+    tokens: np.ndarray
+    unit: str
+    decode: Callable[[Sequence[int]], str]
+    characters: str | None = None
+
+
+def read_ids(source: str) -> list[int] | None:
+    """The ids of a JSON list, or of numbers with spaces, commas or line ends between them; None if that is not what it is."""
+    try:
+        ids = json.loads(source)
+    except ValueError:
+        ids = source.replace(",", " ").split()
+    try:
+        return [int(i) for i in ids] if isinstance(ids, list) and all(isinstance(i, (int, str)) for i in ids) else None
+    except ValueError:
+        return None
+
+
+def load(source: str, tokenizer: str | None, characters: bool) -> Text:
+    """Raises ValueError for a text of which nobody said what its tokens are, and OSError for a tokenizer that isn't there."""
+    if characters:
+        return Text(np.array([ord(c) for c in source], np.int64), "characters", lambda ids: "".join(map(chr, ids)), source)
+    if tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        tool = AutoTokenizer.from_pretrained(tokenizer)
+        ids = tool(source, add_special_tokens=False, verbose=False).input_ids
+        return Text(np.array(ids, np.int64), "tokens", tool.decode, source)
+    ids = read_ids(source)
+    if ids is None:
+        raise ValueError("this is not a list of token ids: say --tokenizer ID, or --characters to take each character as one")
+    return Text(np.array(ids, np.int64), "tokens", lambda ids: " ".join(map(str, ids)))
+
+
+def measures(text: Text, window: int) -> dict[str, Callable[[], float]]:
+    """The measures by name, each to be called; rates in bits per token."""
+    tokens = text.tokens
+    n = max(1, len(tokens))
+    found = {
+        "distinct": lambda: len(np.unique(tokens)),
+        "lz77_rate": lambda: analysis.codelength(tokens) / n,
+        f"lz77_rate_window_{window}": lambda: analysis.codelength(tokens, window) / n,
+        "lz78_rate": lambda: float(analysis.lz78(tokens)["bits"].sum()) / n,
+        "entropy_3": lambda: analysis.ngram_entropy(tokens, 3),
+        "seq_rep_4": lambda: analysis.seq_rep(tokens, 4),
+        "distinct_2": lambda: analysis.distinct_n(tokens, 2),
+        "ser_4": lambda: analysis.suffix_extension_rate(tokens, 4),
+        "ser_8": lambda: analysis.suffix_extension_rate(tokens, 8),
+    }
+    if text.characters is not None:
+        found["zlib_ratio"] = lambda: analysis.zlib_ratio(text.characters)
+    return found
+
+
+def loops(text: Text, most: int, repeats: int, tolerance: float) -> list[dict]:
+    """The longest stretches that repeat themselves, without those that lie within longer ones."""
+    found = analysis.find_loops(text.tokens, min_repeats=repeats, tolerance=tolerance)
+    chosen: list[dict] = []
+    for loop in found[np.lexsort((found["period"], -found["length"]))]:
+        start, end = int(loop["start"]), int(loop["start"] + loop["length"])
+        if all(end <= other["start"] or start >= other["start"] + other["length"] for other in chosen):
+            turn = text.decode(text.tokens[start : start + int(loop["period"])].tolist())
+            chosen.append({name: loop[name].item() for name in ("start", "length", "period", "repeats")} | {"turn": turn})
+        if len(chosen) == most:
+            break
+    return sorted(chosen, key=lambda loop: loop["start"])
+
+
+def end_loop(tokens: np.ndarray, ngram: int = 8, count: int = 3) -> int:
+    """Period of the loop that the text ends in, 0 for none."""
+    return int(repetition_period(tokens, ngram=ngram, count=count))
+
+
+def report(found: dict) -> str:
+    """What `analyze` found, for people."""
+    named = {
+        "distinct": "different ones",
+        "lz77_rate": "LZ77, whole history, bits each",
+        "lz78_rate": "LZ78, bits each",
+        "entropy_3": "3-gram entropy, bits",
+        "seq_rep_4": "seq-rep-4, share of 4-grams that stood before",
+        "distinct_2": "distinct-2, share of 2-grams that are new",
+        "ser_4": "SER@4, share that prolong 4 repeated ones",
+        "ser_8": "SER@8, share that prolong 8 repeated ones",
+        "zlib_ratio": "zlib ratio; degenerate from 2.4 on",
+    }
+    lines = [f"{found['unit']:46} {found['length']:>12,}"]
+    for name, value in found["measures"].items():
+        title = named.get(name) or f"LZ77, window {name.rpartition('_')[2]}, bits each"
+        lines.append(f"{title:46} {value:>12,}" if isinstance(value, int) else f"{title:46} {value:>12.3f}")
+    period = found["ends_in_loop_of"]
+    lines.append(f"{'ends in a loop of':46} {period or 'none':>12}")
+    if found["loops"]:
+        lines.append(f"\n{'start':>10} {'length':>8} {'period':>7} {'turns':>7}  one turn")
+        for loop in found["loops"]:
+            turn = textwrap.shorten(" ".join(loop["turn"].split()), 60, placeholder=" ...") or repr(loop["turn"][:58])
+            lines.append(f"{loop['start']:>10,} {loop['length']:>8,} {loop['period']:>7,} {loop['repeats']:>7.1f}  {turn}")
+    return "\n".join(lines)
