@@ -71,6 +71,16 @@ def codelength_deltas(
     min_match: int = 1,
     min_count: int = 1,
 ) -> tuple[_T, _T]: ...
+def token_bits(
+    tokens: _T,
+    vocab_size: int,
+    *,
+    window: int = 512,
+    buffer: int = 32,
+    cost: _Cost = "lzss",
+    min_match: int = 1,
+    min_count: int = 1,
+) -> _T: ...
 def repetition_period(
     tokens: _T, *, ngram: int = 30, count: int = 20, max_period: int = 512, starts: _Starts = None
 ) -> _T: ...

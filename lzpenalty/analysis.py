@@ -1,16 +1,24 @@
 """How repetitive is a text? Measures on token ids, in NumPy."""
 
 import zlib
-from math import log2
 
 import numpy as np
 
-from lzpenalty._core import codelength_deltas
+from lzpenalty import _core
 
 __all__ = ["seq_rep", "token_bits", "zlib_ratio"]
 
 
-def token_bits(tokens, vocab_size: int, *, window: int = 512, buffer: int = 32, cost: str = "lzss") -> np.ndarray:
+def token_bits(
+    tokens,
+    vocab_size: int,
+    *,
+    window: int = 512,
+    buffer: int = 32,
+    cost: str = "lzss",
+    min_match: int = 1,
+    min_count: int = 1,
+) -> np.ndarray:
     """Bits that a sliding-window Lempel-Ziv coder pays for each token, given those before it.
 
     Parameters
@@ -18,21 +26,22 @@ def token_bits(tokens, vocab_size: int, *, window: int = 512, buffer: int = 32, 
     tokens : sequence of int, [T]
     vocab_size : int
         A token that the window does not hold costs log2(vocab_size) bits.
-    window, buffer, cost
+    window, buffer, cost, min_match, min_count
         As in :func:`lzpenalty.codelength_deltas`.
 
     Returns
     -------
     bits : ndarray [T], float64
         D(a) of arXiv 2504.20131 for the tokens that came.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted.
     """
-    tokens = np.asarray(tokens, dtype=np.int64)
-    bits = np.full(len(tokens), log2(vocab_size))
-    for i, token in enumerate(tokens):
-        before = tokens[max(0, i - window - buffer) : i]
-        ids, cheaper = codelength_deltas(before, vocab_size, window=window, buffer=buffer, cost=cost)
-        bits[i] = np.min(cheaper[ids == token], initial=bits[i])
-    return bits
+    return _core.token_bits(
+        np.asarray(tokens, dtype=np.int64), vocab_size, window=window, buffer=buffer, cost=cost, min_match=min_match, min_count=min_count
+    )
 
 
 def seq_rep(tokens, n: int = 4) -> float:

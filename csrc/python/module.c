@@ -82,6 +82,7 @@ static PyMethodDef methods[] = {
     {"gather_tokens_", METHOD(py_gather_tokens), doc_gather_tokens},
     {"dry_penalize_", METHOD(py_dry_penalize), doc_dry_penalize},
     {"codelength_deltas", METHOD(py_codelength_deltas), doc_codelength_deltas},
+    {"token_bits", METHOD(py_token_bits), doc_token_bits},
     {"repetition_period", METHOD(py_repetition_period), doc_repetition_period},
     {"attention_scores", METHOD(py_attention_scores), doc_attention_scores},
     {"select_top", METHOD(py_select_top), doc_select_top},
