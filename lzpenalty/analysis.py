@@ -279,7 +279,7 @@ def distinct_n(tokens, n: int = 2) -> float:
 
 def suffix_extension_rate(tokens, length: int = 4) -> float:
     """SER@L (arXiv 2608.22761): the share of tokens that go on with L = `length` tokens or more as these went on before,
-    that is, that end an (L + 1)-gram that stood before; 0 for no tokens."""
+    that is, that end an (L + 1)-gram that stood before; 0 for no tokens. (L counts what is gone on with, not the token.)"""
     grams = _ngrams(tokens, _integer(length, "length", 0) + 1)
     return _repeated(grams) / max(1, len(_read(tokens)))
 

@@ -1,7 +1,7 @@
 /* What a finished text is made of: phrases that stood before, and loops.
  *
  * Everything here works on plain memory, allocates what it needs for the call, and returns -1 without memory:
- *   suffixes.c   the suffix array and the prefixes that its neighbours share
+ *   suffixes.c   the suffix array
  *   phrases.c    the Lempel-Ziv parses of 1977 and 1978
  *   loops.c      stretches of text that repeat themselves, exactly or nearly
  *
