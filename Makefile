@@ -8,7 +8,7 @@ SOURCES := setup.py $(shell find csrc -name '*.[ch]')
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tests/emulator/*.h tests/emulator/*.cpp)
 
 .PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons test-vllm test-llama-cpp test-mlx \
-	bench-lz bench-cache bench-generate bench-recall bench-launch bench-vllm gpu-report ptx tables docs clean
+	bench-lz bench-analysis bench-cache bench-generate bench-recall bench-launch bench-vllm gpu-report ptx tables docs clean
 
 test: build $(VENV)/model
 	$(RUN) -m pytest
@@ -150,6 +150,14 @@ test-aarch64: build/cases.bin
 bench-lz: build
 	$(RUN) benchmarks/lz.py
 	$(RUN) benchmarks/tables.py
+
+bench-analysis: build $(VENV)/peers
+	$(RUN) benchmarks/analysis.py
+	$(RUN) benchmarks/tables.py
+
+$(VENV)/peers: $(VENV)/installed
+	$(RUN) -m pip install -q pydivsufsort==0.0.20
+	touch $@
 
 # Needs Linux and 8 GB.
 bench-cache: build

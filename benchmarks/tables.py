@@ -252,6 +252,19 @@ def vllm() -> str:
     return markdown(header, rows) + f"\n\n{provenance(results)}"
 
 
+@table
+def analysis() -> str:
+    """Seconds for a million tokens."""
+    results = load("analysis")
+    texts = results["texts"]
+    rows = [[name, *(f"{text['seconds'][name]:.2f} s" for text in texts)] for name in texts[0]["seconds"]]
+    for name in texts[0]["peer_over_ours"]:
+        rows.append([name, *(times(text["peer_over_ours"][name]) for text in texts)])
+    title = f"{texts[0]['tokens']:,} tokens, one thread, pydivsufsort {results['pydivsufsort']}"
+    header = [title, *(f"{text['text']}, {text['phrases']:,} phrases, {text['loops']:,} loops" for text in texts)]
+    return markdown(header, rows) + f"\n\n{provenance(results)}"
+
+
 def fill(page: str) -> str:
     return re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",

@@ -102,6 +102,74 @@ def period(history, ngram, count, max_period):
     return 0
 
 
+def lz77(text, window):
+    """[(distance, length)] of the greedy phrases, each from its nearest place; (0, 1) for a token that the window lacks."""
+    phrases, i = [], 0
+    while i < len(text):
+        found = []
+        for d in range(1, min(i, window) + 1):
+            length = 0
+            while i + length < len(text) and text[i + length - d] == text[i + length]:
+                length += 1
+            found.append((length, -d))
+        length, d = max(found, default=(0, 0))
+        phrases.append((-d, length) if length else (0, 1))
+        i += phrases[-1][1]
+    return phrases
+
+
+def lz78(text):
+    """[(parent, length)] of the phrases; parents are counted from 1."""
+    words, phrases, word = [()], [], ()
+    for token in text:
+        word += (token,)
+        if word not in words:
+            phrases.append((words.index(word[:-1]), len(word)))
+            words.append(word)
+            word = ()
+    return phrases + [(words.index(word), len(word))] * bool(word)
+
+
+def runs(text):
+    """{(period, start, length)} of all maximal repetitions."""
+    found = {}
+    for p in range(1, len(text) // 2 + 1):
+        for start in range(len(text) - p):
+            end = start + p
+            while end < len(text) and text[end] == text[end - p]:
+                end += 1
+            if end - start >= 2 * p and (start == 0 or text[start - 1] != text[start - 1 + p]):
+                found.setdefault((start, end), p)
+    return {(p, start, end - start) for (start, end), p in found.items()}
+
+
+def near_loops(text, min_repeats, tolerance, max_period):
+    """{(period, start, length)} of stretches all of whose beginnings and ends have a share of mismatches below tolerance."""
+    kept = []
+    for p in range(1, min(max_period, len(text)) + 1):
+        scores = [tolerance - (a != b) for a, b in zip(text, text[p:], strict=False)]
+        stretches, furthest = [], 0
+        for start in range(len(scores)):
+            total = most = end = 0
+            for k in range(start, len(scores)):
+                total += scores[k]
+                if total <= 0:
+                    break
+                if total > most:
+                    most, end = total, k + 1
+            if end > furthest:
+                stretches.append((start, end))
+                furthest = end
+        loops = [(p, start, end - start + p) for start, end in stretches if end - start + p >= min_repeats * p]
+        kept += [loop for loop in loops if not any(is_widely_covered(loop, other) for other in kept)]
+    return set(kept)
+
+
+def is_widely_covered(loop, other):
+    (_, start, length), (period, other_start, other_length) = loop, other
+    return other_start - period <= start and start + length <= other_start + other_length + period
+
+
 def softmax(products):
     most = max(products)
     weights = [exp(x - most) for x in products]

@@ -9,6 +9,7 @@ import torch
 
 from lzpenalty import (
     LZOptions,
+    _core,
     append_,
     attention_scores,
     codelength_deltas,
@@ -56,9 +57,29 @@ def bad_cache_calls():
             call()
 
 
+def bad_text_calls():
+    for tokens in (np.zeros(3), np.zeros((2, 2), np.int64), np.array([0, 9])):
+        for call in (lambda: _core.parse_lz77(tokens, 2), lambda: _core.find_loops(tokens, 2, 0.1, 3)):
+            with pytest.raises((TypeError, ValueError)):
+                call()
+
+
 @pytest.mark.parametrize(
     "kind",
-    ["torch", "numpy", "starts and neutral", "results", "rows", "errors", "scores", "selection", "cache", "cache errors"],
+    [
+        "torch",
+        "numpy",
+        "starts and neutral",
+        "results",
+        "rows",
+        "errors",
+        "scores",
+        "selection",
+        "cache",
+        "cache errors",
+        "text",
+        "text errors",
+    ],
 )
 def test_calls_leave_nothing_behind(kind):
     logits, tokens = torch.zeros(4, 64), TOKENS
@@ -71,6 +92,13 @@ def test_calls_leave_nothing_behind(kind):
     def use_cache():
         append_(keys, values, new, new, position=8)
         compact_(keys, values, positions, start=0, stop=6, length=9)
+
+    def read_text():
+        _core.token_bits(ids[0], 64)
+        _core.parse_lz77(ids[0], 4)
+        _core.parse_lz78(ids[0])
+        _core.find_loops(ids[0], 2, 0.0, 4)
+        _core.find_loops(ids[0], 2, 0.1, 4)
 
     calls = {
         "torch": lambda: lz_penalize_(logits, tokens, window=64),
@@ -85,6 +113,8 @@ def test_calls_leave_nothing_behind(kind):
         "selection": lambda: select_top(scores, 3),
         "cache": use_cache,
         "cache errors": bad_cache_calls,
+        "text": read_text,
+        "text errors": bad_text_calls,
     }
     times = 10_000 if "errors" in kind else 100_000
     assert grown_bytes(calls[kind], times) < 300_000

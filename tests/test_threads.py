@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lzpenalty import append_, attention_scores, compact_, lz_penalize_, select_top
+from lzpenalty import _core, append_, attention_scores, compact_, lz_penalize_, select_top
 from producers import Producer
 
 
@@ -64,6 +64,9 @@ def large_call(name):
     if name == "penalize":
         tokens, logits = np.random.default_rng(0).integers(0, 9, (20_000, 256)), np.zeros((20_000, 16), np.float32)
         return lambda: lz_penalize_(logits, tokens)
+    if name in ("parse", "loops"):
+        ranks = np.random.default_rng(0).integers(0, 9, 100_000)
+        return (lambda: _core.parse_lz77(ranks, 512)) if name == "parse" else (lambda: _core.find_loops(ranks, 2, 0.0, 512))
     n = 40_000  # NumPy, since torch lets go of the GIL to allocate what is returned
     (keys, values), new = np.zeros((2, 1, 8, n, 64), np.float32), np.ones((1, 8, n - 1, 64), np.float32)
     scores, kept = np.zeros((1, 8, n), np.float32), np.arange(1, n).reshape(1, 1, -1)
@@ -75,7 +78,7 @@ def large_call(name):
     }[name]
 
 
-@pytest.mark.parametrize("name", ["penalize", "score", "select", "compact", "append"])
+@pytest.mark.parametrize("name", ["penalize", "score", "select", "compact", "append", "parse", "loops"])
 def test_large_calls_release_the_gil(name):
     call, done, seen, interval = large_call(name), threading.Event(), [], sys.getswitchinterval()
 

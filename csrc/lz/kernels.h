@@ -11,4 +11,5 @@
 #include "dry.h"
 #include "period.h"
 
-const lz_kernels KERNELS = {.penalize = penalize, .dry = dry, .deltas = deltas, .periods = periods};
+const lz_kernels KERNELS = {
+    .penalize = penalize, .dry = dry, .deltas = deltas, .token_bits = token_bits, .periods = periods};

@@ -96,6 +96,8 @@ typedef struct {
     void (*dry)(const lz_dry *, const lz_logits *, const lz_tokens *, lz_workspace *);
     /* The tokens that are cheaper than a literal, each once, with their bits. Returns how many. */
     int32_t (*deltas)(const lz_coder *, int32_t vocab, const lz_tokens *, lz_workspace *, int32_t **ids, float **bits);
+    /* bits[i] = what token i of the only row costs, given those before it. */
+    void (*token_bits)(const lz_coder *, int32_t vocab, const lz_tokens *, lz_workspace *, double *bits);
     /* periods[b] = the smallest period of row b's end, 0 if it has none. */
     void (*periods)(const lz_loop *, const lz_tokens *, int64_t *periods, lz_workspace *);
 } lz_kernels;

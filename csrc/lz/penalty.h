@@ -159,6 +159,18 @@ static void penalize(const lz_penalty *p, const lz_logits *logits, const lz_toke
     }
 }
 
+/* D of what may come after n tokens: how many of s->ids and s->bits. */
+static int32_t code_next(const lz_coder *coder, int32_t n, lz_sizes sizes, int32_t vocab, const float *log2, float literal,
+                         lz_scratch *s)
+{
+    int32_t window = capped(n, sizes.window);
+    if (window == 0)
+        return 0;
+    int32_t n_matches = find_matches(s->recent, n, window, s->matches);
+    lz_match open = open_match(s->matches, n_matches, coder->buffer);
+    return code_tokens(coder, open, s->matches, n_matches, window, vocab, log2, literal, s);
+}
+
 static int32_t deltas(const lz_coder *coder, int32_t vocab, const lz_tokens *tokens, lz_workspace *ws, int32_t **ids,
                       float **bits)
 {
@@ -167,17 +179,32 @@ static int32_t deltas(const lz_coder *coder, int32_t vocab, const lz_tokens *tok
     lz_lay_out(ws->blocks[LZ_SCRATCH].memory, sizes, &s);
     *ids = s.ids;
     *bits = s.bits;
-    int32_t n = read_recent(tokens, 0, sizes.context, s.recent), window = capped(n, sizes.window);
-    if (window == 0)
-        return 0;
-    int32_t n_matches = find_matches(s.recent, n, window, s.matches);
-    lz_match open = open_match(s.matches, n_matches, coder->buffer);
     float literal = (float)log2((double)vocab);
-    int32_t distinct = code_tokens(coder, open, s.matches, n_matches, window, vocab, ws->log2, literal, &s), listed = 0;
+    int32_t n = read_recent(tokens, 0, sizes.context, s.recent), listed = 0;
+    int32_t distinct = code_next(coder, n, sizes, vocab, ws->log2, literal, &s);
     for (int32_t c = 0; c < distinct; c++) {
         s.ids[listed] = s.ids[c];
         s.bits[listed] = s.bits[c];
         listed += s.bits[c] < literal;
     }
     return listed;
+}
+
+static void token_bits(const lz_coder *coder, int32_t vocab, const lz_tokens *tokens, lz_workspace *ws, double *bits)
+{
+    lz_sizes sizes = lz_penalty_sizes(&(lz_penalty){.coder = *coder}, tokens->length);
+    lz_scratch s;
+    lz_lay_out(ws->blocks[LZ_SCRATCH].memory, sizes, &s);
+    float literal = (float)log2((double)vocab);
+    for (int64_t i = 0; i < tokens->length; i++) {
+        lz_tokens before = *tokens, up_to = *tokens;
+        int32_t token;
+        before.length = i;
+        up_to.length = i + 1;
+        read_recent(&up_to, 0, 1, &token);
+        int32_t n = read_recent(&before, 0, sizes.context, s.recent);
+        int32_t distinct = code_next(coder, n, sizes, vocab, ws->log2, literal, &s);
+        int32_t c = find_token(s.ids, token, 0, distinct);
+        bits[i] = c < distinct && s.bits[c] < literal ? s.bits[c] : log2((double)vocab);
+    }
 }

@@ -373,6 +373,23 @@ done:
     return result;
 }
 
+/* One text and a coder: the arguments of codelength_deltas and token_bits. */
+static int take_text(module_state *st, PyObject *const *v, batch *b, lz_penalty *p, int32_t *vocab)
+{
+    if (arg_int(v[1], "vocab_size", 1, vocab) < 0 || arg_coder(v + 2, &p->coder) < 0 || !(b->ws = workspace_take(st)) ||
+        take_tokens(st, v[0], b) < 0 || tensor_check_cpu(&b->tokens) < 0)
+        return -1;
+    if (b->tokens.ndim != 1) {
+        PyErr_Format(PyExc_ValueError, "tokens: expected shape [length], got %d dimensions", b->tokens.ndim);
+        return -1;
+    }
+    if (lz_reserve(b->ws, p, b->lz_tokens.length) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
 const char doc_codelength_deltas[] =
     "codelength_deltas($module, /, tokens, vocab_size, *, window=512, buffer=32, cost='lzss', min_match=1, "
     "min_count=1)\n--\n\n"
@@ -405,18 +422,8 @@ PyObject *py_codelength_deltas(PyObject *module, PyObject *const *args, Py_ssize
     batch b = {0};
     int32_t vocab = 0, *listed, n;
     float *listed_bits;
-    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "vocab_size", 1, &vocab) < 0 ||
-        arg_coder(v + 2, &p.coder) < 0 || !(b.ws = workspace_take(st)) || take_tokens(st, v[0], &b) < 0 ||
-        tensor_check_cpu(&b.tokens) < 0)
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || take_text(st, v, &b, &p, &vocab) < 0)
         goto done;
-    if (b.tokens.ndim != 1) {
-        PyErr_Format(PyExc_ValueError, "tokens: expected shape [length], got %d dimensions", b.tokens.ndim);
-        goto done;
-    }
-    if (lz_reserve(b.ws, &p, b.lz_tokens.length) < 0) {
-        PyErr_NoMemory();
-        goto done;
-    }
     n = lz_current_kernels()->deltas(&p.coder, vocab, &b.lz_tokens, b.ws, &listed, &listed_bits);
     int64_t shape[1] = {n}, *wide = lz_workspace_block(b.ws, LZ_IDS, (size_t)n * sizeof *wide);
     if (!wide) {
@@ -431,6 +438,38 @@ PyObject *py_codelength_deltas(PyObject *module, PyObject *const *args, Py_ssize
 done:
     Py_XDECREF(ids);
     Py_XDECREF(bits);
+    batch_release(st, &b);
+    return result;
+}
+
+const char doc_token_bits[] =
+    "token_bits($module, /, tokens, vocab_size, *, window=512, buffer=32, cost='lzss', min_match=1, min_count=1)\n--\n\n"
+    "What codelength_deltas gives for each token that came, after those before it: float64 bits [T]. Arguments as there.";
+
+PyObject *py_token_bits(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {
+        "token_bits",
+        2,
+        2,
+        7,
+        {NAME(tokens), NAME(vocab_size), NAME(window), NAME(buffer), NAME(cost), NAME(min_match), NAME(min_count)}};
+    module_state *st = state_of(module);
+    PyObject *v[7], *result = NULL;
+    lz_penalty p = {0};
+    batch b = {0};
+    int32_t vocab = 0;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || take_text(st, v, &b, &p, &vocab) < 0)
+        goto done;
+    double *bits = lz_workspace_block(b.ws, LZ_IDS, (size_t)b.lz_tokens.length * sizeof *bits);
+    if (!bits) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    RUN(work_of(&b.lz_tokens, p.coder.window) * b.lz_tokens.length,
+        lz_current_kernels()->token_bits(&p.coder, vocab, &b.lz_tokens, b.ws, bits));
+    result = tensor_new(st, &b.tokens, DTYPE_FLOAT64, 1, b.tokens.shape, bits);
+done:
     batch_release(st, &b);
     return result;
 }

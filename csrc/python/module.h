@@ -20,7 +20,7 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
     X(logits) X(tokens) X(starts) X(rows) X(vocab_size)                                                                         \
     X(strength) X(window) X(buffer) X(cost) X(min_match) X(min_count) X(escalation) X(horizon) X(neutral)                   \
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
-    X(ngram) X(count) X(max_period)                                                                                         \
+    X(ngram) X(count) X(max_period) X(min_repeats) X(tolerance)                                                             \
     X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
     X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)
 /* clang-format on */
@@ -63,6 +63,7 @@ void workspace_give_back(module_state *st, lz_workspace *ws);
 PyObject *py_lz_penalize(FASTCALL_KEYWORDS);
 PyObject *py_dry_penalize(FASTCALL_KEYWORDS);
 PyObject *py_codelength_deltas(FASTCALL_KEYWORDS);
+PyObject *py_token_bits(FASTCALL_KEYWORDS);
 PyObject *py_repetition_period(FASTCALL_KEYWORDS);
 PyObject *py_lz_penalize_rows(FASTCALL_KEYWORDS);
 PyObject *py_gather_tokens(FASTCALL_KEYWORDS);
@@ -71,11 +72,15 @@ PyObject *py_attention_scores(FASTCALL_KEYWORDS);
 PyObject *py_select_top(FASTCALL_KEYWORDS);
 PyObject *py_compact(FASTCALL_KEYWORDS);
 PyObject *py_append(FASTCALL_KEYWORDS);
+PyObject *py_parse_lz77(FASTCALL_KEYWORDS);
+PyObject *py_parse_lz78(FASTCALL_KEYWORDS);
+PyObject *py_find_loops(FASTCALL_KEYWORDS);
 PyObject *py_warmup(FASTCALL_KEYWORDS);
 PyObject *py_cuda_devices(PyObject *module, PyObject *ignored);
 extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[], doc_repetition_period[];
-extern const char doc_lz_penalize_rows[], doc_gather_tokens[];
+extern const char doc_lz_penalize_rows[], doc_gather_tokens[], doc_token_bits[];
 extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[];
+extern const char doc_parse_lz77[], doc_parse_lz78[], doc_find_loops[];
 extern const char doc_warmup[], doc_cuda_devices[];
 
 #endif
