@@ -235,10 +235,14 @@ class Sweep:
         return [options for options in self.combinations if tuple(map(str, options.values())) not in there]
 
     def run(self) -> None:
-        """Computes what is left, and draws. Raises SweepError and demo.ModelMissing before anything is written."""
+        """Computes what is left, and draws. Raises demo.ModelMissing, and SweepError: before anything is written, or,
+        where the picture can't be, when the table is whole."""
         if left := self.left():
             self._compute(left)
-        plot(self.rows, self.picture)
+        try:
+            plot(self.rows, self.picture)
+        except OSError as error:
+            raise SweepError(f"{self.picture} can't be written: {error}") from error
 
     def _compute(self, left: list[dict]) -> None:
         size = len(self.prompts) * self.settings["max_new_tokens"]

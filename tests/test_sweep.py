@@ -240,6 +240,12 @@ def test_mistakes_cost_one_line(arguments, changes, message, tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_picture_that_can_not_be_written_costs_no_rows(arguments, tmp_path, capsys):
+    (tmp_path / "folder.png").mkdir()
+    assert cli.main([*arguments, "--picture", "folder.png"]) == 1 and len(rows()) == 5
+    assert capsys.readouterr().err.splitlines()[-1].startswith("lzpenalty: folder.png can't be written: [Errno 21]")
+
+
 @pytest.mark.parametrize(
     "line", ["[]", "5", "nonsense", "{}", '{"prompt": 5}', '{"prompt": ""}', '{"messages": []}', '{"messages": "w5"}',
              '{"messages": [5]}', '{"messages": [{"role": "user"}]}'],
