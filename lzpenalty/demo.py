@@ -110,35 +110,43 @@ class Run:
         return sum(period > 0 for period in self.periods)
 
 
-def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None, compress: dict | None = None) -> Run:
-    """Greedy answers to all prompts as one batch, with an RPCCache of these options if there are any."""
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+def greedy(
+    model, tokenizer, prompts, max_new_tokens: int, processors=(), cache: RPCCache | None = None, streamer=None
+) -> list[list[int]]:
+    """The tokens of the greedy answers to a batch of prompts, without the end of text and what follows. A prompt is what a
+    user says, or a list of messages, which needs a chat template."""
     if tokenizer.chat_template:
-        texts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
-    else:
-        texts = prompts
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
-    processor = _Timed(**penalty) if penalty is not None else None
-    title = "without" if processor is None else "with"
-    cache = RPCCache(model, **compress) if compress else None
-    start = time.perf_counter()
+        chats = [[{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in prompts]
+        prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
     with cache or contextlib.nullcontext():
         output = model.generate(
             **inputs,
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            logits_processor=[processor] if processor else [],
+            logits_processor=[*processors],
             past_key_values=cache,
             pad_token_id=tokenizer.pad_token_id,
-            streamer=_Progress(title, max_new_tokens, len(prompts), cache),
+            streamer=streamer,
         )
-    seconds = time.perf_counter() - start
     ends = model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     rows = []
     for row in output[:, inputs["input_ids"].shape[1] :].tolist():
         stop = next((i for i, token in enumerate(row) if token in ends), len(row))
         rows.append(row[:stop])
+    return rows
+
+
+def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None, compress: dict | None = None) -> Run:
+    """Greedy answers to all prompts as one batch, with an RPCCache of these options if there are any."""
+    processor = _Timed(**penalty) if penalty is not None else None
+    title = "without" if processor is None else "with"
+    cache = RPCCache(model, **compress) if compress else None
+    progress = _Progress(title, max_new_tokens, len(prompts), cache)
+    start = time.perf_counter()
+    rows = greedy(model, tokenizer, prompts, max_new_tokens, [processor] if processor else [], cache, progress)
+    seconds = time.perf_counter() - start
     texts = [tokenizer.decode(row) for row in rows]
     spent = processor.seconds if processor else 0.0
     return Run(title, seconds, spent, rows, texts, model.config.vocab_size, cache.stats() if cache else None)

@@ -1,16 +1,16 @@
-"""Tiny random models of the architectures that RPCCache is tried with."""
+"""Tiny random models of the architectures that RPCCache is tried with, and a tokenizer for them."""
 
 from functools import cache
 
+import tokenizers
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 VOCAB = 211
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "phi3")
 SIZES = dict(
     vocab_size=VOCAB, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=2, head_dim=12, max_position_embeddings=4096, pad_token_id=0, eos_token_id=None, bos_token_id=1,
-    initializer_range=0.3,
 )  # fmt: skip
 OWN_SIZES = {
     "mistral": {"sliding_window": None},
@@ -20,11 +20,27 @@ OWN_SIZES = {
 
 
 @cache
-def tiny(architecture="llama", attention="sdpa", dtype=torch.float32):
-    """Weights large enough that what is dropped changes what is said."""
+def tiny(architecture="llama", attention="sdpa", dtype=torch.float32, spread=0.3):
+    """Weights large enough that what is dropped changes what is said. With a spread of 0.02 the model falls into loops."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **{**SIZES, **OWN_SIZES.get(architecture, {})})
+    sizes = {**SIZES, **OWN_SIZES.get(architecture, {}), "initializer_range": spread}
+    config = AutoConfig.for_model(architecture, **sizes)
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype).eval()
+
+
+@cache
+def tokenizer():
+    """The words w2, w3, ... are tokens of these numbers."""
+    words = {"<pad>": 0, "<s>": 1} | {f"w{i}": i for i in range(2, VOCAB)}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<pad>"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    special = dict(pad_token="<pad>", bos_token="<s>", eos_token="<s>", padding_side="left")
+    return PreTrainedTokenizerFast(tokenizer_object=plain, **special)
+
+
+def words(count, seed, of=VOCAB - 2):
+    """A text of so many words out of `of`."""
+    return " ".join(f"w{2 + i}" for i in torch.randint(of, (count,), generator=torch.Generator().manual_seed(seed)))
 
 
 def prompt(rows=2, length=20, seed=1):

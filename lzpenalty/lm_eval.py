@@ -1,0 +1,136 @@
+"""lm-evaluation-harness: its Hugging Face model with the penalty and the cache, and its tasks on files.
+
+    python -m lzpenalty.lm_eval --model lzpenalty --model_args pretrained=MODEL,lz_strength=0.15,rpc_interval=1024 \\
+        --tasks aime24 --data aime24=aime24.jsonl
+
+The harness's own command with a further model and a further option; works with lm_eval >= 0.4.10.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import lm_eval
+import yaml
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+
+from lzpenalty.cli import UserError
+from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
+
+__all__ = ["LZPenaltyLM", "local_task", "main"]
+
+FORMATS = {".csv": "csv", ".parquet": "parquet"}  # and JSON
+
+
+@register_model("lzpenalty")
+class LZPenaltyLM(HFLM):
+    """The harness's `hf` with the LZ penalty and a compressed key/value cache for what it generates. Likelihoods of given
+    texts are the model's own.
+
+    Parameters
+    ----------
+    lz_strength, lz_window, ...
+        Options of :class:`lzpenalty.hf.LZPenaltyLogitsProcessor` with `lz_` before their names; without any of them there is
+        no penalty.
+    rpc_interval, rpc_ratio, ...
+        Options of :class:`lzpenalty.hf.RPCCache` with `rpc_` before their names; without any of them the cache is
+        transformers' own.
+    pretrained, ...
+        As of `hf`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For options and models that the processor or the cache refuses.
+    """
+
+    def __init__(self, pretrained, **options):
+        self.penalty, self.cache = (
+            {name.removeprefix(prefix): options.pop(name) for name in [*options] if name.startswith(prefix)}
+            for prefix in ("lz_", "rpc_")
+        )
+        LZPenaltyLogitsProcessor(**self.penalty)  # raises before minutes are spent on loading
+        super().__init__(pretrained, **options)
+        if self.cache:
+            RPCCache(self.model, **self.cache)
+
+    def _model_generate(self, context, max_length, stop, **generation_kwargs):
+        if self.penalty:
+            generation_kwargs["logits_processor"] = [LZPenaltyLogitsProcessor(**self.penalty)]
+        if not self.cache:
+            return super()._model_generate(context, max_length, stop, **generation_kwargs)
+        with RPCCache(self.model, **self.cache) as cache:
+            return super()._model_generate(context, max_length, stop, past_key_values=cache, **generation_kwargs)
+
+
+def local_task(task: str, file: str | Path) -> str:
+    """A YAML task that is the harness's own of that name on the rows of a file, which have the fields of its dataset.
+
+    The file is the split that is evaluated, and the one that examples are drawn from where the task shows some.
+
+    Raises
+    ------
+    UserError
+        If there is no such file or task.
+    """
+    file = Path(file).absolute()
+    if not file.is_file():
+        raise UserError(f"--data {task}={file}: there is no such file")
+    line = re.compile(rf"^task: *['\"]?{re.escape(task)}['\"]? *$", re.MULTILINE)
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    source = next((path for path in sorted(folder.rglob("*.yaml")) if line.search(path.read_text(encoding="utf-8"))), None)
+    if source is None:
+        raise UserError(f"--data {task}={file}: the harness has no task of that name in a file of its own")
+    changes = {
+        "include": str(source),
+        "dataset_path": FORMATS.get(file.suffix, "json"),
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "training_split": None,
+        "validation_split": None,
+        "test_split": "test",
+        "fewshot_split": "test",
+    }
+    return yaml.safe_dump(changes)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m lzpenalty.lm_eval",
+        usage="%(prog)s [--data TASK=FILE] ... and what lm-eval takes, which follows",
+        description="lm-evaluation-harness with the model `lzpenalty`, whose --model_args are those of `hf`, options of the "
+        "penalty (lz_strength=0.15, ...) and of the cache (rpc_interval=1024, ...).",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--data", metavar="TASK=FILE", action="append", default=[], help="rows for a task: JSON, JSON lines, CSV or Parquet"
+    )
+    parser.add_argument("--include_path", help=argparse.SUPPRESS)
+    args, rest = parser.parse_known_args(argv)
+    if {"-h", "--help"} & {*rest}:
+        parser.print_help()
+        print()
+    if args.data and args.include_path:
+        parser.error("--data and --include_path don't go together")
+    if bad := [pair for pair in args.data if not re.fullmatch(r"[^=]+=.+", pair)]:
+        parser.error(f"argument --data: expected TASK=FILE, got {bad[0]}")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for task, _, file in (pair.partition("=") for pair in args.data):
+                (Path(folder) / f"{task}.yaml").write_text(local_task(task, file), encoding="utf-8")
+        except UserError as error:
+            print(f"lzpenalty: {error}", file=sys.stderr)
+            return 1
+        include = folder if args.data else args.include_path
+        sys.argv = ["lm-eval", *rest, *(["--include_path", include] if include else [])]
+        cli_evaluate()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""lm-evaluation-harness on a tiny model and local files: what it gets is what transformers generates with our processor and
+cache."""
+
+import json
+import sys
+from contextlib import nullcontext
+from functools import partial
+
+import pytest
+
+lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install 'lzpenalty[eval]'")
+datasets = pytest.importorskip("datasets")
+
+from lm_eval.tasks import TaskManager  # noqa: E402
+
+import lzpenalty.lm_eval as ours  # noqa: E402
+from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache  # noqa: E402
+from tiny import generate, tiny, tokenizer, words  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROWS = [{"said": words(length, length), "answer": "w7"} for length in (9, 14, 11)]
+PENALTY = dict(strength=0.15, min_match=2)
+CACHE = dict(interval=12, ratio=3, recent=4)
+TASK = """
+task: echo
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{said}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: [], do_sample: false, max_gen_toks: 40}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def model():
+    return tiny(spread=0.05)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A task of the harness and its rows."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "echo.yaml").write_text(TASK)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    return tmp_path
+
+
+def answers(wrapped, folder):
+    tasks = TaskManager(include_path=str(folder), include_defaults=False)
+    results = lm_eval.simple_evaluate(model=wrapped, tasks=["echo"], task_manager=tasks)
+    return [sample["resps"][0][0] for sample in results["samples"]["echo"]]
+
+
+def expected(penalty, cache):
+    """The same by transformers, one row at a time."""
+    texts = []
+    for row in ROWS:
+        ids = tokenizer()(row["said"], return_tensors="pt").input_ids
+        processors = [LZPenaltyLogitsProcessor(**penalty)] if penalty else []
+        with RPCCache(model(), **cache) if cache else nullcontext() as held:
+            answer = generate(model(), ids, 40, logits_processor=processors, past_key_values=held)[0, ids.shape[1] :]
+        assert tokenizer().eos_token_id not in answer  # where the harness would stop
+        texts.append(tokenizer().decode(answer, skip_special_tokens=True))
+    return texts
+
+
+@pytest.mark.parametrize("cache", [{}, CACHE])
+@pytest.mark.parametrize("penalty", [{}, PENALTY])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_answers_are_those_of_transformers(folder, penalty, cache, batch_size):
+    options = {f"lz_{name}": value for name, value in penalty.items()} | {
+        f"rpc_{name}": value for name, value in cache.items()
+    }
+    wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), batch_size=batch_size, **options)
+    wanted = expected(penalty, cache)
+    assert answers(wrapped, folder) == wanted
+    assert (wanted != expected({}, {})) is bool(penalty or cache)
+
+
+def test_the_command(folder, monkeypatch):
+    """--model by name, options among --model_args, a task of the harness's own on a local file, results on disk."""
+    model().save_pretrained(folder / "model")
+    tokenizer().save_pretrained(folder / "model")
+    rows = [{"Problem": row["said"], "Answer": row["answer"]} for row in ROWS]
+    (folder / "aime.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(sys, "argv", [])
+    # Its own tasks, thousands of files, take long to read.
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
+    options = "pretrained=model,lz_strength=0.15,lz_min_match=2,rpc_interval=12,rpc_ratio=3,rpc_recent=4"
+    command = f"--model lzpenalty --model_args {options} --tasks aime24 --data aime24=aime.json --device cpu"
+    command += " --gen_kwargs max_gen_toks=40 --output_path out --log_samples"
+    assert ours.main(command.split()) == 0
+    (samples,) = folder.glob("out/*/samples_aime24_*.jsonl")
+    samples = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda sample: sample["doc_id"])
+    assert [sample["doc"]["Problem"] for sample in samples] == [row["said"] for row in ROWS]
+    assert [sample["arguments"]["gen_args_0"]["arg_0"] for sample in samples] == [
+        f"Question: {row['said']}\nAnswer:" for row in ROWS
+    ]
+    (results,) = folder.glob("out/*/results_*.json")
+    results = json.loads(results.read_text())
+    assert results["results"]["aime24"]["exact_match,none"] == 0
+    assert results["config"]["model_args"]["lz_strength"] == 0.15
+
+
+GPQA = {"Question": "q", "Correct Answer": "a", **{f"Incorrect Answer {i}": f"b{i}" for i in (1, 2, 3)}}
+FILES = {
+    "aime24": ("rows.jsonl", json.dumps({"Problem": "1 + 1", "Answer": "2"})),
+    "aime25": ("rows.json", json.dumps([{"problem": "1 + 1", "answer": "2"}])),
+    "gpqa_diamond_cot_zeroshot": ("rows.csv", ",".join(GPQA) + "\n" + ",".join(GPQA.values()) + "\n"),
+}
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_tasks_of_the_harness_on_files(task, folder):
+    file, content = FILES[task]
+    (folder / file).write_text(content)
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / f"{task}.yaml").write_text(ours.local_task(task, file))
+    loaded = TaskManager(include_path=str(folder / "tasks"), include_defaults=False).load([task])["tasks"][task]
+    (row,) = loaded.eval_docs
+    assert "1 + 1" in loaded.doc_to_text(row) or "correct answer to this question:q" in loaded.doc_to_text(row)
+    assert loaded.doc_to_target(row) in ("2", "(A)", "(B)", "(C)", "(D)")
+    right = {"aime24": "so $2$", "aime25": r"\boxed{2}"}.get(task)
+    assert not right or loaded.process_results(row, [right]) == {"exact_match": 1}
+
+
+def test_options_are_checked_before_the_model_is_loaded():
+    for options, message in (
+        (dict(lz_strength=-1), "strength: expected"),
+        (dict(lz_strenght=0.1), "strenght"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            ours.LZPenaltyLM("no/such/model", **options)
+    with pytest.raises(ValueError, match="interval: expected a multiple of ratio"):
+        ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), rpc_interval=10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "aime24=none.jsonl"], "there is no such file"),
+        (["--data", "no_such_task=rows.jsonl"], "the harness has no task of that name"),
+    ],
+)
+def test_mistakes_cost_one_line(folder, arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(ours, "cli_evaluate", None)
+    assert ours.main([*arguments, "--tasks", "aime24"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"lzpenalty: {arguments[0]} ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--data", "aime24"], ["--data", "aime24=rows.jsonl", "--include_path", "tasks"]])
+def test_usage_errors(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        ours.main(arguments)
+    assert stop.value.code == 2 and "python -m lzpenalty.lm_eval: error" in capsys.readouterr().err
+
+
+def test_help_and_what_is_passed_on(monkeypatch, capsys):
+    passed = []
+    monkeypatch.setattr(ours, "cli_evaluate", lambda: passed.append(sys.argv))
+    monkeypatch.setattr(sys, "argv", [])
+    assert ours.main(["--model", "lzpenalty", "--help"]) == 0 and "TASK=FILE" in capsys.readouterr().out
+    assert ours.main(["--tasks", "x", "--include_path", "mine"]) == 0
+    assert passed == [["lm-eval", "--model", "lzpenalty", "--help"], ["lm-eval", "--tasks", "x", "--include_path", "mine"]]
