@@ -245,15 +245,17 @@ def main() -> None:
     for name in args.models:
         model = load(name)
         measured = results["models"].setdefault(name, {"rows": []})
+        threads = torch.get_num_threads()
         for batch in args.batches:
             print(f"{name}, batch {batch}")
             others = [row for row in measured["rows"] if row["batch"] != batch]
-            measured["rows"] = sorted(others + measure(model, batch, args.tokens), key=lambda row: row["batch"])
+            rows = [{"threads": threads, **row} for row in measure(model, batch, args.tokens)]
+            measured["rows"] = sorted(others + rows, key=lambda row: row["batch"])
             write("generate", results)
         if args.check:
             measured["check"] = check(model, max(args.batches, default=4), min(args.tokens, 480))
         if args.whole:
-            measured["whole"] = whole(model, max(args.batches, default=4), args.tokens)
+            measured["whole"] = {"threads": threads, **whole(model, max(args.batches, default=4), args.tokens)}
         del model
     write("generate", results)
     plot(results, Path(__file__).parent.parent / "docs" / "generate.png")

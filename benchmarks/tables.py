@@ -161,7 +161,7 @@ def generate_rows(model: str, rows: list[dict], points: list[str]) -> list[list]
         found.append(
             [
                 row["cache"],
-                *([model, row["batch"]] if model else []),
+                *([model, row["batch"], row["threads"]] if model else []),
                 *ratios,
                 f"{row['tokens_per_second'][points[-1]]:.1f}",
                 f"{row['megabytes'][points[-1]]:,.0f}",
@@ -191,14 +191,14 @@ def generate() -> str:
     for model, found in results["models"].items():
         points = list(found["rows"][0]["tokens_per_second"])
         body += generate_rows(model, found["rows"], points)
-    header = ["cache", "model", "batch", *(f"{int(p):,} tokens" for p in points), "tokens/s", "MB", "ms a step"]
+    header = ["cache", "model", "batch", "threads", *(f"{int(p):,} tokens" for p in points), "tokens/s", "MB", "ms a step"]
     checks = [
         f"{name}, {model}, batch {c['batch']}, {c['tokens']} tokens: {c['seconds']:.0f} s, {c['sum']:.0f} s by the sum"
         for model, found in results["models"].items()
         for name, c in found.get("check", {}).items()
     ]
     wholes = [
-        f"{w['cache']}, {model}, batch {w['batch']}, every step of one `generate` call for real, compressions included: "
+        f"{w['cache']}, {model}, batch {w['batch']}, threads {w['threads']}, every step of one `generate` call for real, compressions included: "
         + ", ".join(f"{ms:.0f} ms a token at {int(p):,}" for p, ms in w["ms_per_token"].items())
         for model, found in results["models"].items()
         for w in [found.get("whole")]
