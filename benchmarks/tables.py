@@ -198,7 +198,8 @@ def generate() -> str:
         for name, c in found.get("check", {}).items()
     ]
     wholes = [
-        f"{w['cache']}, {model}, batch {w['batch']}, threads {w['threads']}, every step of one `generate` call for real, compressions included: "
+        f"{w['cache']}, {model}, batch {w['batch']}, threads {w['threads']}, every step of one `generate` call for real, "
+        "compressions included: "
         + ", ".join(f"{ms:.0f} ms a token at {int(p):,}" for p, ms in w["ms_per_token"].items())
         for model, found in results["models"].items()
         for w in [found.get("whole")]

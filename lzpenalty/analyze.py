@@ -1,6 +1,5 @@
-"""`lzpenalty analyze`: how repetitive is this file?"""
+"""`lzpenalty analyze`: how repetitive is this file? Needs NumPy alone, for token ids and characters."""
 
-import json
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,19 +20,17 @@ class Text:
 
 
 def read_ids(source: str) -> list[int] | None:
-    """The ids of a JSON list, or of numbers with spaces, commas or line ends between them; None if that is not what it is."""
+    """The ids of a JSON list, or of numbers with spaces, commas or line ends between them; None if it is no such thing."""
+    words = source.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
     try:
-        ids = json.loads(source)
-    except ValueError:
-        ids = source.replace(",", " ").split()
-    try:
-        return [int(i) for i in ids] if isinstance(ids, list) and all(isinstance(i, (int, str)) for i in ids) else None
+        return [int(word) for word in words]
     except ValueError:
         return None
 
 
 def load(source: str, tokenizer: str | None, characters: bool) -> Text:
-    """Raises ValueError for a text of which nobody said what its tokens are, and OSError for a tokenizer that isn't there."""
+    """Raises ValueError for a text of which nobody said what its tokens are, or with ids that are none; what transformers
+    raises for a tokenizer that isn't there."""
     if characters:
         return Text(np.array([ord(c) for c in source], np.int64), "characters", lambda ids: "".join(map(chr, ids)), source)
     if tokenizer is not None:
@@ -44,7 +41,11 @@ def load(source: str, tokenizer: str | None, characters: bool) -> Text:
         return Text(np.array(ids, np.int64), "tokens", tool.decode, source)
     ids = read_ids(source)
     if ids is None:
-        raise ValueError("this is not a list of token ids: say --tokenizer ID, or --characters to take each character as one")
+        raise ValueError(
+            "this is not a list of token ids: say --tokenizer ID, or --characters to take each character as one"
+        )
+    if not all(0 <= i < 2**31 for i in ids):
+        raise ValueError("a token id is a number from 0 to 2^31 - 1")
     return Text(np.array(ids, np.int64), "tokens", lambda ids: " ".join(map(str, ids)))
 
 
@@ -82,9 +83,41 @@ def loops(text: Text, most: int, repeats: int, tolerance: float) -> list[dict]:
     return sorted(chosen, key=lambda loop: loop["start"])
 
 
-def end_loop(tokens: np.ndarray, ngram: int = 8, count: int = 3) -> int:
-    """Period of the loop that the text ends in, 0 for none."""
-    return int(repetition_period(tokens, ngram=ngram, count=count))
+def analyze(text: Text, *, window: int = 512, most: int = 10, repeats: int = 3, tolerance: float = 0.0) -> dict:
+    """Everything that is found, as plain numbers and strings. Shows how far it is where that takes more than a second."""
+    found = {"unit": text.unit, "length": len(text.tokens)}
+    wanted = measures(text, window)
+    found["measures"] = {name: measure() for name, measure in _progress(wanted.items(), len(text.tokens))}
+    found["ends_in_loop_of"] = int(repetition_period(text.tokens, ngram=8, count=3))
+    found["loops"] = loops(text, most, repeats, tolerance)
+    return found
+
+
+def _progress(items, length: int):
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return items
+    return tqdm(items, desc="measures", unit="", leave=False, disable=length < 200_000)
+
+
+def draw(text: Text, path: str, window: int = 512) -> None:
+    """Bits per token over time, and an arc from each phrase to where it stood before."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from lzpenalty.plots import plot_bits, plot_matches
+
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(10, 5), sharex=True, layout="constrained")
+    vocab = int(text.tokens.max(initial=1)) + 1
+    plot_bits(analysis.token_bits(text.tokens, vocab, window=window), axes=above)
+    plot_matches(analysis.factorize(text.tokens), shortest=8, axes=below)
+    above.label_outer()
+    below.set_xlabel(text.unit)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def report(found: dict) -> str:

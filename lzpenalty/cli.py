@@ -1,7 +1,9 @@
 """The command `lzpenalty`."""
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
 from lzpenalty import __version__
 from lzpenalty.bench import BENCHMARKS
@@ -104,6 +106,30 @@ def bench(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
 
 
+def analyze(args: argparse.Namespace) -> None:
+    from lzpenalty import analyze
+
+    if args.tokenizer is not None:
+        try:
+            import transformers  # noqa: F401
+        except ImportError:
+            raise UserError("--tokenizer needs transformers: pip install 'lzpenalty[hf]'") from None
+    try:
+        source = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+        text = analyze.load(source, args.tokenizer, args.characters)
+        options = dict(window=args.window, most=args.loops, repeats=args.repeats, tolerance=args.tolerance)
+        found = analyze.analyze(text, **options)
+        print(json.dumps(found) if args.json else analyze.report(found))
+        if args.picture:
+            analyze.draw(text, args.picture, args.window)
+    except UnicodeDecodeError:
+        raise UserError(f"{args.file}: expected UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{args.file}: {str(error).strip().splitlines()[0]}") from error
+    except ImportError as error:
+        raise UserError(f"a picture needs {error.name}: pip install 'lzpenalty[plot]'") from error
+
+
 def doctor(args: argparse.Namespace) -> None:
     from lzpenalty.doctor import report
 
@@ -130,6 +156,27 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--interval", type=positive, default=128, help="tokens between compressions (default %(default)s)")
     group.add_argument("--ratio", type=positive, default=4, help="1 / ratio of an interval is kept (default %(default)s)")
     command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "analyze",
+        help="how repetitive a text is, and where it loops",
+        description="Measures how repetitive a text is: bits that Lempel-Ziv coders pay for each token, n-gram entropy, "
+        "seq-rep-4, SER, and the stretches that repeat themselves. The file holds token ids, a JSON list or with spaces "
+        "between them, or a text, with --tokenizer or --characters.",
+    )
+    command.add_argument("file", metavar="FILE", help="- is standard input")
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--tokenizer", metavar="ID", help="hub id or folder; the file is text")
+    group.add_argument("--characters", action="store_true", help="the file is text, and each character a token")
+    command.add_argument("--json", action="store_true", help="everything as one JSON object")
+    command.add_argument("--picture", metavar="FILE", help="PNG, SVG or PDF: bits per token, and arcs to earlier places")
+    command.add_argument("--window", type=positive, metavar="N", default=512, help="tokens (default %(default)s)")
+    command.add_argument("--loops", type=positive, metavar="N", default=10, help="at most (default %(default)s)")
+    command.add_argument("--repeats", type=positive, metavar="N", default=3, help="turns, from 2 on (default %(default)s)")
+    command.add_argument(
+        "--tolerance", type=float, metavar="X", default=0.0, help="share of a loop that may differ (default %(default)s)"
+    )
+    command.set_defaults(run=analyze)
 
     command = commands.add_parser(
         "sweep",
@@ -180,7 +227,7 @@ def make_parser() -> argparse.ArgumentParser:
         "bench",
         help="runs the benchmarks of a checkout and prints their tables",
         description="Runs benchmarks, writes what they measure to benchmarks/results of the checkout, fills the tables of "
-        "its pages and prints them. Without a NAME: those that README quotes, in an hour.",
+        "its pages and prints them. Without a NAME: those that README quotes, in two hours.",
     )
     command.add_argument("names", nargs="*", type=benchmark, metavar="NAME", help=", ".join(BENCHMARKS))
     command.add_argument("--list", action="store_true", help="what there is, and what it takes")

@@ -16,10 +16,10 @@ ROOT = Path(__file__).parent.parent
 def checkout(tmp_path, monkeypatch):
     """Programs that print how they are called."""
     says = '"""{0}?\n\nMore."""\nimport sys, lzpenalty\nprint("{0} runs", *sys.argv[1:])\n'
-    for name in ("lz", "generate", "tables"):
+    for name in ("lz", "generate", "recall", "tables"):
         (tmp_path / f"{name}.py").write_text(says.format(name))
     fails = '"""Fails?"""\nimport sys\nprint("begun")\nraise ValueError("not today")\n'
-    (tmp_path / "recall.py").write_text(fails)
+    (tmp_path / "cache.py").write_text(fails)
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
     return tmp_path
 
@@ -40,7 +40,7 @@ def test_programs_run_and_tables_follow(checkout, capfd):
         "lz: lz? (a quarter of an hour)",
         "lz runs",
         "tables runs --print lz",
-        "generate: generate? (half an hour, the model of the demo)",
+        "generate: generate? (an hour, the model of the demo)",
         "generate runs --check --whole",
         "tables runs --print generate",
     ]
@@ -48,7 +48,7 @@ def test_programs_run_and_tables_follow(checkout, capfd):
 
 def test_what_readme_quotes_is_the_default(checkout, capfd):
     assert cli.main(["bench"]) == 0
-    assert re.findall(r"^(\w+) runs(?! --print)", capfd.readouterr().out, re.MULTILINE) == ["lz", "generate"]
+    assert re.findall(r"^(\w+) runs(?! --print)", capfd.readouterr().out, re.MULTILINE) == ["lz", "generate", "recall"]
     quoted = re.findall(r"<!-- table: (\w+)", (ROOT / "README.md").read_text())
     assert set(quoted) - {"vllm"} == set(bench.QUOTED)  # vLLM has an environment of its own
 
@@ -71,7 +71,7 @@ def test_the_tables_are_those_of_the_pages():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recall"], "`python benchmarks/recall.py` failed: ValueError: not today"),
+        (["cache"], "`python benchmarks/cache.py` failed: ValueError: not today"),
         (["lz", "generate", "--quick"], "generate has no --quick"),
     ],
 )
@@ -100,5 +100,5 @@ def test_usage_errors(capsys):
         cli.main(["bench", "lzz"])
     assert (
         stop.value.code == 2
-        and "expected one of lz, cache, launch, generate, recall, gpu, got lzz" in capsys.readouterr().err
+        and "expected one of lz, analysis, cache, launch, generate, recall, gpu, got lzz" in capsys.readouterr().err
     )

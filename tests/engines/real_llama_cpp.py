@@ -17,7 +17,7 @@ QUESTION = "Tell me a long story about a lighthouse keeper."
 
 @pytest.fixture(scope="module")
 def llama():
-    return Llama(os.environ["LZPENALTY_GGUF"], n_ctx=1024, n_threads=2, verbose=False)
+    return Llama(os.environ["LZPENALTY_GGUF"], n_ctx=1024, n_threads=len(os.sched_getaffinity(0)), verbose=False)
 
 
 class Checked:
