@@ -127,7 +127,7 @@ sanitize: build
 	cp lzpenalty/*.py lzpenalty/*.pyi build/sanitize/lzpenalty/
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
 	LZPENALTY_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
-	$(VENV)/bin/pytest -q $(addprefix --ignore tests/test_,leaks.py demo.py notebooks.py)
+	$(VENV)/bin/pytest -q -p no:faulthandler $(addprefix --ignore tests/test_,leaks.py demo.py notebooks.py)
 
 # The kernels alone, replaying recorded cases: under valgrind, and on another architecture.
 KERNELS := $(wildcard csrc/cpu/*.c csrc/lz/*.c csrc/cache/*.c)

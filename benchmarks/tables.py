@@ -199,8 +199,7 @@ def generate() -> str:
     ]
     wholes = [
         f"{w['cache']}, {model}, batch {w['batch']}, threads {w['threads']}, every step of one `generate` call for real, "
-        "compressions included: "
-        + ", ".join(f"{ms:.0f} ms a token at {int(p):,}" for p, ms in w["ms_per_token"].items())
+        "compressions included: " + ", ".join(f"{ms:.0f} ms a token at {int(p):,}" for p, ms in w["ms_per_token"].items())
         for model, found in results["models"].items()
         for w in [found.get("whole")]
         if w

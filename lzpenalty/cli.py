@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -119,7 +120,6 @@ def analyze(args: argparse.Namespace) -> None:
         text = analyze.load(source, args.tokenizer, args.characters)
         options = dict(window=args.window, most=args.loops, repeats=args.repeats, tolerance=args.tolerance)
         found = analyze.analyze(text, **options)
-        print(json.dumps(found) if args.json else analyze.report(found))
         if args.picture:
             analyze.draw(text, args.picture, args.window)
     except UnicodeDecodeError:
@@ -128,6 +128,7 @@ def analyze(args: argparse.Namespace) -> None:
         raise UserError(f"{args.file}: {str(error).strip().splitlines()[0]}") from error
     except ImportError as error:
         raise UserError(f"a picture needs {error.name}: pip install 'lzpenalty[plot]'") from error
+    print(json.dumps(found) if args.json else analyze.report(found))
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -248,6 +249,10 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as in `lzpenalty analyze FILE | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"lzpenalty: {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -103,6 +105,13 @@ def test_a_file_that_is_no_text(tmp_path, capsys):
     path = tmp_path / "file"
     path.write_bytes(b"\xff\xfe\x00")
     assert run(capsys, path)[2] == f"lzpenalty: {path}: expected UTF-8\n"
+
+
+def test_a_reader_that_goes_away(tmp_path):
+    ids = write(tmp_path / "ids", "1 2 1 2")
+    command = f"set -o pipefail; '{sys.executable}' -m lzpenalty.cli analyze '{ids}' | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode in (0, 1) and not done.stderr  # 0 if it was quicker
 
 
 def test_usage_errors_exit_with_2(capsys):
