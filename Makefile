@@ -68,7 +68,7 @@ test-pythons: $(PYTHONS:%=.venv-%/installed)
 $(VENV)/smollm2/config.json: $(VENV)/built $(VENV)/model tests/engines/smollm2.py
 	$(RUN) tests/engines/smollm2.py $(@D) 2> /dev/null
 
-ENGINE := -m pytest -q -p no:cacheprovider -p no:logging --show-capture=no
+ENGINE := -m pytest -q -p no:cacheprovider --show-capture=no
 
 # vLLM on a CPU, about 2 GB, with both of its model runners: one process each, since a process has room for one engine. The
 # second runs in Triton's interpreter, at a few tokens a second. pip needs minutes to resolve all this, uv does not; uv asks
@@ -120,14 +120,16 @@ $(MLX)/installed: pyproject.toml constraints.txt $(SOURCES)
 	$(MLX)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
-# The suite with a build that stops at the first invalid access or undefined behaviour. Memory growth means nothing there.
+# The suite with a build that stops at the first invalid access or undefined behaviour, but for what measures memory, runs a
+# model for minutes, or looks for the checkout beside the package.
 SANITIZERS := address,undefined
+SKIPPED := leaks demo notebooks bench_command
 sanitize: build
 	LZPENALTY_SANITIZE=$(SANITIZERS) $(RUN) setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize
 	cp lzpenalty/*.py lzpenalty/*.pyi build/sanitize/lzpenalty/
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
 	LZPENALTY_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
-	$(VENV)/bin/pytest -q -p no:faulthandler $(addprefix --ignore tests/test_,leaks.py demo.py notebooks.py)
+	$(VENV)/bin/pytest -q -p no:faulthandler $(SKIPPED:%=--ignore tests/test_%.py)
 
 # The kernels alone, replaying recorded cases: under valgrind, and on another architecture.
 KERNELS := $(wildcard csrc/cpu/*.c csrc/lz/*.c csrc/cache/*.c)
