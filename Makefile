@@ -55,7 +55,8 @@ test-versions: $(TRANSFORMERS:%=.venv-transformers-%/installed)
 PYTHONS := python3.10 python3.12 python3.13
 test-pythons: $(PYTHONS:%=.venv-%/installed)
 	for python in $(PYTHONS); do .venv-$$python/bin/python -m pytest -q -p no:cacheprovider tests/test_formula.py \
-	    tests/test_levels.py tests/test_dry.py tests/test_period.py tests/test_interpreters.py || exit 1; done
+	    tests/test_levels.py tests/test_dry.py tests/test_period.py tests/test_factorize.py tests/test_loops.py \
+	    tests/test_metrics.py tests/test_interpreters.py || exit 1; done
 
 .venv-python%/installed: pyproject.toml $(SOURCES)
 	python$* -m venv $(@D)
