@@ -258,8 +258,8 @@ def analysis() -> str:
     results = load("analysis")
     texts = results["texts"]
     rows = [[name, *(f"{text['seconds'][name]:.2f} s" for text in texts)] for name in texts[0]["seconds"]]
-    for name in texts[0]["peer_over_ours"]:
-        rows.append([name, *(times(text["peer_over_ours"][name]) for text in texts)])
+    for name in texts[0]["ratios"]:
+        rows.append([name, *(times(text["ratios"][name]) for text in texts)])
     title = f"{texts[0]['tokens']:,} tokens, one thread, pydivsufsort {results['pydivsufsort']}"
     header = [title, *(f"{text['text']}, {text['phrases']:,} phrases, {text['loops']:,} loops" for text in texts)]
     return markdown(header, rows) + f"\n\n{provenance(results)}"
