@@ -70,6 +70,9 @@ def describe(array, **lies):
     return tensor
 
 
+_exported = {}  # by address: what was handed out, and by whom, whose deleter will be called
+
+
 class Producer:
     """Hands out `array` through __dlpack__. `version` is that of its capsules, None for the old kind, which takes no
     max_version. `exports` counts the capsules that have not been destroyed."""
@@ -77,13 +80,13 @@ class Producer:
     def __init__(self, array, version=(1, 0), flags=0, capsule_name=None, **lies):
         self.array, self.version, self.flags, self.capsule_name = array, version, flags, capsule_name
         self.tensor = describe(array, **lies)
-        self.exports, self.alive = 0, {}
+        self.exports = 0
         # One callback for all exports: it must not free its own code while it runs.
         self.deleter = DELETER(self._delete)
 
     def _delete(self, address):
         self.exports -= 1
-        self.alive.pop(address)
+        _exported.pop(address)
 
     def _export(self):
         if self.version is None:
@@ -91,7 +94,7 @@ class Producer:
         else:
             managed = ManagedVersioned(*self.version, None, self.deleter, self.flags, self.tensor)
         self.exports += 1
-        self.alive[ctypes.addressof(managed)] = managed
+        _exported[ctypes.addressof(managed)] = managed, self
         name = self.capsule_name or (b"dltensor" if self.version is None else b"dltensor_versioned")
         return new_capsule(ctypes.addressof(managed), ctypes.cast(NAMES[name], c_char_p), ctypes.cast(_destroy, c_void_p))
 
@@ -159,6 +162,7 @@ def exchange_type(owning=False, major=1, error=None, with_prev=False):
     @PYFUNCTYPE(c_int, c_void_p, POINTER(c_void_p))
     def managed_to_object(address, out):
         result = Exchanged(_made.pop(address).array)
+        del _exported[address]
         ctypes.pythonapi.Py_IncRef(py_object(result))
         out[0] = id(result)
         return 0

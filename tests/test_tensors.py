@@ -53,6 +53,13 @@ def test_every_route_reads_and_writes(logits_route, tokens_route):
     np.testing.assert_array_equal(array, EXPECTED)
 
 
+def test_a_capsule_keeps_the_producer_that_made_it():
+    """Of the helpers here: a producer that nobody else held was collected, and its deleter with it, before its capsule."""
+    capsule = exchange_type(major=2)(zeros()).__dlpack__()
+    gc.collect()
+    del capsule
+
+
 @pytest.mark.parametrize("version", [(1, 0), None])
 def test_capsules_are_released_exactly_once_also_on_errors(version):
     array = zeros()
