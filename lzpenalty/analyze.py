@@ -85,12 +85,15 @@ def loops(text: Text, most: int, repeats: int, tolerance: float) -> list[dict]:
 
 def analyze(text: Text, *, window: int = 512, most: int = 10, repeats: int = 3, tolerance: float = 0.0) -> dict:
     """Everything that is found, as plain numbers and strings. Shows how far it is where that takes more than a second."""
-    found = {"unit": text.unit, "length": len(text.tokens)}
-    wanted = measures(text, window)
-    found["measures"] = {name: measure() for name, measure in _progress(wanted.items(), len(text.tokens))}
-    found["ends_in_loop_of"] = int(repetition_period(text.tokens, ngram=8, count=3))
-    found["loops"] = loops(text, most, repeats, tolerance)
-    return found
+    wanted = measures(text, window) | {"loops": lambda: loops(text, most, repeats, tolerance)}
+    found = {name: find() for name, find in _progress(wanted.items(), len(text.tokens))}
+    return {
+        "unit": text.unit,
+        "length": len(text.tokens),
+        "loops": found.pop("loops"),
+        "ends_in_loop_of": int(repetition_period(text.tokens, ngram=8, count=3)),
+        "measures": found,
+    }
 
 
 def _progress(items, length: int):

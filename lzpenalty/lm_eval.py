@@ -12,11 +12,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import lm_eval
-import yaml
-from lm_eval.__main__ import cli_evaluate
-from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
+try:
+    import lm_eval
+    import yaml
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.huggingface import HFLM
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"lzpenalty: this needs lm-evaluation-harness ({error}): pip install 'lzpenalty[eval]'")
 
 from lzpenalty.cli import UserError
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache

@@ -10,13 +10,8 @@ from lzpenalty import __version__, _core
 
 
 def doctor(library):
-    environment = {**os.environ, "LZPENALTY_LIBCUDA": str(library)}
-    command = [
-        sys.executable,
-        "-c",
-        f"import sys; sys.path[:0] = {sys.path!r}; from lzpenalty.cli import main; main()",
-        "doctor",
-    ]
+    environment = {**os.environ, "LZPENALTY_LIBCUDA": str(library), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "lzpenalty", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -2,6 +2,7 @@
 cache."""
 
 import json
+import runpy
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -105,26 +106,33 @@ def test_the_command(folder, monkeypatch):
     assert results["config"]["model_args"]["lz_strength"] == 0.15
 
 
-GPQA = {"Question": "q", "Correct Answer": "a", **{f"Incorrect Answer {i}": f"b{i}" for i in (1, 2, 3)}}
-FILES = {
-    "aime24": ("rows.jsonl", json.dumps({"Problem": "1 + 1", "Answer": "2"})),
-    "aime25": ("rows.json", json.dumps([{"problem": "1 + 1", "answer": "2"}])),
-    "gpqa_diamond_cot_zeroshot": ("rows.csv", ",".join(GPQA) + "\n" + ",".join(GPQA.values()) + "\n"),
+GPQA = {"Question": "1 + 1?", "Correct Answer": "a", **{f"Incorrect Answer {i}": f"b{i}" for i in (1, 2, 3)}}
+IFEVAL = {"key": 1, "prompt": "1 + 1?", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+FILES = {  # task: file, its content, a metric, answers and what they score
+    "aime24": ("rows.jsonl", json.dumps({"Problem": "1 + 1", "Answer": "2"}), "exact_match", {"so $2$": 1, "so $3$": 0}),
+    "aime25": ("rows.json", json.dumps([{"problem": "1 + 1", "answer": "2"}]), "exact_match", {r"\boxed{2}": 1, "3": 0}),
+    "gpqa_diamond_cot_zeroshot": (
+        "rows.csv",
+        ",".join(GPQA) + "\n" + ",".join(GPQA.values()) + "\n",
+        "exact_match",
+        {"(E)": 0},
+    ),
+    "ifeval": ("rows.json", json.dumps([IFEVAL]), "prompt_level_strict_acc", {"It is 2.": True, "Well, 2.": False}),
 }
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_tasks_of_the_harness_on_files(task, folder):
-    file, content = FILES[task]
+def test_tasks_of_the_harness_on_files(task, folder, monkeypatch):
+    (folder / "nltk" / "tokenizers" / "punkt_tab").mkdir(parents=True)  # or the scorer of ifeval would fetch it
+    monkeypatch.setattr("nltk.data.path", [str(folder / "nltk")])
+    file, content, metric, answers = FILES[task]
     (folder / file).write_text(content)
     (folder / "tasks").mkdir()
     (folder / "tasks" / f"{task}.yaml").write_text(ours.local_task(task, file))
     loaded = TaskManager(include_path=str(folder / "tasks"), include_defaults=False).load([task])["tasks"][task]
     (row,) = loaded.eval_docs
-    assert "1 + 1" in loaded.doc_to_text(row) or "correct answer to this question:q" in loaded.doc_to_text(row)
-    assert loaded.doc_to_target(row) in ("2", "(A)", "(B)", "(C)", "(D)")
-    right = {"aime24": "so $2$", "aime25": r"\boxed{2}"}.get(task)
-    assert not right or loaded.process_results(row, [right]) == {"exact_match": 1}
+    assert "1 + 1" in loaded.doc_to_text(row)
+    assert {answer: loaded.process_results(row, [answer])[metric] for answer in answers} == answers
 
 
 def test_options_are_checked_before_the_model_is_loaded():
@@ -150,6 +158,12 @@ def test_mistakes_cost_one_line(folder, arguments, message, monkeypatch, capsys)
     assert ours.main([*arguments, "--tasks", "aime24"]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"lzpenalty: {arguments[0]} ") and message in error and error.count("\n") == 1
+
+
+def test_without_the_harness(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(SystemExit, match=r"^lzpenalty: this needs lm-evaluation-harness .*pip install 'lzpenalty\[eval\]'$"):
+        runpy.run_path(ours.__file__, run_name="__main__")
 
 
 @pytest.mark.parametrize("arguments", [["--data", "aime24"], ["--data", "aime24=rows.jsonl", "--include_path", "tasks"]])

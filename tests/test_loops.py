@@ -1,6 +1,7 @@
 """find_loops finds all loops of its definition, and nothing else."""
 
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -44,6 +45,28 @@ def test_exact(text, min_repeats, max_period):
     assert triples(find_loops(text, min_repeats=min_repeats, max_period=max_period)) == expected
 
 
+def test_all_short_texts():
+    for tokens, most in ((2, 11), (3, 7)):
+        for n in range(most + 1):
+            for text in product(range(tokens), repeat=n):
+                assert triples(find_loops(text)) == oracle.runs(text), text
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_mirrors_and_orders(seed):
+    """A text that is put together from parts of itself has its runs in the mirror, and in any order of its tokens."""
+    rng = np.random.default_rng(seed)
+    text = rng.integers(0, 3, 9)
+    while len(text) < 20_000:
+        start, stop = np.sort(rng.integers(0, len(text) + 1, 2))
+        text = np.concatenate(
+            [text, np.tile(text[start:stop][:5000], rng.integers(1, 4)), rng.integers(0, 3, rng.integers(3))]
+        )
+    runs, n = triples(find_loops(text)), len(text)
+    assert triples(find_loops(-text)) == triples(find_loops((text + 1) % 3)) == runs
+    assert {(p, n - start - length, length) for p, start, length in triples(find_loops(text[::-1]))} == runs
+
+
 @given(near_repetitive() | histories(40), st.integers(2, 4), st.integers(1, 63), st.integers(1, 20))
 @settings(max_examples=600, deadline=None)
 def test_near(text, min_repeats, tolerance, max_period):
@@ -67,6 +90,27 @@ def test_the_least_tolerance_forgives_nothing(text):
 def test_runs_of_fibonacci_words(n):
     """2 |f(n - 2)| - 3 of them (Kolmogorov and Kucherov)."""
     assert len(find_loops(fibonacci(n))) == 2 * len(fibonacci(n - 2)) - 3
+
+
+@pytest.mark.parametrize("text", [[3, 1, 4] * 5 + [1, 4, 1], [7], []])
+def test_any_ids(text):
+    ids = np.array(text, int)
+    for same in (ids - 4, ids + 10**9, 2**62 - ids, ids * 2**60, ids - 2**62 - 2**62, (ids - 4) * 2**61):
+        assert find_loops(same).tolist() == find_loops(text).tolist()
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+@pytest.mark.parametrize("mirrored", [1, -1])
+def test_runs_within_runs(turned, mirrored):
+    """Each turn of a run is a run and a new token, which the runs on the next level hold twice as often."""
+    text = np.array([], int)
+    for token in range(16):
+        text = np.tile(np.append(text, turned * token), 2)
+    found = find_loops(text[::mirrored])
+    periods, counts = np.unique(found["period"], return_counts=True)
+    assert periods.tolist() == [2**k - 1 for k in range(1, 17)]
+    assert counts.tolist() == [2 ** (16 - k) for k in range(1, 17)]
+    assert (found["repeats"] == 2).all()
 
 
 def test_one_loop_in_noise():

@@ -1,13 +1,14 @@
 /* Loops: stretches of text that repeat themselves.
  *
  * Exact ones are the runs of the literature (Kolmogorov, Kucherov 1999): p is the smallest period of the stretch, it stands
- * at least twice, and the stretch is as long as it can be. They are found where the text is halved, and its halves are, and
- * so on (Main, Lorentz 1984): with period p, a run across the middle goes on from there as far as the text agrees with
- * itself p tokens off, to the left and to the right, and Z-functions tell how far for all p at once. That is O(n log n).
+ * at least twice, and the stretch is as long as it can be. Suppose that the token after it is less than the one p before
+ * that, as the end of the text is less than all tokens. Then wherever the least rotation of the period begins at i and all
+ * of it is left, the first suffix after i that is smaller is that at i + p (Bannai et al. 2017). The other runs have this
+ * with the order of tokens turned round. So it is enough to know, in both orders, each suffix's next smaller one and how far
+ * the text agrees around the two. That is O(n), without a suffix array (Ellert, Fischer 2021).
  *
  * Near ones allow mismatches, and are found period by period: O(n * max_period). */
 #include <stdlib.h>
-#include <string.h>
 
 #include "text.h"
 
@@ -34,96 +35,107 @@ static int is_long_enough(const text_loop_options *options, text_loop loop)
 
 typedef struct {
     const int32_t *text;
-    int32_t *mirrored;
     int32_t n;
-    int32_t *end_of;                       /* [n] where the last run that starts here ends */
-    int32_t *ahead, *back, *within, *over; /* [n] see find_across */
-    const text_loop_options *options;
-    text_loops *loops;
+    int is_descending; /* whether greater tokens count as less */
+    int32_t *smaller;  /* [n] the next smaller suffix; of one on the stack, and that stays there, the previous, or -1 */
+    int32_t *ahead;    /* [n] how many tokens it shares with the next smaller one */
+    int32_t *behind;   /* [n] with the previous one; in add_runs, how many before the two places are the same */
 } run_search;
 
-/* lengths[i] = tokens that the pattern and text[i..n) share, for i in [from, to). `own` is the same of the pattern in
- * itself, from 1 on; it may be what is computed. */
-static void match_pattern(const int32_t *pattern, int32_t m, const int32_t *text, int32_t n, int32_t from, int32_t to,
-                          const int32_t *own, int32_t *lengths)
+static int32_t pop(run_search *r, int32_t top, int32_t i, int32_t shared)
 {
-    for (int32_t i = from, box = 0, end = 0; i < to; i++) {
-        int32_t length = 0;
-        if (i < end)
-            length = own[i - box] < end - i ? own[i - box] : end - i;
-        if (i + length >= end) {
-            while (length < m && i + length < n && pattern[length] == text[i + length])
-                length++;
-            box = i;
-            end = i + length;
+    const int32_t below = r->smaller[top];
+    r->smaller[top] = i;
+    r->ahead[top] = shared;
+    return below;
+}
+
+/* On the stack each suffix is smaller than those above it; that at i goes on top when all larger ones are off.
+ *
+ * `reach` is as far as tokens were ever found to be the same as those `distance` earlier, which was for the sake of one
+ * suffix. Since then this one and those above it on the stack have gone the way of those distance earlier, but for
+ * comparisons that get to reach: only these are made, from reach on, and then that at i is the one. Nothing else takes the
+ * old one off. Below it, two suffixes that share more than the upper one shares with that at i both differ from it alike;
+ * where they share less, the lower one is smaller; where as much, there are tokens to compare, and they begin at reach. So
+ * no token is found to be the same twice: O(n). */
+static void find_smaller(run_search *r)
+{
+    const int32_t *text = r->text, n = r->n;
+    int32_t *smaller = r->smaller, *ahead = r->ahead, *behind = r->behind;
+    smaller[0] = behind[0] = -1;
+    for (int32_t i = 1, reach = 0, distance = 0; i < n; i++) {
+        int32_t top = i - 1, shared = 0;
+        for (; i < reach; top = pop(r, top, i, shared)) {
+            const int32_t earlier = top - distance;
+            const int is_popped = smaller[earlier] == i - distance;
+            shared = is_popped ? ahead[earlier] : behind[i - distance];
+            if (!is_popped || i + shared >= reach)
+                break;
         }
-        lengths[i] = length;
+        if (i + shared >= reach) {
+            int32_t common;
+            reach = reach > i ? reach : i;
+            do {
+                while (reach < n && text[reach] == text[top + (reach - i)])
+                    reach++;
+                common = shared = reach - i;
+                distance = i - top;
+                if (reach < n && (text[top + shared] < text[reach]) != r->is_descending)
+                    break;
+                do {
+                    common = behind[top];
+                    top = pop(r, top, i, shared);
+                } while (common > shared);
+            } while (common == shared);
+            shared = common;
+        }
+        smaller[i] = top;
+        behind[i] = shared;
     }
 }
 
-/* Shorter periods come first, so a run that is met again has a multiple of its period. */
-static int add_run(run_search *r, int32_t start, int32_t end, int32_t period)
+/* How far the text agrees before each place and its next smaller suffix's, as a Z-function from right to left. What is the
+ * same `distance` later, down to `lowest`, has its next smaller suffixes the same distance later: where the copy had one
+ * sooner, the text from the place to its next smaller suffix would end as it begins, but it is a Lyndon word, and none
+ * does. */
+static int add_runs(run_search *r, const text_loop_options *options, text_loops *loops)
 {
-    const int32_t *text = r->text;
-    const text_loop run = {period, start, end - start};
-    if ((start > 0 && text[start - 1] == text[start - 1 + period]) || (end < r->n && text[end] == text[end - period]))
-        return 0; /* cut off where an earlier halving found all of it */
-    if (r->end_of[start] == end)
-        return 0;
-    r->end_of[start] = end;
-    return is_long_enough(r->options, run) ? add_loop(r->loops, run) : 0;
-}
-
-/* The runs that have tokens on both sides of the middle. */
-static int find_across(run_search *r, int32_t from, int32_t middle, int32_t to)
-{
-    const int32_t left = middle - from, right = to - middle, *text = r->text, *mirrored = r->mirrored + (r->n - to);
-    int32_t most = left > right ? left : right;
-    if (most > r->options->max_period)
-        most = r->options->max_period;
-    /* ahead: the text from the middle against itself p tokens later; within: against what starts in the left half;
-     * back, over: the same in the mirror. */
-    match_pattern(text + middle, right, text + middle, right, 1, right, r->ahead, r->ahead);
-    match_pattern(text + middle, right, text + from, left + right, 0, left, r->ahead, r->within);
-    match_pattern(mirrored + right, left, mirrored + right, left, 1, left, r->back, r->back);
-    match_pattern(mirrored + right, left, mirrored, left + right, 0, right, r->back, r->over);
-    for (int32_t p = 1; p <= most; p++) {
-        if (p <= right) { /* a whole turn on the right */
-            int32_t before = r->over[right - p], after = p < right ? r->ahead[p] : 0;
-            if (before > 0 && before + after >= p && add_run(r, middle - before, middle + p + after, p) < 0)
-                return -1;
+    const int32_t *text = r->text, *smaller = r->smaller;
+    int32_t *behind = r->behind;
+    for (int32_t i = r->n - 1, lowest = r->n, distance = 0; i >= 0; i--) {
+        const int32_t period = smaller[i] - i;
+        if (period < 0) /* none is smaller */
+            continue;
+        if (i > lowest && i - behind[i + distance] > lowest) {
+            behind[i] = behind[i + distance];
+        } else {
+            lowest = lowest < i ? lowest : i;
+            while (lowest > 0 && text[lowest - 1] == text[lowest - 1 + period])
+                lowest--;
+            behind[i] = i - lowest;
+            distance = period;
         }
-        if (p <= left) { /* less than one on the right */
-            int32_t before = p < left ? r->back[p] : 0, after = r->within[left - p];
-            if (after > 0 && after < p && before + after >= p && add_run(r, middle - p - before, middle + after, p) < 0)
-                return -1;
-        }
+        const text_loop run = {period, i - behind[i], behind[i] + period + r->ahead[i]};
+        if (behind[i] >= period || (r->is_descending && run.start + run.length == r->n))
+            continue; /* found a turn earlier, or in the other order */
+        if (period <= options->max_period && is_long_enough(options, run) && add_loop(loops, run) < 0)
+            return -1;
     }
     return 0;
 }
 
-static int find_between(run_search *r, int32_t from, int32_t to)
-{
-    const int32_t middle = from + (to - from) / 2;
-    if (to - from < 2)
-        return 0;
-    return find_between(r, from, middle) < 0 || find_between(r, middle, to) < 0 ? -1 : find_across(r, from, middle, to);
-}
-
 int text_find_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops)
 {
-    enum { ARRAYS = 6 };
     const size_t length = (size_t)n + 1;
-    int32_t *block = calloc(length, ARRAYS * sizeof *block);
-    run_search r = {.text = text, .n = n, .options = options, .loops = loops};
+    int32_t *block = calloc(length, 3 * sizeof *block);
+    int status = 0;
     if (!block)
         return -1;
-    int32_t **arrays[ARRAYS] = {&r.mirrored, &r.end_of, &r.ahead, &r.back, &r.within, &r.over};
-    for (size_t k = 0; k < ARRAYS; k++)
-        *arrays[k] = block + k * length;
-    for (int32_t i = 0; i < n; i++)
-        r.mirrored[i] = text[n - 1 - i];
-    int status = find_between(&r, 0, n);
+    for (int is_descending = 0; status == 0 && is_descending < 2; is_descending++) {
+        run_search r = {text, n, is_descending, block, block + length, block + 2 * length};
+        find_smaller(&r);
+        status = add_runs(&r, options, loops);
+    }
     free(block);
     return status;
 }
@@ -190,37 +202,59 @@ static int32_t find_match(const int32_t *a, const int32_t *b, int32_t from, int3
     return from;
 }
 
-/* The maximal scoring stretches of one period, by the algorithm of Ruzzo and Tompa (ISMB 1999). */
+/* The first k where `count` such matches begin, else to. */
+static int32_t find_matches(const int32_t *a, const int32_t *b, int32_t from, int32_t to, int32_t count)
+{
+    enum { FEW = 8 }; /* from so many on, a look at the last of them is faster than blocks of all */
+    for (;;) {
+        if (count < FEW)
+            from = find_match(a, b, from, to);
+        else
+            while (from <= to - count && a[from + count - 1] != b[from + count - 1])
+                from += count;
+        if (from > to - count)
+            return to;
+        int32_t k = from + count;
+        while (k > from && a[k - 1] == b[k - 1])
+            k--;
+        if (k == from)
+            return from;
+        from = k;
+    }
+}
+
+/* The maximal scoring stretches of one period, by the algorithm of Ruzzo and Tompa (ISMB 1999), wherever one that is long
+ * enough can begin: with so many matches that the first mismatch doesn't use them up, or with matches alone. */
 static int find_of_period(near_search *s, const int32_t *text, int32_t period)
 {
     const int32_t n = s->n - period, gain = s->options->tolerance, loss = TEXT_COMPARISONS - gain;
-    int32_t top = 0;
-    int64_t score = 0;
-    for (int32_t k = 0;;) {
-        int32_t match = find_match(text, text + period, k, n), end = match;
-        while (end < n && text[end] == text[end + period])
-            end++;
-        if (match == end)
-            return add_stretches(s, top, period);
-        score -= (int64_t)(match - k) * loss;
-        stretch found = {match, end, top - 1, score, score + (int64_t)(end - match) * gain};
-        k = end;
-        score = found.after;
-        for (;;) {
-            while (found.lower >= 0 && s->stretches[found.lower].before >= found.before)
-                found.lower = s->stretches[found.lower].lower;
-            if (found.lower < 0 || s->stretches[found.lower].after >= found.after)
-                break;
-            top = found.lower; /* together they score more */
-            found = (stretch){s->stretches[top].start, end, s->stretches[top].lower, s->stretches[top].before, found.after};
-        }
-        if (found.lower < 0) { /* nothing before can grow any more */
-            if (add_stretches(s, top, period) < 0)
-                return -1;
-            top = 0;
-        }
-        s->stretches[top++] = found;
+    const int64_t shortest = (s->options->min_repeats - 1) * (int64_t)period;
+    const int32_t count = shortest < loss / gain + 1 ? (int32_t)shortest : loss / gain + 1;
+    for (int32_t k = 0; (k = find_matches(text, text + period, k, n, count)) < n;) {
+        int32_t top = 0;
+        int64_t score = 0;
+        do {
+            int32_t end = k;
+            while (end < n && text[end] == text[end + period])
+                end++;
+            stretch found = {k, end, top - 1, score, score + (int64_t)(end - k) * gain};
+            for (score = found.after;;) {
+                while (found.lower >= 0 && s->stretches[found.lower].before >= found.before)
+                    found.lower = s->stretches[found.lower].lower;
+                if (found.lower < 0 || s->stretches[found.lower].after >= found.after)
+                    break;
+                top = found.lower; /* together they score more */
+                found =
+                    (stretch){s->stretches[top].start, end, s->stretches[top].lower, s->stretches[top].before, found.after};
+            }
+            s->stretches[top++] = found;
+            for (k = end; k < n && score > 0 && text[k] != text[k + period]; k++)
+                score -= loss;
+        } while (k < n && score > 0); /* else nothing before can grow any more */
+        if (add_stretches(s, top, period) < 0)
+            return -1;
     }
+    return 0;
 }
 
 int text_find_near_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops)
