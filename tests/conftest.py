@@ -12,12 +12,18 @@ from lzpenalty import _core
 # open only one driver.
 ON_GPU = bool(os.environ.get("LZPENALTY_TEST_GPU"))
 
+# On a machine with everything, the tests as on one with less: `make test-scalar`.
+if "LZPENALTY_TEST_LEVEL" in os.environ:
+    _core.set_cpu_level(os.environ["LZPENALTY_TEST_LEVEL"])
+
 
 @pytest.fixture(scope="session")
 def emulated():
     """The emulated GPU."""
     if ON_GPU:
         pytest.skip("LZPENALTY_TEST_GPU is set: a real driver is open")
+    if os.environ.get("LZPENALTY_SANITIZE") == "thread":
+        pytest.skip("ThreadSanitizer keeps something of each of the emulator's fibres")
     try:
         return devices.Emulated(emulator.Emulator())
     except emulator.Unavailable as error:

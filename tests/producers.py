@@ -127,9 +127,15 @@ _API_NAME = ctypes.create_string_buffer(b"dlpack_exchange_api")
 _kept = []  # exchange tables live as long as the process
 
 
-def exchange_type(owning=False, major=1, error=None, with_prev=False):
+@PYFUNCTYPE(c_int)
+def _fail():
+    return -1
+
+
+def exchange_type(owning=False, major=1, error=None, with_prev=False, broken=None, unfinished=False):
     """A new type whose instances hand out NumPy arrays through the C exchange API: the non-owning function, or with
-    `owning` only the managed one."""
+    `owning` only the managed one, which fails with something in *out if it is `unfinished`. The function that is named as
+    broken fails without a word."""
 
     @PYFUNCTYPE(c_int, py_object, POINTER(DLTensor))
     def tensor_from_object(obj, out):
@@ -146,7 +152,7 @@ def exchange_type(owning=False, major=1, error=None, with_prev=False):
         ctypes.pythonapi.PyCapsule_SetDestructor(py_object(capsule), None)
         obj.exported.append(producer)
         out[0] = address
-        return 0
+        return -1 if unfinished else 0
 
     @PYFUNCTYPE(c_int, POINTER(DLTensor), POINTER(c_void_p), c_void_p, c_void_p)
     def allocate(prototype, out, error_ctx, set_error):
@@ -176,6 +182,8 @@ def exchange_type(owning=False, major=1, error=None, with_prev=False):
     ask = address(ctypes.pythonapi.PyObject_Size) if error else address(tensor_from_object)
     api = ExchangeAPI(major, 3, None, address(allocate), address(managed_from_object), address(managed_to_object),
                       None if owning else ask, None)  # fmt: skip
+    if broken:
+        setattr(api, broken, address(_fail))
     _kept.append((api, allocate, managed_from_object, managed_to_object, tensor_from_object, _made))
     if with_prev:  # a table of a future major version in front of ours
         api = ExchangeAPI(major + 1, 0, ctypes.addressof(api), None, None, None, None, None)

@@ -6,8 +6,12 @@ must get exactly what the reference holds.
 """
 
 from collections import defaultdict
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
+
+from lzpenalty.rpc import RPCLayer
 
 
 def softmax(x):
@@ -146,3 +150,18 @@ class Reference:
             layer.mass = np.concatenate([mass, layer.mass[..., region:]], axis=2)
         layer.intervals = intervals
         self.compressions += 1
+
+
+@contextmanager
+def following(reference):
+    """Every attention call to RPCCache's layers within the block is shown to the reference first."""
+    attended = RPCLayer.attended
+
+    def shown(layer, queries, scale):
+        then = reference.step(layer.index, queries, layer.keys, layer.values, scale)
+        attended(layer, queries, scale)
+        if then:
+            then(layer.positions)
+
+    with mock.patch.object(RPCLayer, "attended", shown):
+        yield

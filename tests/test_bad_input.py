@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from lzpenalty import codelength_deltas, dry_penalize_, lz_penalize_, repetition_period
+from lzpenalty import (
+    LZOptions,
+    _core,
+    append_,
+    attention_scores,
+    codelength_deltas,
+    dry_penalize_,
+    lz_penalize_,
+    lz_penalize_rows_,
+    repetition_period,
+    select_top,
+)
+from producers import Producer
 
 TOKENS = torch.tensor([[1, 2, 3, 1, 2], [4, 5, 6, 4, 5]])
 inf, nan = float("inf"), float("nan")
@@ -149,3 +161,147 @@ def test_dry_off(device):
 def test_readers(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+SIGNATURES = {name: getattr(getattr(_core, name), "__text_signature__", None) or "" for name in dir(_core)}
+FUNCTIONS = [name for name, signature in SIGNATURES.items() if signature.startswith("($module, /, ")]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_knows_its_arguments(name):
+    with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'nonsense'"):
+        getattr(_core, name)(nonsense=1)
+    if name != "warmup":
+        with pytest.raises(TypeError, match=rf"{name}\(\) missing required argument"):
+            getattr(_core, name)()
+
+
+class Raising:
+    def __index__(self):
+        raise ZeroDivisionError
+
+    __float__ = __iter__ = __bool__ = __index__
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda logits: lz_penalize_(logits, TOKENS, window=Raising()),
+        lambda logits: lz_penalize_(logits, TOKENS, strength=Raising()),
+        lambda logits: lz_penalize_(logits, TOKENS, neutral=Raising()),
+        lambda logits: lz_penalize_(logits, TOKENS, neutral=[Raising()]),
+        lambda logits: attention_scores(logits[None, None], logits[None, None], start=0, stop=1, check=Raising()),
+        lambda logits: LZOptions(horizon=Raising()),
+        lambda logits: LZOptions(escalation=Raising()),
+        lambda logits: _core.set_num_threads(Raising()),
+    ],
+)
+def test_what_an_argument_raises_is_raised(call):
+    with pytest.raises(ZeroDivisionError):
+        call(torch.zeros(2, 10))
+
+
+BIG = 2**31
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: lz_penalize_(torch.zeros(9), Producer(np.zeros(1, np.int64), shape=(BIG,), strides=(1,))),
+         r"tokens: expected at most 2\^31 - 1 tokens in a row, got 2147483648"),
+        (lambda: lz_penalize_(Producer(np.zeros(1, np.float32), shape=(BIG,), strides=(1,)), TOKENS[0]),
+         r"logits: expected a vocabulary of 1 to 2\^31 - 1 ids, got 2147483648"),
+        (lambda: select_top(np.zeros((1, 1, 4), np.float32), 5), "k: expected at most"),
+        (lambda: attention_scores(*[np.broadcast_to(np.float32(0), (1, 1, BIG, 1))] * 2, start=0, stop=1),
+         r"keys: expected 1 to 2\^31 - 1 tokens, got 2147483648"),
+        (lambda: _core.gather_tokens_(Producer(np.zeros(1, np.int32), shape=(1, BIG), strides=(BIG, 1)), {}),
+         r"tokens: expected shape \[batch, length\], got 2 dimensions"),
+        (lambda: _core.parse_lz78(Producer(np.zeros(1, np.int32), shape=(2**30,), strides=(1,))),
+         r"tokens: expected shape \[length\] with fewer than 2\^30 tokens"),
+    ],
+)  # fmt: skip
+def test_sizes_that_are_too_large(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("starts", [2**70, -(2**70), np.int64(9), torch.zeros(1, 2, dtype=torch.int64)])
+def test_starts(starts):
+    for call in (
+        lambda: lz_penalize_(torch.zeros(2, 9), TOKENS, starts=starts),
+        lambda: repetition_period(TOKENS, starts=starts),
+    ):
+        with pytest.raises((ValueError, TypeError), match="starts: expected"):
+            call()
+
+
+def test_one_start_for_all_rows():
+    wanted = lz_penalize_(torch.zeros(2, 10), TOKENS, starts=2)
+    assert torch.equal(lz_penalize_(torch.zeros(2, 10), TOKENS, starts=torch.tensor(2)), wanted)
+
+
+NEW = {"new_keys": torch.zeros(2, 3, 4, 5), "new_values": torch.zeros(2, 3, 4, 6)}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("new_keys", (1, 3, 4, 5), "new_keys: expected as many rows as keys, 2, got 1"),
+        ("new_keys", (2, 1, 4, 5), "new_keys: expected as many heads as keys, 3, got 1"),
+        ("new_keys", (2, 3, 4, 1), "new_keys: expected as many numbers a token as keys, 5, got 1"),
+        ("new_keys", (2, 3, 5), "new_keys: expected shape"),
+        ("new_values", (1, 3, 4, 6), "new_values: expected as many rows as values, 2, got 1"),
+        ("new_values", (2, 1, 4, 6), "new_values: expected as many heads as values, 3, got 1"),
+        ("new_values", (2, 3, 4, 1), "new_values: expected as many numbers a token as values, 6, got 1"),
+        ("new_values", (2, 3, 1, 6), "new_values: expected as many tokens as new_keys, 4, got 1"),
+    ],
+)
+def test_append(name, shape, message):
+    with pytest.raises(ValueError, match=message):
+        append_(torch.zeros(2, 3, 9, 5), torch.zeros(2, 3, 9, 6), **NEW | {name: torch.zeros(shape)}, position=0)
+
+
+def test_options_compare():
+    assert LZOptions(neutral=[1]) != LZOptions(neutral=[2]) != LZOptions() != LZOptions(horizon=1)
+    assert LZOptions() != 3
+    with pytest.raises(TypeError):
+        LZOptions() < LZOptions()  # noqa: B015
+
+
+@pytest.mark.parametrize("value", [3, (LZOptions(),), (3, [1]), (LZOptions(), torch.zeros(2)), (LZOptions(), 3)])
+def test_rows(value):
+    with pytest.raises(TypeError, match="rows: expected|tokens: expected"):
+        lz_penalize_rows_(torch.zeros(2, 10), {0: value})
+
+
+def test_rows_need_memory_on_a_cpu(gpu):
+    logits = gpu.put(np.zeros((2, 10), np.float32))
+    for call in (lambda: lz_penalize_rows_(logits, {}), lambda: _core.gather_tokens_(logits, {})):
+        with pytest.raises(ValueError, match="expected a tensor on cpu, got cuda:0"):
+            call()
+
+
+@pytest.mark.parametrize("tokens", [np.zeros(3), np.zeros((2, 2), np.int64), np.int64(3), np.array([0, 9], np.int32)])
+def test_texts(tokens):
+    for call in (_core.parse_lz78, lambda x: _core.parse_lz77(x, 2), lambda x: _core.find_loops(x, 2, 0.1, 3)):
+        with pytest.raises((TypeError, ValueError), match="tokens: expected"):
+            call(tokens)
+
+
+def test_levels_and_threads():
+    for level in ("sse9", 3, "neon" if "neon" not in _core.cpu_levels() else "avx2"):
+        with pytest.raises(ValueError, match="level: expected one of cpu_levels"):
+            _core.set_cpu_level(level)
+    with pytest.raises(ValueError, match="threads: expected an integer from 1"):
+        _core.set_num_threads(0)
+
+
+def test_calls_within_calls():
+    """Each call that has begun needs memory of its own, more of them than are kept."""
+
+    def nested(depth):
+        return lz_penalize_(torch.zeros(2, 10), TOKENS, neutral=(len(nested(depth - 1)) for _ in range(depth > 0)))
+
+    wanted = lz_penalize_(torch.zeros(2, 10), TOKENS, neutral=[2])
+    for _ in range(3):
+        assert torch.equal(nested(20), wanted)

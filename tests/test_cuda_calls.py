@@ -1,6 +1,7 @@
 """Calls on CUDA tensors: where they are launched, what they need, and what is said when they can't be."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -155,6 +156,32 @@ def test_capsules_that_move_are_refused(emulated):
     assert not floats(emulated, logits).any()
 
 
+def test_capsules_that_change_their_shape_are_refused(emulated):
+    class Growing(Capsule):
+        def __dlpack__(self, **kwargs):
+            self.tensor.shape[0] += 1
+            return super().__dlpack__(**kwargs)
+
+    logits, memory = emulated.put(np.zeros((2, 8), np.float32)), np.zeros((20, 5), np.int64)
+    tokens = Growing(emulated.put(memory), memory[:1])
+    with pytest.raises(ValueError, match="tokens: expected .* from __dlpack__ each time"):
+        lz_penalize_(logits, tokens)
+    assert not floats(emulated, logits).any() and tokens.exports == 0
+
+
+def test_capsules_that_raise_when_they_go(emulated):
+    class Raising(Capsule):
+        def __dlpack__(self, **kwargs):
+            capsule = super().__dlpack__(**kwargs)
+            raises = ctypes.cast(ctypes.pythonapi.PyObject_Size, ctypes.c_void_p)
+            ctypes.pythonapi.PyCapsule_SetDestructor(ctypes.py_object(capsule), raises)
+            return capsule
+
+    logits = emulated.put(zeros())
+    assert lz_penalize_(logits, Raising(emulated.put(TOKENS), TOKENS)) is logits
+    np.testing.assert_array_equal(floats(emulated, logits), EXPECTED)
+
+
 def test_results_need_a_library_that_can_allocate(emulated):
     tokens = Capsule(emulated.put(TOKENS), TOKENS)
     with pytest.raises(TypeError, match=r"tokens: expected a tensor of a library that can allocate results on the device"):
@@ -164,6 +191,7 @@ def test_results_need_a_library_that_can_allocate(emulated):
 
 def test_scratch_and_results_are_given_back(emulated):
     queries, keys = emulated.put(np.ones((1, 2, 3, 8), np.float32)), emulated.put(np.ones((1, 1, 50, 8), np.float32))
+    gc.collect()  # what other tests have left
     before, memory = emulated.emulator.module.counts(), emulated.driver.emulator_allocations()
     for _ in range(3):
         scores = attention_scores(queries, keys, start=0, stop=50)
@@ -278,12 +306,13 @@ def test_devices_must_agree(emulated):
 
 @pytest.mark.parametrize(("function", "options"), [(lz_penalize_, {"horizon": 64}), (dry_penalize_, {"breakers": [3]})])
 def test_windows_have_to_fit_the_device(emulated, function, options):
-    text = np.zeros((1, 60_000), np.int32)
+    text = np.zeros((1, 70_000), np.int32)
     logits, tokens = emulated.put(np.zeros((1, 16), np.float32)), emulated.put(text)
-    with pytest.raises(
-        ValueError, match="window: expected at most [0-9]+ tokens, which is what fits the shared memory"
-    ) as error:
-        function(logits, tokens, window=50_000, **options)
+    for window in (70_000, 50_000):
+        with pytest.raises(
+            ValueError, match="window: expected at most [0-9]+ tokens, which is what fits the shared memory"
+        ) as error:
+            function(logits, tokens, window=window, **options)
     assert not floats(emulated, logits).any()
     most = int(str(error.value).split("at most ")[1].split()[0])
     assert most > 8000
@@ -376,6 +405,50 @@ def test_launches_that_fail(emulated):
     with pytest.raises(RuntimeError, match="cuCtxGetCurrent failed: CUDA_ERROR_INVALID_CONTEXT"):
         lz_penalize_(logits, tokens)
     assert not floats(emulated, logits).any()
+
+
+def test_a_producer_may_refuse_the_stream(emulated):
+    class Refusing(Capsule):
+        def __dlpack__(self, **kwargs):
+            if self.asked:
+                raise BufferError("no such stream")
+            return super().__dlpack__(**kwargs)
+
+    tokens = Refusing(emulated.put(TOKENS), TOKENS)
+    with pytest.raises(ValueError, match="tokens: expected a tensor .* got BufferError: no such stream"):
+        lz_penalize_(emulated.put(zeros()), tokens)
+    assert tokens.exports == 0
+
+
+@pytest.mark.parametrize("step", ["cuLaunchKernel", "cuCtxGetCurrent"])
+def test_every_launch_that_fails_says_so(emulated, step):
+    warmup()
+    cache, other = (emulated.put(np.zeros((1, 1, 8, 4), np.float32)) for _ in range(2))
+    token = emulated.put(np.zeros((1, 1, 1, 4), np.float32))
+    scores, positions = emulated.put(np.zeros((1, 1, 8), np.float32)), emulated.put(np.zeros((1, 1, 1), np.int64))
+    logits, tokens = emulated.put(zeros()), emulated.put(TOKENS)
+    memory = emulated.driver.emulator_allocations()
+    for call in (
+        lambda: lz_penalize_(logits, tokens),
+        lambda: dry_penalize_(logits, tokens),
+        lambda: repetition_period(tokens),
+        lambda: attention_scores(cache, cache, start=0, stop=8),
+        lambda: select_top(scores, 3),
+        lambda: compact_(cache, other, positions, start=0, stop=8, length=8),
+        lambda: append_(cache, other, token, token, position=0),
+    ):
+        emulated.emulator.fail(step, 2)
+        with pytest.raises(RuntimeError, match=f"{step} failed: CUDA_ERROR_OUT_OF_MEMORY"):
+            call()
+    assert emulated.driver.emulator_allocations() == memory
+
+
+@pytest.mark.parametrize("step", ["cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName"])
+def test_devices_that_can_not_be_listed(emulated, step):
+    emulated.emulator.fail(step, 2)
+    with pytest.raises(RuntimeError, match=f"{step} failed"):
+        _core.cuda_devices()
+    assert len(_core.cuda_devices()[1]) > 0
 
 
 def test_allocations_that_fail(emulated):

@@ -1,10 +1,22 @@
 """Every instruction-set level gives bit-identical results, but for attention scores, which differ in their rounding."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lzpenalty import _core, codelength_deltas, dry_penalize_, lz_penalize_, repetition_period
+from lzpenalty import (
+    LZOptions,
+    _core,
+    append_,
+    codelength_deltas,
+    compact_,
+    dry_penalize_,
+    lz_penalize_,
+    lz_penalize_rows_,
+    repetition_period,
+    select_top,
+)
 from test_formula import coders, histories, options
 
 
@@ -50,6 +62,43 @@ def test_long_texts_agree_too():
             {"min_match": 3},
         ):
             assert len(set(at_each_level(lambda: listing(text, 151_936, **coder)))) == 1
+
+
+RNG = np.random.default_rng(0)
+LOGITS, TOKENS = RNG.normal(size=(3, 50)), RNG.integers(0, 40, (3, 300))
+CACHE = RNG.normal(size=(2, 2, 3, 40, 8)).astype(np.float32)
+ROWS = {row: (LZOptions(window=200, neutral=[row]), TOKENS[row]) for row in range(3)}
+
+
+def moved(function, *args, **how):
+    keys, values = CACHE.copy()
+    function(keys, values, *args, **how)
+    return keys, values
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: [lz_penalize_(LOGITS.astype(dtype), TOKENS) for dtype in (np.float16, np.float32, np.float64)],
+        lambda: [dry_penalize_(LOGITS.astype(dtype), TOKENS) for dtype in (np.float16, np.float32, np.float64)],
+        lambda: lz_penalize_rows_(LOGITS.copy(), ROWS),
+        lambda: _core.gather_tokens_(np.zeros((3, 99), np.int32), ROWS),
+        lambda: [listing(TOKENS[0], 50)],
+        lambda: _core.token_bits(TOKENS[0], 50),
+        lambda: repetition_period(TOKENS % 2, ngram=2, count=2),
+        lambda: select_top(CACHE[0, 0], 7),
+        lambda: moved(compact_, np.arange(0, 30, 3).reshape(1, 1, -1).repeat(2, 0), start=2, stop=35, length=40),
+        lambda: moved(append_, *CACHE[::-1, :, :, :5].copy(), position=9),
+        lambda: _core.parse_lz77(TOKENS[0], 99),
+        lambda: _core.parse_lz78(TOKENS[0]),
+        lambda: _core.find_loops(TOKENS[0] % 3, 2, 0.1, 99),
+    ],
+)
+def test_every_function_at_each_level(call):
+    """But for attention_scores, which test_scores.py has at each level."""
+    first, *others = at_each_level(call)
+    for other in others:
+        np.testing.assert_array_equal(first, other)
 
 
 def test_each_level_can_be_forced(level):

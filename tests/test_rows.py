@@ -2,7 +2,6 @@
 
 import array
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -159,30 +158,6 @@ def test_bad_tokens_to_gather_into():
     for out in (np.zeros((2, 9)), np.zeros(9, np.int32), np.zeros((2, 9), np.int64), array.array("i", [0])):
         with pytest.raises((TypeError, ValueError), match="tokens"):
             gather_tokens_(out, {0: GOOD})
-
-
-def test_many_threads_and_a_list_that_grows():
-    options, growing, stop = LZOptions(), [1, 2, 3], []
-
-    def grow():
-        while not stop:
-            growing.append(len(growing) % 7)
-            if len(growing) > 2000:
-                del growing[:1500]
-
-    def penalize(_):
-        logits = np.zeros((8, 9), np.float32)
-        for _ in range(200):
-            lz_penalize_rows_(logits, {row: (options, growing) for row in range(8)})
-        return np.isfinite(logits).all()
-
-    with ThreadPoolExecutor(5) as pool:
-        growth = pool.submit(grow)
-        try:
-            assert all(pool.map(penalize, range(4)))
-        finally:
-            stop.append(True)
-        growth.result()
 
 
 def test_a_request_names_its_options():

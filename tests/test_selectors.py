@@ -9,7 +9,7 @@ import torch
 from lzpenalty import selectors
 from lzpenalty.hf import RPCCache
 from lzpenalty.rpc import RPCLayer
-from rpc_oracle import Reference
+from rpc_oracle import Reference, following
 from tiny import ARCHITECTURES, generate, prompt, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -17,29 +17,10 @@ P, C, R = 16, 4, 8
 SMALL = dict(interval=P, ratio=C, recent=R)
 
 
-@pytest.fixture
-def follow(monkeypatch):
-    """follow(cache, reference): every attention call of the cache's layers is shown to the reference first."""
-
-    attended = RPCLayer.attended
-
-    def start(cache, reference):
-        def shown(layer, queries, scale):
-            then = reference.step(layer.index, queries, layer.keys, layer.values, scale)
-            attended(layer, queries, scale)
-            if then:
-                then(layer.positions)
-
-        monkeypatch.setattr(RPCLayer, "attended", shown)
-
-    return start
-
-
-def run(follow, model, ids=None, tokens=80, reference=None, mask=None, **options):
+def run(model, ids=None, tokens=80, reference=None, mask=None, **options):
     options = {**SMALL, **options}
     reference = Reference(**{**options, **(reference or {})})
-    with RPCCache(model, **options) as cache:
-        follow(cache, reference)
+    with RPCCache(model, **options) as cache, following(reference):
         out = generate(model, prompt() if ids is None else ids, tokens, mask, past_key_values=cache)
     layers = sum(isinstance(layer, RPCLayer) for layer in cache.layers)
     assert reference.compressions == cache.stats()["compressions"] * layers > 0
@@ -48,15 +29,15 @@ def run(follow, model, ids=None, tokens=80, reference=None, mask=None, **options
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_keeps_what_the_formula_says(architecture, attention, follow):
-    run(follow, tiny(architecture, attention))
+def test_every_architecture_keeps_what_the_formula_says(architecture, attention):
+    run(tiny(architecture, attention))
 
 
 @pytest.mark.parametrize("aggregation", ["layer", "group"])
 @pytest.mark.parametrize("budget", [None, 24])
 @pytest.mark.parametrize("selector", [*selectors.SELECTORS])
-def test_every_selector_keeps_what_its_rule_says(selector, budget, aggregation, follow):
-    run(follow, tiny(), selector=selector, budget=budget, aggregation=aggregation)
+def test_every_selector_keeps_what_its_rule_says(selector, budget, aggregation):
+    run(tiny(), selector=selector, budget=budget, aggregation=aggregation)
 
 
 @pytest.mark.parametrize(
@@ -69,50 +50,48 @@ def test_every_selector_keeps_what_its_rule_says(selector, budget, aggregation, 
         (selectors.VaSE(0), "vase", {"share": 0}),
     ],
 )
-def test_options_of_selectors(selector, name, options, follow):
-    run(follow, tiny(), selector=selector, reference={"selector": name, **options})
+def test_options_of_selectors(selector, name, options):
+    run(tiny(), selector=selector, reference={"selector": name, **options})
 
 
 @pytest.mark.parametrize(
     "options", [{"kernel": 1}, {"kernel": 31}, {"recent": 1}, {"recent": 15}, {"ratio": 1}, {"ratio": 16}]
 )
-def test_options_of_the_cache(options, follow):
-    run(follow, tiny(), **options)
+def test_options_of_the_cache(options):
+    run(tiny(), **options)
 
 
-def test_half_precision(follow):
-    run(follow, tiny(dtype=torch.bfloat16))
-    run(follow, tiny(dtype=torch.float16))
+def test_half_precision():
+    run(tiny(dtype=torch.bfloat16))
+    run(tiny(dtype=torch.float16))
 
 
-def test_scale_is_the_models_own(follow):
+def test_scale_is_the_models_own():
     model = tiny("gemma3_text")  # 1 / sqrt(query_pre_attn_scalar), not 1 / sqrt(head_dim)
-    _, cache = run(follow, model)
+    _, cache = run(model)
     assert {layer.scale for layer in cache.layers if isinstance(layer, RPCLayer)} == {7**-0.5}
 
 
-def test_padding_counts_as_prompt(follow):
+def test_padding_counts_as_prompt():
     ids = prompt(3)
     mask = torch.ones_like(ids)
     mask[0, :7] = mask[1, :3] = 0
-    run(follow, tiny(), ids.masked_fill(mask == 0, 0), mask=mask)
+    run(tiny(), ids.masked_fill(mask == 0, 0), mask=mask)
 
 
-def test_later_turns_count_as_generated(follow):
+def test_later_turns_count_as_generated():
     model, reference = tiny(), Reference(**SMALL)
     ids = prompt(1)
-    with RPCCache(model, **SMALL) as cache:
-        follow(cache, reference)
+    with RPCCache(model, **SMALL) as cache, following(reference):
         for message in (prompt(1, 5, 2), prompt(1, 70, 3), prompt(1, 3, 4), prompt(1, 0)):
             ids = torch.cat([generate(model, ids, 30, past_key_values=cache), message], dim=1)
     stats = cache.stats()
     assert stats["prompt"] == 20 and stats["compressions"] >= 4 and stats["seen"] == ids.shape[1] - 1
 
 
-def test_several_intervals_at_once_keep_a_part_of_each(follow):
+def test_several_intervals_at_once_keep_a_part_of_each():
     model, reference = tiny(), Reference(**SMALL)
-    with RPCCache(model, **SMALL) as cache, torch.no_grad():
-        follow(cache, reference)
+    with RPCCache(model, **SMALL) as cache, following(reference), torch.no_grad():
         model(prompt(1), past_key_values=cache)
         model(prompt(1, 1), past_key_values=cache)
         model(prompt(1, 5 * P + R), past_key_values=cache)
@@ -143,7 +122,7 @@ def test_random_differs_from_layer_to_layer_and_seed_to_seed():
         assert torch.equal(layer.own_selector.generator.get_state(), other.own_selector.generator.get_state())
 
 
-def test_a_selector_of_ones_own_needs_only_a_score(follow):
+def test_a_selector_of_ones_own_needs_only_a_score():
     class Oldest(selectors.Selector):
         def score(self, layer):
             return -torch.arange(layer.stop - layer.start, dtype=torch.float32).repeat(layer.keys.shape[0], 1, 1)

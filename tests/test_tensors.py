@@ -82,6 +82,13 @@ def test_owned_exchange_tensors_are_released():
     assert [producer.exports for producer in logits.exported] == [0, 0]
 
 
+def test_what_a_failing_export_leaves_is_not_touched():
+    tokens = exchange_type(owning=True, unfinished=True)(TOKENS)
+    with pytest.raises(TypeError, match="tokens: expected a tensor that can be borrowed through DLPack"):
+        lz_penalize_(zeros(), tokens)
+    assert tokens.exported[0].exports == 1
+
+
 def test_the_route_is_found_once_per_type():
     class Counting(type):
         asked = 0
@@ -149,6 +156,13 @@ def test_a_type_of_an_old_torch_gets_what_its_package_makes_of_it():
     Old.__module__ = "torch.somewhere"
     ids, _ = codelength_deltas(Old(TOKENS[0].copy()), 8)
     assert isinstance(ids, torch.Tensor)
+
+
+@pytest.mark.parametrize("module", ["\ud800", 3, None])
+def test_types_whose_package_can_not_be_told(module):
+    kind = type("Kind", (Producer,), {"__module__": module})
+    ids, _ = codelength_deltas(kind(TOKENS[0].copy()), 8)
+    assert isinstance(ids, np.ndarray)
 
 
 @given(st.lists(st.integers(-3, 3), min_size=2, max_size=2), st.integers(0, 5))
@@ -301,16 +315,19 @@ def test_overlapping_logits_are_refused():
 
 
 def test_autograd_is_refused_but_not_inference():
-    parameter = torch.nn.Parameter(torch.zeros(1, 8))
+    parameter, conjugated = torch.nn.Parameter(torch.zeros(1, 8)), torch.zeros(1, 8, dtype=torch.complex64).conj()
+    error, autograd, dtype = ValueError, "outside autograd, got one that requires grad", "dtype"
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):  # then torch's own words
+        error, autograd, dtype = (TypeError, ValueError), ".*: Can't export .* gradient", ".*: Can't export .* conjugate bit"
     for bad in (parameter, parameter * 2):
-        with pytest.raises(ValueError, match="logits: expected a tensor outside autograd, got one that requires grad"):
+        with pytest.raises(error, match=f"logits: expected a tensor {autograd}"):
             lz_penalize_(bad, TOKENS)
     lz_penalize_(parameter.detach(), TOKENS)
     np.testing.assert_array_equal(parameter.detach(), EXPECTED)
     with torch.inference_mode():
         lz_penalize_(torch.zeros(1, 8), TOKENS)
-    with pytest.raises(TypeError, match="logits: expected dtype"):  # conjugation is a matter of complex tensors
-        lz_penalize_(torch.zeros(1, 8, dtype=torch.complex64).conj(), TOKENS)
+    with pytest.raises(TypeError, match=f"logits: expected {dtype}"):  # conjugation is a matter of complex tensors
+        lz_penalize_(conjugated, TOKENS)
 
 
 def test_tensors_that_have_no_memory_of_that_kind():
@@ -363,3 +380,91 @@ def test_references_are_balanced():
 def test_the_description_that_the_tests_lie_with_is_right():
     tensor = describe(np.zeros((2, 3), np.int32)[:, ::2])
     assert (tensor.ndim, tensor.bits, tensor.code, tensor.strides[0], tensor.strides[1]) == (2, 32, 0, 3, 2)
+
+
+def test_a_null_shape_is_refused():
+    producer = Producer(zeros())
+    producer.tensor.shape = None
+    with pytest.raises(ValueError, match="logits: expected at most 4 dimensions, got 2"):
+        lz_penalize_(producer, TOKENS)
+
+
+@pytest.mark.parametrize("device_type", [3, 11])
+def test_pinned_memory_is_memory(device_type):
+    array = zeros()
+    lz_penalize_(Producer(array, device_type=device_type), TOKENS)
+    np.testing.assert_array_equal(array, EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["__dlpack_c_exchange_api__", "__dlpack__", "__module__", "requires_grad"])
+def test_errors_of_a_types_own_attributes_pass(name):
+    class Meta(type):
+        def __getattribute__(self, asked):
+            if asked == name:
+                raise ZeroDivisionError(name)
+            return super().__getattribute__(asked)
+
+    base = exchange_type() if name == "requires_grad" else Producer
+    kind = Meta("Kind", (base,), {})
+    with pytest.raises(ZeroDivisionError, match=name):
+        lz_penalize_(kind(zeros()), TOKENS)
+
+
+def test_an_instances_requires_grad_may_raise():
+    kind = exchange_type()
+    kind.requires_grad = property(lambda self: 1 / 0)
+    with pytest.raises(TypeError, match="logits: .* got ZeroDivisionError"):
+        lz_penalize_(kind(zeros()), TOKENS)
+
+
+def test_what_is_no_exchange_api_is_none():
+    class Kind(Producer):
+        __dlpack_c_exchange_api__ = 7
+
+    array = zeros()
+    lz_penalize_(Kind(array), TOKENS)
+    np.testing.assert_array_equal(array, EXPECTED)
+
+
+@pytest.mark.parametrize("broken", ["tensor_from_object", "managed_from_object"])
+def test_an_exchange_that_fails_without_a_word(broken):
+    kind = exchange_type(owning=broken == "managed_from_object", broken=broken)
+    with pytest.raises(TypeError, match="logits: .* got RuntimeError: no reason given"):
+        lz_penalize_(kind(zeros()), TOKENS)
+
+
+def test_an_allocator_that_fails_without_a_word():
+    with pytest.raises(RuntimeError, match="the allocator of Exchanged failed: no message"):
+        codelength_deltas(exchange_type(broken="allocate")(TOKENS[0]), 8)
+
+
+def test_a_namespace_that_raises():
+    class Kind(Producer):
+        def __array_namespace__(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        codelength_deltas(Kind(TOKENS[0].copy()), 8)
+
+
+@pytest.mark.parametrize("dtype", ["S40", "S2", "u4", "V0", "c16", ">f4"])
+def test_other_dtypes_of_numpy_are_refused(dtype):
+    with pytest.raises(TypeError, match="logits: expected dtype float32"):
+        lz_penalize_(np.zeros((1, 8), dtype), TOKENS)
+
+
+def test_a_numpy_type_that_calls_itself_bfloat16():
+    """ml_dtypes has one; a void of that name is as good to whoever only looks."""
+    bfloat16 = type("bfloat16", (np.void,), {})
+    logits = np.zeros((1, 8), np.dtype((bfloat16, 2)))
+    lz_penalize_(logits, TOKENS)
+    wanted = lz_penalize_(torch.zeros(1, 8, dtype=torch.bfloat16), torch.from_numpy(TOKENS))
+    assert logits.tobytes() == wanted.view(torch.int16).numpy().tobytes()
+
+
+def test_strides_of_numpy_are_whole_items():
+    record = np.zeros((1, 8), np.dtype({"names": ["x"], "formats": ["f4"], "offsets": [0], "itemsize": 6}))
+    with pytest.raises(ValueError, match="logits: expected strides that are multiples of the item size 4, got 6 bytes"):
+        lz_penalize_(record["x"], TOKENS)
+    with pytest.raises(ValueError, match="logits: expected at most 4 dimensions, got 5"):
+        lz_penalize_(np.zeros((1, 1, 1, 1, 8), np.float32), TOKENS)

@@ -28,7 +28,8 @@ static void compact_head(void *job, int64_t unit, int thread)
 {
     const cache_compaction *c = job;
     const int64_t heads = c->keys.heads, b = unit / heads, head = unit % heads;
-    const int64_t *positions = c->positions + b * c->position_batch_stride + head * c->position_head_stride;
+    const int64_t first_position = b * c->position_batch_stride + head * c->position_head_stride;
+    const int64_t *positions = c->kept > 0 ? c->positions + first_position : NULL;
     (void)thread;
     for (int64_t first = 0, next; first < c->kept; first = next) {
         for (next = first + 1; next < c->kept && positions[next] == positions[next - 1] + 1;)
@@ -45,13 +46,15 @@ void cache_compact(const cache_compaction *c)
     /* Some ten milliseconds of copying are worth a thread; the copies of one head are not. */
     const int64_t units = c->keys.batch * c->keys.heads;
     const double bytes = (double)units * (double)(c->length - c->start) * (double)c->keys.size * 2;
+    if (bytes == 0) /* there may be any number of heads of no tokens */
+        return;
     cpu_fork_join(bytes < 4e6 ? 1 : c->threads, units, compact_head, (void *)c);
 }
 
 void cache_append(const cache_array *cache, const cache_array *added, int64_t position)
 {
     const size_t bytes = (size_t)(cache->size * float_size(cache->dtype));
-    for (int64_t b = 0; b < cache->batch; b++)
+    for (int64_t b = 0; added->tokens > 0 && b < cache->batch; b++)
         for (int64_t head = 0; head < cache->heads; head++)
             for (int64_t i = 0; i < added->tokens; i++)
                 memcpy(token_at(cache, b, head, position + i), token_at(added, b, head, i), bytes);

@@ -1,4 +1,5 @@
-/* The k highest scores of a row, found digit by digit as in a radix sort, without sorting: O(n) whatever the scores. */
+/* The k highest scores of a row, found digit by digit as in a radix sort, without sorting: O(n) whatever the scores. They
+ * are read several times, and another thread that writes to them meanwhile gets positions without meaning, but positions. */
 #include <string.h>
 
 #include "../cpu/half.h"
@@ -28,7 +29,7 @@ static uint32_t kth_rank(const float *scores, int64_t n, int64_t k, int64_t *abo
                 counts[rank >> shift & digit_mask]++;
         }
         uint32_t digit = digit_mask;
-        while (*above + counts[digit] < k)
+        while (digit > 0 && *above + counts[digit] < k)
             *above += counts[digit--];
         known |= digit << shift;
         mask |= digit_mask << shift;
@@ -40,13 +41,11 @@ void cache_select_top(const float *scores, int64_t rows, int64_t n, int64_t row_
 {
     for (int64_t row = 0; row < rows; row++, scores += row_stride, positions += k) {
         int64_t above, found = 0;
-        if (k == 0)
-            continue;
         const uint32_t kth = kth_rank(scores, n, k, &above);
         int64_t ties = k - above;
         for (int64_t t = 0; found < k; t++) {
             uint32_t rank = rank_of(scores[t]);
-            if (rank > kth || (rank == kth && ties-- > 0))
+            if (rank > kth || (rank == kth && ties-- > 0) || n - t == k - found)
                 positions[found++] = t;
         }
     }

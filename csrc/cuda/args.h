@@ -14,6 +14,9 @@ enum { CUDA_MOST_THREADS = 1024, CUDA_PERIOD_THREADS = 256, CUDA_TILE_THREADS = 
 /* Keys and queries are multiplied in square tiles; one block of the first pass sees several tiles of keys. */
 enum { CUDA_TILE = 64, CUDA_CHUNK = 4 * CUDA_TILE };
 
+/* Sizes of what is cached or queried, so that sums of two fit the int that kernels count with. */
+enum { CUDA_MOST_SIZE = 1 << 30 };
+
 /* Items that a thread holds while the compaction moves them, and how many bytes of a token's row one block moves. */
 enum { CUDA_MOVE_HELD = 4, CUDA_MOVE_SLICE = 64 };
 

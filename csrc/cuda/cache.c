@@ -1,5 +1,7 @@
 #include "cache.h"
 
+#include <math.h>
+
 static int64_t over(int64_t items, int64_t each)
 {
     return (items + each - 1) / each;
@@ -12,40 +14,43 @@ static cuda_array device_array(const cache_array *a)
     return (cuda_array){a->data, a->batch_stride, a->head_stride, a->token_stride};
 }
 
-static cuda_score_args score_args(const cache_attention *attn, float *scratch)
+/* All but where the results go. */
+static cuda_score_args score_args(const cache_attention *attn)
 {
     const int64_t n = attn->stop - attn->start, group = attn->queries.heads / attn->keys.heads;
     const int64_t units = attn->keys.batch * attn->keys.heads, queries = group * attn->queries.tokens;
-    cuda_score_args a = {.queries = device_array(&attn->queries),
-                         .keys = device_array(&attn->keys),
-                         .units = units,
-                         .dtype = (int32_t)attn->keys.dtype,
-                         .size = (int32_t)attn->keys.size,
-                         .heads = (int32_t)attn->keys.heads,
-                         .group = (int32_t)group,
-                         .recent = (int32_t)attn->queries.tokens,
-                         .start = (int32_t)attn->start,
-                         .n = (int32_t)n,
-                         .scale = attn->scale * CACHE_LOG2E,
-                         .query_tiles = (int32_t)over(queries, CUDA_TILE),
-                         .chunks = (int32_t)over(n, CUDA_CHUNK)};
-    a.partial = scratch;
-    a.totals = a.partial + units * queries * a.chunks * 2;
-    a.sums = a.totals + units * queries * 2;
-    return a;
+    return (cuda_score_args){.queries = device_array(&attn->queries),
+                             .keys = device_array(&attn->keys),
+                             .units = units,
+                             .dtype = (int32_t)attn->keys.dtype,
+                             .size = (int32_t)attn->keys.size,
+                             .heads = (int32_t)attn->keys.heads,
+                             .group = (int32_t)group,
+                             .recent = (int32_t)attn->queries.tokens,
+                             .start = (int32_t)attn->start,
+                             .n = (int32_t)n,
+                             .scale = attn->scale * CACHE_LOG2E,
+                             .query_tiles = (int32_t)over(queries, CUDA_TILE),
+                             .chunks = (int32_t)over(n, CUDA_CHUNK)};
 }
 
 int64_t cuda_scores_scratch(const cache_attention *attn)
 {
-    const cuda_score_args a = score_args(attn, NULL);
-    return a.units * a.group * a.recent * (a.chunks + 1) * 2 + a.units * a.n;
+    const double units = (double)(attn->keys.batch * attn->keys.heads), n = (double)(attn->stop - attn->start);
+    const int64_t group = attn->queries.heads / attn->keys.heads;
+    const double queries = (double)(group * attn->queries.tokens);
+    const double numbers = units * queries * (ceil(n / CUDA_CHUNK) + 1) * 2 + units * n;
+    return queries <= CUDA_MOST_SIZE && numbers < 0x1p53 ? (int64_t)numbers : -1;
 }
 
 cuda_status cuda_attention_scores(const cuda_device *d, cu_stream stream, const cache_attention *attn, float *scratch,
                                   cuda_error *error)
 {
-    cuda_score_args a = score_args(attn, scratch);
+    cuda_score_args a = score_args(attn);
     const int64_t queries = a.units * a.group * a.recent, averaged = attn->by_group ? 1 : a.heads;
+    a.partial = scratch;
+    a.totals = a.partial + queries * a.chunks * 2;
+    a.sums = a.totals + queries * 2;
     const int64_t reach = attn->kernel / 2 < a.n ? attn->kernel / 2 : a.n;
     cuda_smooth_args s = {.sums = a.sums,
                           .scores = attn->scores,
@@ -53,7 +58,7 @@ cuda_status cuda_attention_scores(const cuda_device *d, cu_stream stream, const 
                           .heads = (int32_t)averaged,
                           .n = a.n,
                           .reach = (int32_t)reach,
-                          .head_share = 1 / (float)(a.recent * a.group * averaged),
+                          .head_share = 1 / (float)(averaged * a.recent * a.group),
                           .position_share = 1 / (float)attn->kernel};
     const struct {
         cuda_kernel kernel;

@@ -7,7 +7,8 @@
 #include "args.h"
 #include "device.h"
 
-/* Numbers of scratch memory, float32 on the device, that the scores need. */
+/* Numbers of scratch memory, float32 on the device, that the scores need; -1 if that, or the queries that share a key head,
+ * are too many to count. */
 int64_t cuda_scores_scratch(const cache_attention *);
 cuda_status cuda_attention_scores(const cuda_device *, cu_stream, const cache_attention *, float *scratch, cuda_error *);
 

@@ -46,6 +46,11 @@ cuda_status cuda_launch(const cuda_device *device, cuda_kernel kernel, cu_stream
     int pushed;
     if (blocks == 0)
         return CUDA_OK;
+    if (blocks > INT32_MAX) {
+        error->status = CUDA_FAILED;
+        snprintf(error->text, sizeof error->text, "a grid has at most 2^31 - 1 blocks, %lld are needed", (long long)blocks);
+        return CUDA_FAILED;
+    }
     cuda_status status = enter(device, &pushed, error);
     if (status == CUDA_OK) {
         cu_result code = device->driver->launch(device->kernels[kernel].function, (unsigned)blocks, 1, 1, (unsigned)threads,
@@ -73,9 +78,9 @@ cuda_status cuda_describe_device(int number, cuda_device_info *info, cuda_error 
 {
     const cu_driver *driver = cuda_open(error);
     cu_device device;
+    *info = (cuda_device_info){.ready = number < CUDA_MOST_DEVICES && atomic_load(&ready[number]) != NULL};
     if (!driver)
         return error->status;
-    *info = (cuda_device_info){.ready = number < CUDA_MOST_DEVICES && atomic_load(&ready[number]) != NULL};
     CHECK(driver->device_get(&device, number), "cuDeviceGet");
     CHECK(driver->device_name(info->name, sizeof info->name, device), "cuDeviceGetName");
     CHECK(driver->device_attribute(&info->capability_major, CU_COMPUTE_CAPABILITY_MAJOR, device), "cuDeviceGetAttribute");

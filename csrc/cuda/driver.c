@@ -1,7 +1,9 @@
 #include "driver.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #ifdef _WIN32
 
@@ -24,6 +26,15 @@ static struct {
     cuda_error error; /* why not */
 } driver = {.once = PTHREAD_ONCE_INIT};
 
+static const struct {
+    const char *symbol;
+    size_t offset; /* in cu_driver */
+} functions[] = {
+#define FUNCTION(member, symbol, parameters) {symbol, offsetof(cu_driver, member)},
+    CU_FUNCTIONS(FUNCTION)
+#undef FUNCTION
+};
+
 static void open_driver(void)
 {
     const char *path = getenv("LZPENALTY_LIBCUDA");
@@ -33,15 +44,16 @@ static void open_driver(void)
         snprintf(driver.error.text, sizeof driver.error.text, "no CUDA driver: %s", dlerror());
         return;
     }
-/* POSIX says that dlsym returns functions, too; C that no void pointer is one. */
-#define RESOLVE(member, symbol, parameters)                                                                                 \
-    *(void **)&driver.calls.member = dlsym(library, symbol);                                                                \
-    if (!driver.calls.member) {                                                                                             \
-        snprintf(driver.error.text, sizeof driver.error.text, "the CUDA driver is too old: it lacks %s", symbol);           \
-        return;                                                                                                             \
+    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+        void *function = dlsym(library, functions[i].symbol);
+        if (!function) {
+            snprintf(driver.error.text, sizeof driver.error.text, "the CUDA driver is too old: it lacks %s",
+                     functions[i].symbol);
+            return;
+        }
+        /* POSIX says that dlsym returns functions, too; C that no void pointer is one. */
+        memcpy((char *)&driver.calls + functions[i].offset, (const void *)&function, sizeof function);
     }
-    CU_FUNCTIONS(RESOLVE)
-#undef RESOLVE
     cu_result code = driver.calls.init(0);
     if (cuda_check(&driver.calls, code, "cuInit", &driver.error) != CUDA_OK) {
         driver.error.status = CUDA_NO_DRIVER; /* as on a machine whose driver finds no device */

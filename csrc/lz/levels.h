@@ -10,6 +10,11 @@
 #include "../cpu/target.h"
 #include "scratch.h"
 
+/* Or results would depend on the processor. */
+#if FLT_EVAL_METHOD != 0
+#error "lzpenalty needs a processor and a compiler that compute float as float"
+#endif
+
 #if CPU_HAS_X86_LEVELS
 #include <immintrin.h>
 #endif

@@ -33,7 +33,10 @@ typedef struct {
     int32_t n_table;
 } lz_scratch;
 
-/* What a call with these options needs on rows of `length` tokens. */
+/* Items that a list may have, so that sums of two positions fit 32 bits and a hash table is never full. */
+enum { LZ_MOST = (1 << 30) - 1 };
+
+/* What a call with these options needs on rows of `length` tokens; more than LZ_MOST of anything can't be reserved. */
 lz_sizes lz_penalty_sizes(const lz_penalty *penalty, int64_t length);
 lz_sizes lz_dry_sizes(const lz_dry *dry, int64_t length);
 lz_sizes lz_loop_sizes(const lz_loop *loop, int64_t length);

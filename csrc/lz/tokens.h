@@ -11,7 +11,7 @@ static void encode_wide_ids(const int64_t *newest, int64_t stride, int32_t n, in
             recent[i] = (int32_t)id;
             continue;
         }
-        while (newest[-first * stride] != id)
+        while (first < i && newest[-first * stride] != id) /* no end to rely on: others may write to the tokens meanwhile */
             first++;
         recent[i] = -1 - first;
     }

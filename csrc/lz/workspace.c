@@ -20,7 +20,7 @@ lz_sizes lz_penalty_sizes(const lz_penalty *p, int64_t length)
     }
     return (lz_sizes){.context = clip(context, length),
                       .window = clip(window, length),
-                      .list = clip(window, length) + p->n_neutral,
+                      .list = clip(clip(window, length) + (int64_t)p->n_neutral, INT32_MAX),
                       .keys = clip(keys, length)};
 }
 
@@ -82,6 +82,8 @@ void *lz_workspace_block(lz_workspace *ws, int which, size_t size)
 static int reserve(lz_workspace *ws, lz_sizes sizes, size_t n_log2)
 {
     lz_scratch counted;
+    if (sizes.context > LZ_MOST || sizes.window > LZ_MOST || sizes.list > LZ_MOST || sizes.keys > LZ_MOST)
+        return -1;
     if (!lz_workspace_block(ws, LZ_SCRATCH, lz_lay_out(NULL, sizes, &counted)))
         return -1;
     if (ws->n_log2 < n_log2) {

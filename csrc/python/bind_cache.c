@@ -22,7 +22,10 @@ static int check_ndim(const tensor *t, int ndim, const char *shape)
 static int check_contiguous(const tensor *t)
 {
     const int last = t->ndim - 1;
-    if (t->shape[last] <= 1 || t->strides[last] == 1)
+    int empty = 0; /* NumPy gives arrays without items strides of 0 */
+    for (int i = 0; i < last; i++)
+        empty |= t->shape[i] == 0;
+    if (empty || t->shape[last] <= 1 || t->strides[last] == 1)
         return 0;
     PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last dimension, got stride %lld", t->name,
                  (long long)t->strides[last]);
@@ -36,8 +39,10 @@ static int take_array(module_state *st, PyObject *object, const char *name, cons
     if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, "[batch, heads, tokens, size]") < 0 ||
         tensor_check_device(t, like) < 0)
         return -1;
-    if (t->dtype > DTYPE_BFLOAT16)
-        return tensor_fail_dtype(t, "float32, float16 or bfloat16");
+    if (t->dtype > DTYPE_BFLOAT16) {
+        tensor_fail_dtype(t, "float32, float16 or bfloat16");
+        return -1;
+    }
     if (like && t->dtype != like->dtype) {
         PyErr_Format(PyExc_TypeError, "%s: expected the dtype of %s, %s, got %s", name, like->name,
                      tensor_dtype_name(like->dtype), tensor_dtype_name(t->dtype));
@@ -46,8 +51,8 @@ static int take_array(module_state *st, PyObject *object, const char *name, cons
     if (check_contiguous(t) < 0)
         return -1;
     for (int i = 0; i < 4; i++) {
-        if (t->shape[i] < (i == 2 ? 0 : 1) || t->shape[i] > INT32_MAX) {
-            PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 %s, got %lld", name,
+        if (t->shape[i] < (i == 2 ? 0 : 1) || t->shape[i] > (on_cuda(t) ? CUDA_MOST_SIZE : INT32_MAX)) {
+            PyErr_Format(PyExc_ValueError, "%s: expected 1 to %s %s, got %lld", name, on_cuda(t) ? "2^30" : "2^31 - 1",
                          (const char *const[]){"rows", "heads", "tokens", "numbers a token"}[i], (long long)t->shape[i]);
             return -1;
         }
@@ -147,12 +152,18 @@ static int take_cache(module_state *st, PyObject *const *values, tensor *k, tens
 static PyObject *scores_on_cuda(module_state *st, cache_attention *attn, tensor *queries, tensor *keys, const int64_t *shape)
 {
     dl_managed_tensor_versioned *scores = NULL, *scratch = NULL;
+    const int64_t scratch_shape[1] = {cuda_scores_scratch(attn)};
     PyObject *result = NULL;
     cuda_call call;
     cuda_status status;
+    if (scratch_shape[0] < 0) {
+        PyErr_SetString(PyExc_ValueError, "queries: expected at most 2^30 for each key head of CUDA tensors, and products "
+                                          "with keys that fit in memory, got more");
+        return NULL;
+    }
     if (cuda_begin(st, (tensor *const[]){keys, queries}, 2, &call) < 0 ||
         tensor_allocate(keys, DTYPE_FLOAT32, 3, shape, &scores) < 0 ||
-        tensor_allocate(keys, DTYPE_FLOAT32, 1, (const int64_t[]){cuda_scores_scratch(attn)}, &scratch) < 0)
+        tensor_allocate(keys, DTYPE_FLOAT32, 1, scratch_shape, &scratch) < 0)
         goto done;
     attn->scores = tensor_memory(scores);
     CUDA_RUN(status, cuda_attention_scores(call.device, call.stream, attn, tensor_memory(scratch), &call.error));
@@ -173,6 +184,12 @@ static PyObject *select_on_cuda(module_state *st, tensor *scores, const int64_t 
     dl_managed_tensor_versioned *positions;
     cuda_call call;
     cuda_status status;
+    if (scores->shape[1] > CUDA_MOST_SIZE || scores->shape[2] > CUDA_MOST_SIZE) {
+        PyErr_Format(PyExc_ValueError,
+                     "scores: expected at most 2^30 heads and scores of a row on CUDA, got [%lld, %lld, %lld]",
+                     (long long)shape[0], (long long)shape[1], (long long)scores->shape[2]);
+        return NULL;
+    }
     if (cuda_begin(st, (tensor *const[]){scores}, 1, &call) < 0 ||
         tensor_allocate(scores, DTYPE_INT64, 3, shape, &positions) < 0)
         return NULL;
@@ -306,7 +323,7 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
         PyErr_NoMemory();
         goto done;
     }
-    RUN(shape[2] * attn.keys.size * attn.queries.heads, status = cache_attention_scores(&attn));
+    RUN((double)shape[2] * (double)attn.keys.size * (double)attn.queries.heads, status = cache_attention_scores(&attn));
     if (status < 0)
         PyErr_NoMemory();
     else if (status > 0 && check)
@@ -367,9 +384,9 @@ PyObject *py_select_top(PyObject *module, PyObject *const *args, Py_ssize_t n_ar
         PyErr_NoMemory();
         goto done;
     }
-    RUN(shape[0] * shape[1] * n,
-        for (int64_t b = 0; b < shape[0]; b++) cache_select_top((const float *)scores.data + b * scores.strides[0], shape[1],
-                                                                n, scores.strides[1], k, positions + b * shape[1] * k));
+    RUN(shape[0] * shape[1] * n, for (int64_t b = 0; shape[1] > 0 && b < shape[0]; b++)
+                                     cache_select_top((const float *)scores.data + b * scores.strides[0], shape[1], n,
+                                                      scores.strides[1], k, positions + b * shape[1] * k));
     result = tensor_new(st, &scores, DTYPE_INT64, 3, shape, positions);
 done:
     PyMem_RawFree(positions);
@@ -381,7 +398,7 @@ const char doc_compact[] =
     "compact_($module, /, keys, values, positions, *, start, stop, length)\n--\n\n"
     "Drops all tokens of [start, stop) but those at start + positions, in place: they and the tokens of [stop, length) "
     "move\n"
-    "down to `start` in their order. Nothing is allocated.\n\n"
+    "down to `start` in their order. Nothing is allocated but, on the CPU, a copy of the positions.\n\n"
     "Parameters\n----------\n"
     "keys, values : tensor [B, Hkv, capacity, D]\n"
     "    float32, float16 or bfloat16, of the same dtype; contiguous last dimension. Sizes D may differ. They may lie in "
@@ -399,24 +416,32 @@ const char doc_compact[] =
     "TypeError, ValueError\n"
     "    Before anything is moved, naming the argument, what came and what is wanted.";
 
-static int check_positions(const cache_compaction *c, int64_t heads)
+/* The positions of a compaction on the CPU, checked as they are copied: another thread may write to the tensor while the
+ * tokens are moved. Release with PyMem_RawFree. NULL with an exception. */
+static int64_t *copy_positions(const tensor *t, int64_t most)
 {
-    for (int64_t b = 0; b < c->keys.batch; b++) {
+    const int64_t rows = t->shape[0], heads = t->shape[1], kept = t->shape[2];
+    int64_t *copy = PyMem_RawMalloc((size_t)(rows * heads * kept) * sizeof *copy), *next = copy;
+    if (!copy) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (int64_t b = 0; kept > 0 && b < rows; b++) {
         for (int64_t head = 0; head < heads; head++) {
-            const int64_t *row = c->positions + b * c->position_batch_stride + head * c->position_head_stride;
-            for (int64_t i = 0; i < c->kept; i++) {
-                int64_t least = i == 0 ? 0 : row[i - 1] + 1;
-                if (row[i] < least || row[i] >= c->stop - c->start) {
+            const int64_t *row = (const int64_t *)t->data + b * t->strides[0] + head * t->strides[1];
+            for (int64_t i = 0, least = 0; i < kept; i++, least = *next++ + 1) {
+                *next = row[i];
+                if (*next < least || *next >= most) {
                     PyErr_Format(PyExc_ValueError,
                                  "positions: expected ascending positions in [0, %lld), got %lld at [%lld, %lld, %lld]",
-                                 (long long)(c->stop - c->start), (long long)row[i], (long long)b, (long long)head,
-                                 (long long)i);
-                    return -1;
+                                 (long long)most, (long long)*next, (long long)b, (long long)head, (long long)i);
+                    PyMem_RawFree(copy);
+                    return NULL;
                 }
             }
         }
     }
-    return 0;
+    return copy;
 }
 
 PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
@@ -426,6 +451,7 @@ PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args,
     module_state *st = state_of(module);
     PyObject *v[6], *result = NULL;
     tensor keys = {0}, values = {0}, positions = {0};
+    int64_t *copied = NULL;
     cache_compaction c = {.threads = atomic_load(&st->threads)};
     int32_t start = 0, stop = 0, length = 0;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[3], "start", 0, &start) < 0 ||
@@ -457,12 +483,17 @@ PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args,
     if (on_cuda(&keys)) {
         if (compact_on_cuda(st, &c, &keys, &values, &positions) < 0)
             goto done;
-    } else if (check_positions(&c, positions.shape[1]) < 0)
-        goto done;
-    else
+    } else {
+        if (!(copied = copy_positions(&positions, c.stop - c.start)))
+            goto done;
+        c.positions = copied;
+        c.position_batch_stride = positions.shape[1] * c.kept;
+        c.position_head_stride = positions.shape[1] == 1 ? 0 : c.kept;
         RUN(c.keys.batch * c.keys.heads * (c.length - c.start) * c.keys.size, cache_compact(&c));
+    }
     result = PyLong_FromLongLong(c.length - (c.stop - c.start) + c.kept);
 done:
+    PyMem_RawFree(copied);
     tensor_release(&keys);
     tensor_release(&values);
     tensor_release(&positions);
@@ -516,7 +547,7 @@ PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
                      (long long)(keys.tokens - new_keys.tokens), (long long)new_keys.tokens, (int)position);
         goto done;
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; new_keys.tokens > 0 && i < 2; i++) {
         tensor written = t[i];
         written.data = (char *)written.data + position * written.strides[2] * (int64_t)tensor_item_size(&written);
         written.shape[2] = new_keys.tokens;

@@ -4,6 +4,7 @@
  * that opted in; gather_tokens_ lays the ends of their texts out as a tensor, for devices that this loop can't reach. */
 #include <string.h>
 
+#include "../cpu/half.h"
 #include "../lz/scratch.h"
 #include "lz_args.h"
 
@@ -122,15 +123,15 @@ static Py_hash_t options_hash(PyObject *self)
 {
     const lz_penalty *p = &((options *)self)->penalty;
     Py_uhash_t hash = (Py_uhash_t)p->coder.cost;
-    const int32_t parts[] = {p->coder.window,
-                             p->coder.buffer,
-                             p->coder.min_match,
-                             p->coder.min_count,
-                             p->horizon,
-                             (int32_t)(p->strength * 1e6f),
-                             p->n_neutral,
-                             (int32_t)p->escalation,
-                             p->n_neutral ? p->neutral[0] : 0};
+    const uint32_t parts[] = {(uint32_t)p->coder.window,
+                              (uint32_t)p->coder.buffer,
+                              (uint32_t)p->coder.min_match,
+                              (uint32_t)p->coder.min_count,
+                              (uint32_t)p->horizon,
+                              float_bits(p->strength + 0.0f), /* 0 and -0 are equal */
+                              (uint32_t)p->n_neutral,
+                              float_bits(p->escalation + 0.0f),
+                              p->n_neutral ? (uint32_t)p->neutral[0] : 0};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         hash = hash * 1000003 ^ (Py_uhash_t)parts[i];
     return hash == (Py_uhash_t)-1 ? -2 : (Py_hash_t)hash;
@@ -481,9 +482,9 @@ PyObject *py_gather_tokens(PyObject *module, PyObject *const *args, Py_ssize_t n
         goto done;
     for (Py_ssize_t i = 0; i < list.n; i++) {
         const job *j = &list.jobs[i];
-        int32_t *row = (int32_t *)t.data + j->row * t.strides[0] + (t.shape[1] - j->n) * t.strides[1];
+        const int64_t first = j->row * t.strides[0] + (t.shape[1] - j->n) * t.strides[1];
         for (int32_t k = 0; k < j->n; k++)
-            row[k * t.strides[1]] = j->ids[k];
+            ((int32_t *)t.data)[first + k * t.strides[1]] = j->ids[k];
     }
     result = Py_NewRef(v[0]);
 done:

@@ -28,6 +28,11 @@ int cuda_end(const cuda_call *call, cuda_status status);
 int cuda_check_ids(const char *name, int32_t n, int32_t most);
 
 /* The launch, without the GIL: it waits when the device's queue is full. */
-#define CUDA_RUN(status, launch) RUN_UNLOCKED_IF(1, status = launch)
+#define CUDA_RUN(status, launch)                                                                                            \
+    do {                                                                                                                    \
+        PyThreadState *released = PyEval_SaveThread();                                                                      \
+        status = launch;                                                                                                    \
+        PyEval_RestoreThread(released);                                                                                     \
+    } while (0)
 
 #endif

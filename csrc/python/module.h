@@ -8,6 +8,10 @@
 
 #include "../lz/lz.h"
 
+#if SIZE_MAX < UINT64_MAX
+#error "lzpenalty needs a 64-bit processor: sizes of tensors are 64 bits wide"
+#endif
+
 struct producer;
 
 enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };

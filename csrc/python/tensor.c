@@ -108,6 +108,19 @@ static PyObject *type_attribute(PyTypeObject *type, PyObject *name)
     return value;
 }
 
+/* The name of the package that a type is from, empty if that can't be told. NULL with an exception. */
+static PyObject *package_of(module_state *st, PyTypeObject *type)
+{
+    PyObject *module = type_attribute(type, st->names.__module__), *package = NULL;
+    if (module && PyUnicode_Check(module)) {
+        const Py_ssize_t length = PyUnicode_GET_LENGTH(module), dot = PyUnicode_FindChar(module, '.', 0, length, 1);
+        package = PyUnicode_Substring(module, 0, dot < 0 ? length : dot);
+    } else if (!PyErr_Occurred())
+        package = PyUnicode_New(0, 0);
+    Py_XDECREF(module);
+    return package;
+}
+
 static int find_exchange_api(module_state *st, producer *p)
 {
     PyObject *capsule = type_attribute(p->type, st->names.__dlpack_c_exchange_api__);
@@ -154,12 +167,12 @@ static int learn(module_state *st, producer *p, const char *name)
                      p->type->tp_name);
         return -1;
     }
-    PyObject *module = type_attribute(p->type, st->names.__module__);
-    if (!module && PyErr_Occurred())
+    PyObject *package = package_of(st, p->type);
+    if (!package)
         return -1;
-    const char *module_name = module && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
-    p->immutable = module_name && strncmp(module_name, "jax", 3) == 0;
-    Py_XDECREF(module);
+    p->immutable =
+        PyUnicode_CompareWithASCIIString(package, "jax") == 0 || PyUnicode_CompareWithASCIIString(package, "jaxlib") == 0;
+    Py_DECREF(package);
     p->via = VIA_CAPSULE;
     return 0;
 }
@@ -231,17 +244,18 @@ static tensor_dtype dtype_of(dl_dtype dl)
     return (tensor_dtype)i;
 }
 
-/* Whether all strides * (shape - 1), in bytes, stay far from the end of the address space. */
+/* Items of a tensor, with sizes of 0 counted as 1, and how far its strides lead, stay below this: no product of sizes, and
+ * no sum of strides in bytes, can overflow. */
+static const int64_t most_items = INT64_MAX / 32;
+
 static int extent_is_sane(const tensor *t)
 {
-    const double most = (double)(INT64_MAX / 32);
-    double extent = 0, items = 1;
+    double extent = 0;
     for (int i = 0; i < t->ndim; i++) {
-        double stride = (double)t->strides[i];
-        items *= (double)t->shape[i];
-        extent += (stride < 0 ? -stride : stride) * (double)t->shape[i];
+        double stride = (double)t->strides[i], size = t->shape[i] > 0 ? (double)t->shape[i] : 1;
+        extent += (stride < 0 ? -stride : stride) * size;
     }
-    return extent < most && items < most;
+    return extent < (double)most_items;
 }
 
 static int64_t item_count(const tensor *t)
@@ -266,13 +280,14 @@ static int take_layout(tensor *t, int ndim, const int64_t *shape, const int64_t 
                          (long long)shape[i], i);
             return -1;
         }
+        const int64_t size = shape[i] > 0 ? shape[i] : 1;
         t->shape[i] = shape[i];
         t->strides[i] = strides ? strides[i] : compact;
-        if (shape[i] > 0 && compact > INT64_MAX / shape[i]) {
-            PyErr_Format(PyExc_ValueError, "%s: expected a shape that fits in memory, got one of over 2^63 items", t->name);
+        if (compact > most_items / size) {
+            PyErr_Format(PyExc_ValueError, "%s: expected a shape that fits in memory, got one of over 2^58 items", t->name);
             return -1;
         }
-        compact *= shape[i];
+        compact *= size;
     }
     return 0;
 }
@@ -310,7 +325,7 @@ static int borrow_numpy(tensor *t)
 
 static int take_dl_tensor(tensor *t, const dl_tensor *dl)
 {
-    t->data = dl->data ? (char *)dl->data + dl->byte_offset : NULL;
+    t->data = dl->data ? (void *)((uintptr_t)dl->data + dl->byte_offset) : NULL;
     t->device = dl->device;
     if (dl->device.type == DL_CUDA_HOST || dl->device.type == DL_ROCM_HOST)
         t->device = (dl_device){DL_CPU, 0};
@@ -339,9 +354,11 @@ static int borrow_exchange(module_state *st, tensor *t)
             return fail_from_producer(t->name);
         status = take_dl_tensor(t, &dl);
     } else {
-        if (api->managed_from_object(t->object, &t->managed) != 0)
+        dl_managed_tensor_versioned *managed;
+        if (api->managed_from_object(t->object, &managed) != 0)
             return fail_from_producer(t->name);
-        status = take_managed(t, t->managed);
+        t->managed = managed;
+        status = take_managed(t, managed);
     }
     if (status == 0 && t->producer->has_requires_grad && t->dtype < DTYPE_INT32) {
         PyObject *requires_grad = PyObject_GetAttr(t->object, st->names.requires_grad);
@@ -531,6 +548,13 @@ int tensor_check_cpu(const tensor *t)
 
 /* ---- streams -------------------------------------------------------------------------------------------------------- */
 
+static int is_same_memory(const tensor *a, const tensor *b)
+{
+    const size_t size = (size_t)a->ndim * sizeof *a->shape;
+    return a->data == b->data && a->dtype == b->dtype && a->ndim == b->ndim && memcmp(a->shape, b->shape, size) == 0 &&
+           memcmp(a->strides, b->strides, size) == 0;
+}
+
 int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void **stream)
 {
     int known = 0, status = 0;
@@ -552,16 +576,16 @@ int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void
         /* The protocol knows no stream 0: CUDA's is called 1. */
         if (!number)
             number = PyLong_FromUnsignedLongLong(*stream ? (uintptr_t)*stream : DL_STREAM_LEGACY);
-        const void *before = t->data;
-        PyObject *capsule = t->capsule;
+        tensor before = *t;
         t->capsule = NULL;
+        before.overflow = NULL;
         status = number ? borrow_capsule(st, t, number) : -1;
-        Py_DECREF(capsule);
-        if (status == 0 && t->data != before) {
-            PyErr_Format(PyExc_ValueError, "%s: expected the same memory from __dlpack__ each time, got %p and %p", t->name,
-                         before, t->data);
+        if (status == 0 && !is_same_memory(t, &before)) {
+            PyErr_Format(PyExc_ValueError, "%s: expected the same memory from __dlpack__ each time, got another tensor",
+                         t->name);
             status = -1;
         }
+        tensor_release(&before);
     }
     Py_XDECREF(number);
     return status;
@@ -654,11 +678,9 @@ static PyObject *find_from_dlpack(module_state *st, PyObject *object)
     PyObject *home = PyObject_CallMethodNoArgs(object, st->names.__array_namespace__);
     if (!home && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
-        PyObject *module = PyObject_GetAttr((PyObject *)Py_TYPE(object), st->names.__module__);
-        PyObject *parts = module ? PyObject_CallMethod(module, "partition", "s", ".") : NULL;
-        home = parts ? PyImport_GetModule(PyTuple_GetItem(parts, 0)) : NULL;
-        Py_XDECREF(module);
-        Py_XDECREF(parts);
+        PyObject *package = package_of(st, Py_TYPE(object));
+        home = package ? PyImport_GetModule(package) : NULL;
+        Py_XDECREF(package);
     }
     PyObject *function = home ? PyObject_GetAttr(home, st->names.from_dlpack) : NULL;
     Py_XDECREF(home);

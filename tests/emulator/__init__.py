@@ -23,9 +23,9 @@ class Unavailable(Exception):
 
 def compile_once(command: list, name: str) -> Path:
     """Builds into build/, under a name that changes with everything that the result depends on."""
-    sources = [*HERE.glob("*.[chi]*"), *(ROOT / "csrc").glob("*/*.h"), *(ROOT / "csrc/cuda").glob("*.cu*")]
+    sources = {*HERE.glob("*.[chi]*"), *(ROOT / "csrc").glob("*/*.h"), *(ROOT / "csrc/cuda").glob("*.cu*")}
     digest = hashlib.sha256(repr(command).encode())
-    for source in sorted(sources):
+    for source in sorted(sources.union(part for part in command if isinstance(part, Path))):
         digest.update(source.read_bytes())
     path = ROOT / "build/emulator" / digest.hexdigest()[:16] / name
     if not path.exists():

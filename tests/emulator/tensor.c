@@ -296,6 +296,9 @@ PyMODINIT_FUNC PyInit_emulated(void)
     if (!module || !capsule || !tensor_type ||
         PyObject_SetAttrString((PyObject *)tensor_type, "__dlpack_c_exchange_api__", capsule) < 0)
         return NULL;
+#ifdef Py_GIL_DISABLED
+    PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
     Py_DECREF(capsule);
     Py_INCREF(tensor_type);
     PyModule_AddObject(module, "Tensor", (PyObject *)tensor_type);

@@ -2,8 +2,8 @@
 
     python tests/native/record.py FILE
 
-The number of penalties, penalties, the number of caches, caches: each is native int32 and float32 numbers in the order in
-which replay.c reads them."""
+The number of penalties, penalties, the number of caches, caches, the number of texts, texts: each is little-endian numbers,
+int32 and float32 where nothing else is said, in the order in which replay.c reads them."""
 
 import sys
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lzpenalty import (
+    _core,
     append_,
     attention_scores,
     codelength_deltas,
@@ -101,11 +102,28 @@ def record_caches(rng, out):
             tensors(out, scores, positions, keys, values)
 
 
+def record_texts(rng, out):
+    cases = [text for _ in range(6) for text in texts(rng)]
+    ints(out, len(cases))
+    for text in cases:
+        ranks = np.unique(text, return_inverse=True)[1].astype(np.int32)
+        window, max_period, min_repeats = int(rng.integers(0, 800)), int(rng.integers(1, 100)), int(rng.integers(2, 4))
+        tolerance = int(rng.integers(1, 1 << 18))
+        ints(out, len(ranks), window, *ranks, max_period, min_repeats, tolerance)
+        for phrases in (_core.parse_lz77(ranks, window), _core.parse_lz78(ranks)):
+            ints(out, len(phrases), *phrases.ravel())
+        for share in (0.0, tolerance / (1 << 20)):
+            loops = _core.find_loops(ranks, min_repeats, share, max_period)
+            ints(out, len(loops), *loops[np.lexsort(loops.T[::-1])].ravel())
+
+
 def main(path: str) -> None:
+    assert sys.byteorder == "little"
     rng = np.random.default_rng(0)
     with open(path, "wb") as out:
         record_penalties(rng, out)
         record_caches(rng, out)
+        record_texts(rng, out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 /* Runs the kernels on recorded cases at every level of this machine and compares bit for bit, but for attention scores,
- * whose rounding depends on the level: under valgrind, or on another architecture (tests/native/record.py writes the cases).
+ * whose rounding depends on the level: under valgrind, or on another processor (tests/native/record.py writes the cases).
  * Prints a line and exits with 1 on the first difference. */
 #include <math.h>
 #include <stdio.h>
@@ -8,15 +8,26 @@
 
 #include "../../csrc/cache/cache.h"
 #include "../../csrc/lz/lz.h"
+#include "../../csrc/text/text.h"
 
 static FILE *file;
 
+/* Numbers of `size` bytes, which the file has in little-endian order. */
 static void *read_items(size_t count, size_t size)
 {
-    void *items = malloc(count * size + 1);
+    static const uint16_t one = 1;
+    const int is_little = *(const uint8_t *)&one;
+    uint8_t *items = malloc(count * size + 1);
     if (!items || fread(items, size, count, file) != count) {
         fprintf(stderr, "replay: the file ends early\n");
         exit(2);
+    }
+    for (size_t i = 0; i < count && !is_little; i++) {
+        for (size_t k = 0; k < size / 2; k++) {
+            uint8_t *item = items + i * size, byte = item[k];
+            item[k] = item[size - 1 - k];
+            item[size - 1 - k] = byte;
+        }
     }
     return items;
 }
@@ -129,13 +140,13 @@ static void replay_caches(void)
         *q = contiguous(dtype, batch, query_heads, recent, size);
         *k = contiguous(dtype, batch, heads, capacity, size);
         values = contiguous(dtype, batch, heads, capacity, size + 1);
-        size_t key_bytes = (size_t)(batch * k->batch_stride) * item,
-               value_bytes = (size_t)(batch * values.batch_stride) * item;
+        size_t n_keys = (size_t)(batch * k->batch_stride), key_bytes = n_keys * item;
+        size_t n_values = (size_t)(batch * values.batch_stride), value_bytes = n_values * item;
         q->data = read_items((size_t)(batch * q->batch_stride), item);
-        void *keys_before = read_items(key_bytes, 1), *values_before = read_items(value_bytes, 1);
+        void *keys_before = read_items(n_keys, item), *values_before = read_items(n_values, item);
         float *scores = read_items((size_t)(rows * n), sizeof *scores);
         int64_t *positions = read_items((size_t)(rows * kept), sizeof *positions);
-        void *keys_after = read_items(key_bytes, 1), *values_after = read_items(value_bytes, 1);
+        void *keys_after = read_items(n_keys, item), *values_after = read_items(n_values, item);
 
         for (int level = 0; level < CPU_LEVELS; level++) {
             if (cpu_set_level((cpu_level)level) < 0)
@@ -165,6 +176,55 @@ static void replay_caches(void)
     }
 }
 
+static int by_all(const void *a, const void *b)
+{
+    const int32_t *x = a, *y = b;
+    for (int i = 0; i < 3; i++)
+        if (x[i] != y[i])
+            return x[i] < y[i] ? -1 : 1;
+    return 0;
+}
+
+static void expect_loops(const char *what, int at, text_loops *got)
+{
+    int32_t n = read_int();
+    text_loop *loops = read_items(3 * (size_t)n, sizeof(int32_t));
+    if (got->n != (size_t)n)
+        fail(what, at);
+    if (n > 0)
+        qsort(got->items, got->n, sizeof *got->items, by_all);
+    expect(what, at, got->items, loops, (size_t)n * sizeof *loops);
+    free(loops), free(got->items);
+}
+
+static void expect_phrases(const char *what, int at, const text_phrase *got, int32_t got_n)
+{
+    int32_t n = read_int();
+    text_phrase *phrases = read_items(2 * (size_t)n, sizeof(int32_t));
+    if (got_n != n)
+        fail(what, at);
+    expect(what, at, got, phrases, (size_t)n * sizeof *phrases);
+    free(phrases);
+}
+
+static void replay_texts(void)
+{
+    for (int at = 0, cases = read_int(); at < cases; at++) {
+        int32_t n = read_int(), window = read_int();
+        int32_t *text = read_items((size_t)n, sizeof *text);
+        text_loop_options options = {.max_period = read_int(), .min_repeats = read_int(), .tolerance = read_int()};
+        text_phrase *phrases = malloc((size_t)n * sizeof *phrases + 1);
+        text_loops loops = {0}, near = {0};
+        expect_phrases("the parse of 1977", at, phrases, text_parse_lz77(text, n, window, phrases));
+        expect_phrases("the parse of 1978", at, phrases, text_parse_lz78(text, n, phrases));
+        if (text_find_loops(text, n, &options, &loops) < 0 || text_find_near_loops(text, n, &options, &near) < 0)
+            exit(2);
+        expect_loops("a loop", at, &loops);
+        expect_loops("a near loop", at, &near);
+        free(text), free(phrases);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2 || !(file = fopen(argv[1], "rb"))) {
@@ -173,7 +233,12 @@ int main(int argc, char **argv)
     }
     replay_penalties();
     replay_caches();
+    replay_texts();
     fclose(file);
-    printf("replay: all cases agree at every level\n");
+    printf("replay: all cases agree at");
+    for (int level = 0; level < CPU_LEVELS; level++)
+        if (cpu_level_available((cpu_level)level))
+            printf(" %s", cpu_level_name((cpu_level)level));
+    printf("\n");
     return 0;
 }
