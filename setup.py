@@ -1,4 +1,5 @@
-"""Builds the C extension lzpenalty._core; everything else is declared in pyproject.toml.
+"""Builds the C extension lzpenalty._core, and source archives that can be built again to the byte; everything else is
+declared in pyproject.toml.
 
 Environment switches, for developers:
     LZPENALTY_SANITIZE=address,undefined   build with these sanitizers of the compiler
@@ -6,14 +7,19 @@ Environment switches, for developers:
     LZPENALTY_WERROR=1                     make warnings errors
 """
 
+import gzip
 import os
 import sys
+import tarfile
+import time
 from glob import glob
 
 import numpy
 from setuptools import Extension, setup
+from setuptools.command.sdist import sdist
 
-compile_args = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# Not c11, in which GCC computes float as double on s390x.
+compile_args = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
 link_args = [] if os.name == "nt" else ["-pthread"]
 if sys.platform == "linux":
     link_args += ["-ldl"]  # a library of its own before glibc 2.34
@@ -24,12 +30,37 @@ if sanitizers := os.environ.get("LZPENALTY_SANITIZE"):
     compile_args += flags
     link_args += flags
 if os.environ.get("LZPENALTY_COVERAGE"):
-    compile_args += ["--coverage", "-O0", "-g"]
+    compile_args += ["--coverage", "-fprofile-update=atomic", "-O0", "-g"]
     link_args += ["--coverage"]
 if os.environ.get("LZPENALTY_WERROR"):
     compile_args += ["-Werror"]
 
+
+class Sdist(sdist):
+    """An archive that depends on the files' names and contents and on SOURCE_DATE_EPOCH alone. setuptools would write the
+    time, and the owners and modes of the checkout."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
+        date = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+
+        def normalized(entry):
+            entry.mtime, entry.mode = date, 0o755 if entry.isdir() else 0o644
+            entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, "", ""
+            return entry
+
+        name = f"{base_name}.tar.gz"
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        with (
+            open(name, "wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=date) as compressed,
+            tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            archive.add(base_dir, filter=normalized)
+        return name
+
+
 setup(
+    cmdclass={"sdist": Sdist},
     ext_modules=[
         Extension(
             "lzpenalty._core",
@@ -39,5 +70,5 @@ setup(
             extra_compile_args=compile_args,
             extra_link_args=link_args,
         )
-    ]
+    ],
 )
