@@ -11,18 +11,22 @@ from test_dry import dry_options
 from test_formula import coders, histories, options
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-texts = st.tuples(st.lists(histories(200), min_size=1, max_size=3), st.sampled_from([np.int32, np.int64]), st.booleans())
+texts = st.tuples(
+    st.lists(histories(200), min_size=1, max_size=3),
+    st.sampled_from([np.int32, np.int64]),
+    st.sampled_from(["each", "one", "number"]),
+)
 
 
 def batch(drawn):
-    """Rows, padded on the left, and where each begins: as a tensor or as one position for all."""
-    rows, dtype, one_start = drawn
+    """Rows, padded on the left, and where each begins, or one position for all: a tensor or a number."""
+    rows, dtype, form = drawn
     length = max(len(row) for row in rows)
     tokens = np.full((len(rows), length), 3, dtype)
     for row, history in zip(tokens, rows, strict=True):
         row[length - len(history) :] = history
-    starts = np.array([length - len(row) for row in rows], dtype)
-    return torch.from_numpy(tokens), int(starts[0]) if one_start else torch.from_numpy(starts)
+    starts = torch.from_numpy(np.array([length - len(row) for row in rows], dtype))
+    return torch.from_numpy(tokens), {"each": starts, "one": starts[0], "number": int(starts[0])}[form]
 
 
 def same_bits(got, wanted):
@@ -162,6 +166,32 @@ def test_compact(gpu, drawn):
     assert gpu.of(compact_)(*got, positions, start=start, stop=stop, length=length) == end
     for cache, correct, before in zip(got, wanted, (keys, values), strict=True):
         assert cache[:, :, :end].equal(correct[:, :, :end]) and cache[:, :, length:].equal(before[:, :, length:])
+
+
+def padded(shape, extra, offset):
+    """A bfloat16 tensor with so many unused items after each row, each head, each token, and before all."""
+    batch, heads, tokens, size = shape
+    token = size + extra[2]
+    head = tokens * token + extra[1]
+    row = heads * head + extra[0]
+    memory = torch.randn(offset + batch * row).bfloat16()
+    return memory, memory[offset:].as_strided(shape, (row, head, token, 1))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9, 16), (1, 3, 9, 16), (2, 1, 9, 16), (2, 3, 1, 16)])
+@pytest.mark.parametrize("extra", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (8, 8, 8)])
+@pytest.mark.parametrize("offset", [0, 1, 2, 8])
+def test_moves_in_memory_of_any_alignment(gpu, shape, extra, offset):
+    (memory, keys), (other, values) = (padded(shape, extra, offset) for _ in range(2))
+    stop = shape[2]
+    positions, new = torch.tensor([[[stop - 1]]]).expand(shape[0], 1, 1), torch.randn(*shape[:2], 1, 16).bfloat16()
+    wanted = memory.clone(), other.clone()
+    for move, arguments in ((compact_, (positions,)), (append_, (new, new))):
+        options = {"start": 0, "stop": stop, "length": stop} if move is compact_ else {"position": stop - 1}
+        correct = [x.as_strided(shape, keys.stride(), offset) for x in wanted]
+        move(*correct, *arguments, **options)
+        gpu.of(move)(keys, values, *arguments, **options)
+        assert memory.equal(wanted[0]) and other.equal(wanted[1])
 
 
 @given(moves)

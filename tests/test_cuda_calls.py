@@ -156,14 +156,32 @@ def test_capsules_that_move_are_refused(emulated):
     assert not floats(emulated, logits).any()
 
 
-def test_capsules_that_change_their_shape_are_refused(emulated):
-    class Growing(Capsule):
+def grow(tensor):
+    tensor.shape[0] += 1
+
+
+def widen(tensor):
+    tensor.strides[1] += 1
+
+
+def flatten(tensor):
+    tensor.ndim = 1
+
+
+def shorten(tensor):
+    tensor.bits = 32
+
+
+@pytest.mark.parametrize("change", [grow, widen, flatten, shorten])
+def test_capsules_that_change_are_refused(emulated, change):
+    class Changing(Capsule):
         def __dlpack__(self, **kwargs):
-            self.tensor.shape[0] += 1
+            if self.asked:
+                change(self.tensor)
             return super().__dlpack__(**kwargs)
 
     logits, memory = emulated.put(np.zeros((2, 8), np.float32)), np.zeros((20, 5), np.int64)
-    tokens = Growing(emulated.put(memory), memory[:1])
+    tokens = Changing(emulated.put(memory), memory[:2])
     with pytest.raises(ValueError, match="tokens: expected .* from __dlpack__ each time"):
         lz_penalize_(logits, tokens)
     assert not floats(emulated, logits).any() and tokens.exports == 0
@@ -371,6 +389,33 @@ def test_old_and_missing_devices(emulated):
         warmup(-1)
 
 
+def every_call(gpu, number=0):
+    """A call of each routine, with tensors of a device."""
+    cache, other = (gpu.put(np.zeros((1, 1, 8, 4), np.float32), number) for _ in range(2))
+    token = gpu.put(np.zeros((1, 1, 1, 4), np.float32), number)
+    scores = gpu.put(np.zeros((1, 1, 8), np.float32), number)
+    positions = gpu.put(np.zeros((1, 1, 1), np.int64), number)
+    logits, tokens = gpu.put(zeros(), number), gpu.put(TOKENS, number)
+    return [
+        lambda: lz_penalize_(logits, tokens),
+        lambda: dry_penalize_(logits, tokens),
+        lambda: repetition_period(tokens),
+        lambda: attention_scores(cache, cache, start=0, stop=8),
+        lambda: select_top(scores, 3),
+        lambda: compact_(cache, other, positions, start=0, stop=8, length=8),
+        lambda: append_(cache, other, token, token, position=0),
+    ]
+
+
+def test_no_routine_runs_on_an_old_device(emulated):
+    calls = every_call(emulated, 2)
+    memory = emulated.driver.emulator_allocations()
+    for call in calls:
+        with pytest.raises(RuntimeError, match="compute capability 7.0"):
+            call()
+    assert emulated.driver.emulator_allocations() == memory
+
+
 STEPS = ["cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2",
          "cuModuleLoadDataEx", "cuModuleGetFunction", "cuFuncGetAttribute", "cuFuncSetAttribute", "cuMemAlloc_v2",
          "cuMemcpyHtoD_v2"]  # fmt: skip
@@ -423,20 +468,9 @@ def test_a_producer_may_refuse_the_stream(emulated):
 @pytest.mark.parametrize("step", ["cuLaunchKernel", "cuCtxGetCurrent"])
 def test_every_launch_that_fails_says_so(emulated, step):
     warmup()
-    cache, other = (emulated.put(np.zeros((1, 1, 8, 4), np.float32)) for _ in range(2))
-    token = emulated.put(np.zeros((1, 1, 1, 4), np.float32))
-    scores, positions = emulated.put(np.zeros((1, 1, 8), np.float32)), emulated.put(np.zeros((1, 1, 1), np.int64))
-    logits, tokens = emulated.put(zeros()), emulated.put(TOKENS)
+    calls = every_call(emulated)
     memory = emulated.driver.emulator_allocations()
-    for call in (
-        lambda: lz_penalize_(logits, tokens),
-        lambda: dry_penalize_(logits, tokens),
-        lambda: repetition_period(tokens),
-        lambda: attention_scores(cache, cache, start=0, stop=8),
-        lambda: select_top(scores, 3),
-        lambda: compact_(cache, other, positions, start=0, stop=8, length=8),
-        lambda: append_(cache, other, token, token, position=0),
-    ):
+    for call in calls:
         emulated.emulator.fail(step, 2)
         with pytest.raises(RuntimeError, match=f"{step} failed: CUDA_ERROR_OUT_OF_MEMORY"):
             call()

@@ -67,7 +67,7 @@ def test_placeholders_match_nothing(ids):
 def test_rows_equal_calls_on_each(dtype):
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 30, n).tolist() for n in (900, 3, 0, 544, 545)]
-    logits = torch.randn(9, 2 * 40, dtype=dtype)[:: -2 if False else 1, ::2]
+    logits = torch.randn(9, 2 * 40, dtype=dtype)[:, ::2]
     rows = {2 * i: (LZOptions(neutral=[i], min_match=1 + i % 2), text) for i, text in enumerate(texts)}
     wanted = logits.clone()
     for row, (options, text) in rows.items():
@@ -110,6 +110,18 @@ def test_options_are_values(left, right):
     assert (a == b) == (a.keywords() == b.keywords())
     assert LZOptions(**a.keywords()) == a == eval(repr(a))
     assert a != 3 and len({a, LZOptions(**left)}) == 1
+
+
+OTHERS = {"window": 9, "buffer": 9, "strength": 0.3, "cost": "pair", "min_match": 2, "min_count": 3, "escalation": 0.5,
+          "horizon": 7, "neutral": [1]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_option_counts(name):
+    other = LZOptions(**{name: OTHERS[name]})
+    assert set(LZOptions().keywords()) <= set(OTHERS) and (other == LZOptions()) is False
+    assert (other != LZOptions()) is True
+    assert other == LZOptions(**{name: OTHERS[name]})
 
 
 def test_options_are_immutable():

@@ -90,6 +90,7 @@ rng = np.random.default_rng(0)
 TOKENS = rng.integers(0, 9, (3, 40))
 LOGITS = rng.normal(size=(3, 16)).astype(np.float32)
 KEYS = rng.normal(size=(3, 2, 30, 4)).astype(np.float32)
+KEPT = np.tile(np.arange(0, 30, 3), (3, 2, 1))
 RANKS = rng.integers(0, 4, 300)
 
 
@@ -115,6 +116,7 @@ CALLS = {
     "period": lambda core: partial(core.repetition_period, TOKENS, ngram=2, count=2),
     "scores": lambda core: partial(core.attention_scores, KEYS, KEYS, start=0, stop=30),
     "selection": lambda core: partial(core.select_top, KEYS[0], 3),
+    "compaction": lambda core: partial(core.compact_, KEYS.copy(), KEYS.copy(), KEPT, start=0, stop=30, length=30),
     "1977": lambda core: partial(core.parse_lz77, RANKS, 9),
     "1978": lambda core: partial(core.parse_lz78, RANKS),
     "loops": lambda core: partial(core.find_loops, RANKS, 2, 0.0, 99),
