@@ -208,9 +208,10 @@ sanitize: build
 	$(VENV)/bin/pytest -q --capture=sys -p no:faulthandler $(SKIPPED:%=--ignore tests/test_%.py)
 
 # The same with ThreadSanitizer, which stops at the first data race. It sees the locks of Python, and the atomic operations of
-# this library alone: torch's helpers, who have others, are told to stay away; Arrow's, which lm_eval brings, can't be.
+# this library alone: the helpers of torch and tokenizers, who have others, are told to stay away; Arrow's, which lm_eval
+# brings, can't be.
 tsan:
-	OMP_NUM_THREADS=1 $(MAKE) sanitize SANITIZERS=thread BUILD=build/tsan LIBRARY=libtsan.so SKIPPED='$(SKIPPED) lm_eval'
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(MAKE) sanitize SANITIZERS=thread BUILD=build/tsan LIBRARY=libtsan.so SKIPPED='$(SKIPPED) lm_eval'
 
 # The same as on a processor without any of the instruction sets that there is code for.
 test-scalar: build
