@@ -124,7 +124,7 @@ test-numpy: wheel
 SUITES := bookworm trixie sid
 test-debian: sdist $(SUITES:%=build/debian-%/installed)
 	for suite in $(SUITES); do \
-	    rm -rf build/debian-$$suite/root/*; cp -r dist/*.tar.gz tests Makefile build/debian-$$suite/root && \
+	    rm -rf build/debian-$$suite/root/*; cp -r dist/*.tar.gz csrc tests Makefile build/debian-$$suite/root && \
 	    env -i PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 chroot build/debian-$$suite sh -ec 'cd; python3 -m venv .; \
 	        . bin/activate; pip install -q ./*.tar.gz; lzpenalty doctor; pip install -q hypothesis pytest; \
 	        make test-installed' || exit 1; done
