@@ -15,6 +15,7 @@ NATIVE = Path(__file__).parent / "native"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc for what is allocated")
+@pytest.mark.skipif(sysconfig.get_config_var("Py_GIL_DISABLED"), reason="Python without a GIL can't do with malloc")
 @pytest.mark.skipif("LZPENALTY_SANITIZE" in os.environ, reason="sanitizers have an allocator of their own")
 def test_allocations_and_threads_that_fail(tmp_path):
     library = tmp_path / "failing.so"
