@@ -423,8 +423,9 @@ STEPS = ["cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrim
 
 def test_a_warmup_that_fails_says_why_leaves_nothing_and_can_be_tried_again(emulated):
     memory = emulated.driver.emulator_allocations()
-    for step in STEPS:
-        emulated.emulator.fail(step, 2)
+    later = [("cuDeviceGet", 2), ("cuDeviceGetAttribute", 2), ("cuDeviceGetAttribute", 3), ("cuModuleGetFunction", 2)]
+    for step, n in [(step, 1) for step in STEPS] + later:
+        emulated.emulator.fail(step, 2, n)
         with pytest.raises(
             RuntimeError, match=rf"{step.removesuffix('_v2')} failed: CUDA_ERROR_OUT_OF_MEMORY \(2\): out of"
         ):

@@ -64,8 +64,8 @@ class Emulator:
     def calls(self, name: str) -> int:
         return self.driver.emulator_calls(name.encode())
 
-    def fail(self, name: str, code: int, times: int = 1) -> None:
-        self.driver.emulator_fail(name.encode(), code, times)
+    def fail(self, name: str, code: int, n: int = 1) -> None:
+        self.driver.emulator_fail(name.encode(), code, n)
 
     def seed(self, value: int) -> None:
         self.driver.emulator_seed(ctypes.c_uint64(value))

@@ -47,10 +47,10 @@ const std::map<int, std::pair<const char *, const char *>> errors = {
 
 /* ---- what tests can ask and demand ---------------------------------------------------------------------------------- */
 
-/* An entry point: how often it was called, and what it is to answer instead of doing its work. */
+/* An entry point: how often it was called, the call from now on that is to fail, if any, and what that one answers. */
 struct entry {
     long calls = 0;
-    int failures = 0;
+    int failing = 0;
     cu_result failure = 0;
 };
 
@@ -63,10 +63,8 @@ std::string last_error;
     static entry &self = entries[#name];                                                                                    \
     std::lock_guard<std::recursive_mutex> lock(everything);                                                                 \
     self.calls++;                                                                                                           \
-    if (self.failures > 0) {                                                                                                \
-        self.failures--;                                                                                                    \
-        return self.failure;                                                                                                \
-    }
+    if (self.failing > 0 && --self.failing == 0)                                                                            \
+        return self.failure;
 
 /* ---- devices -------------------------------------------------------------------------------------------------------- */
 
@@ -701,11 +699,11 @@ EXPORT long emulator_calls(const char *name)
     return entries[name].calls;
 }
 
-/* The next `times` calls of an entry point fail. */
-EXPORT void emulator_fail(const char *name, cu_result code, int times)
+/* The n-th call of an entry point from now on fails. */
+EXPORT void emulator_fail(const char *name, cu_result code, int n)
 {
     entries[name].failure = code;
-    entries[name].failures = times;
+    entries[name].failing = n;
 }
 
 EXPORT void emulator_seed(uint64_t value)
