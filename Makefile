@@ -231,7 +231,8 @@ $(VENV)/analyzer: $(VENV)/installed
 	touch $@
 
 # What of csrc the suite reaches on this machine, by line and by branch. Not run: what measures memory, and the layers above,
-# which call nothing of csrc that other tests don't.
+# which call nothing of csrc that other tests don't. What is left needs AMX, another system call or a call of CUDA to fail, or
+# is an arm of a macro of Python's.
 UNCOVERED := $(SKIPPED) analyze doctor figures hf llama_cpp lm_eval mlx plots rpc sglang stub sweep vllm
 GCOVR := $(VENV)/bin/gcovr --filter csrc/ --exclude-unreachable-branches --txt -
 coverage: build $(VENV)/coverage
@@ -273,7 +274,7 @@ test-x86_64-%: build/cases.bin
 	qemu-x86_64 -cpu $* build/replay-$* build/cases.bin 2> /dev/null
 
 # 10^6 penalised steps, 10^3 compressions, requests that come and go: the memory stays flat and a sample is the formula's.
-# Half an hour.
+# Some minutes.
 soak: build
 	$(RUN) tests/soak.py
 
