@@ -97,10 +97,8 @@ def lz_dense() -> str:
     return markdown(["text", "dense PyTorch, ms a row", "dense / lzss", "dense / pair"], rows)
 
 
-@table
-def cache_summary() -> str:
+def worst_cells(results: dict) -> str:
     """The worst cells of the grid."""
-    results = load("cache")
     rows = []
     for dtype in ("float32", "bfloat16"):
         cells = [row for row in results["grid"] if row["dtype"] == dtype]
@@ -128,6 +126,17 @@ def cache_summary() -> str:
         + f"\n\n`append_`, a token for 4 rows of 8 heads, float32: {append['append_us']:.1f} us; two slice copies take "
         + f"{times(append['slices_over_append'])}.\n\n{provenance(results)}"
     )
+
+
+@table
+def cache_summary() -> str:
+    return worst_cells(load("cache"))
+
+
+@table
+def cache_summary_avx512() -> str:
+    """`cache.json` of another machine."""
+    return worst_cells(load("cache-avx512"))
 
 
 @table
