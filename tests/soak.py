@@ -6,7 +6,6 @@ says.
 
 import itertools
 import random
-import resource
 import sys
 import time
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from engines.load import adaptor
 from lzpenalty import lz_penalize_
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
 from lzpenalty.selectors import SELECTORS
+from resident import resident_bytes
 from rpc_oracle import Reference, following
 from tiny import generate, prompt, tiny
 
@@ -253,11 +253,6 @@ RUNS = {  # steps, and the share of rows, or conversations, that are compared
     "cache": (compressions, 1_000, 0.2),
     "cuda": (steps_on_cuda, 10_000, 0.05),
 }
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def soak(name: str) -> None:

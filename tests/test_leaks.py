@@ -1,6 +1,5 @@
 """Nothing leaks and nothing is allocated in the steady state, over 10^5 calls of each kind."""
 
-import resource
 import tracemalloc
 
 import numpy as np
@@ -19,23 +18,19 @@ from lzpenalty import (
     select_top,
 )
 from producers import Producer
+from resident import resident_bytes
 
 TOKENS = torch.randint(0, 50, (4, 700))
 
 
-def resident_pages():
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1])
-
-
 def grown_bytes(call, times):
     tracemalloc.start()
-    start, pages = tracemalloc.get_traced_memory()[0], resident_pages()
+    start, resident = tracemalloc.get_traced_memory()[0], resident_bytes()
     for _ in range(times):
         call()
     grown = tracemalloc.get_traced_memory()[0] - start
     tracemalloc.stop()
-    return max(grown, (resident_pages() - pages) * resource.getpagesize())
+    return max(grown, resident_bytes() - resident)
 
 
 def leaks(call, times=100_000):

@@ -17,13 +17,12 @@ NATIVE = Path(__file__).parent / "native"
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc for what is allocated")
 @pytest.mark.skipif(sysconfig.get_config_var("Py_GIL_DISABLED"), reason="Python without a GIL can't do with malloc")
 @pytest.mark.skipif("LZPENALTY_SANITIZE" in os.environ, reason="sanitizers have an allocator of their own")
-def test_allocations_and_threads_that_fail(tmp_path):
-    library = tmp_path / "failing.so"
+def test_allocations_and_threads_that_fail():
     compiler = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{sysconfig.get_paths()['include']}"]
     try:
-        subprocess.run([*compiler, NATIVE / "failing.c", "-o", library], check=True)
+        library = emulator.compile_once([*compiler, NATIVE / "failing.c"], "failing.so")
         driver, _ = emulator.build()
-    except (FileNotFoundError, emulator.Unavailable) as error:
+    except emulator.Unavailable as error:
         pytest.skip(str(error))
     env = {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
            "LZPENALTY_LIBCUDA": str(driver), "PYTHONPATH": os.pathsep.join(sys.path)}  # fmt: skip
