@@ -285,7 +285,7 @@ CLANG := clang-14
 FUZZ_TARGETS := lz cache text tensors
 FUZZ_SECONDS := 60
 FUZZ_RUNS := -1
-FUZZ_FLAGS = -std=c11 -O2 -g -pthread -ffp-contract=off -fno-omit-frame-pointer -Wall -Wextra -Werror \
+FUZZ_FLAGS = $(CFLAGS) -fno-omit-frame-pointer \
 	-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all
 FUZZ_OBJECTS := $(patsubst %.c,build/fuzz/%.o,$(KERNELS))
 FUZZ_BINDING := $(patsubst %.c,build/fuzz/%.o,$(wildcard csrc/python/*.c csrc/cuda/*.c))

@@ -56,6 +56,13 @@ static inline float take_positive(input *in)
     return byte < 250 ? (float)(byte + 1) / 16 : odd[byte - 250 < 5 ? byte - 250 : 4];
 }
 
+/* Most bytes are ids below `most`, some are no token of any vocabulary. */
+static inline int64_t id_of(uint8_t byte, int most)
+{
+    static const int64_t odd[] = {-1, INT32_MIN, INT32_MAX, INT32_MAX + 1LL, 1LL << 32, INT64_MIN, INT64_MAX, -2};
+    return byte < 248 ? byte % most : odd[byte - 248];
+}
+
 /* Strides in items of an array whose indices all name numbers of their own, in any order and direction, with gaps. The last
  * dimension is contiguous if that is asked for. */
 static inline void take_strides(input *in, int n, const int64_t *sizes, int contiguous, int64_t *strides)

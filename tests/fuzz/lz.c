@@ -52,13 +52,6 @@ static void take_options(input *in, job *j)
     j->loop = (lz_loop){.ngram = take_size(in, 1), .count = take_size(in, 2), .max_period = take_size(in, 1)};
 }
 
-/* Most bytes are ids, some are no token of any vocabulary. */
-static int64_t id_of(uint8_t byte)
-{
-    static const int64_t odd[] = {-1, INT32_MIN, INT32_MAX, INT32_MAX + 1LL, 1LL << 32, INT64_MIN, INT64_MAX, -2};
-    return byte < 248 ? byte % 100 : odd[byte - 248];
-}
-
 static void take_arrays(input *in, job *j)
 {
     const int64_t rows = take_number(in, 0, MOST_ROWS), vocab = take_number(in, 1, MOST_VOCAB);
@@ -94,7 +87,7 @@ static void take_arrays(input *in, job *j)
     j->tokens_span = new_span(in, 2, text_shape, text_strides, item);
     j->tokens.data = j->tokens_span.data;
     for (size_t i = 0; i < j->tokens_span.bytes / item; i++) {
-        const int64_t id = id_of(in->at[i % in->left]);
+        const int64_t id = id_of(in->at[i % in->left], 100);
         if (j->tokens.is_int64)
             memcpy(j->tokens_span.memory + i * item, &id, item);
         else

@@ -424,11 +424,10 @@ static int is_small(const dl_tensor *t, int use)
 
 static void fill(const input *in, span *s, char dtype, int ascending)
 {
-    static const int64_t odd[] = {-1, INT32_MIN, INT32_MAX, INT32_MAX + 1LL, 1LL << 32, INT64_MIN, INT64_MAX, -2};
     const size_t item = dtype_of(dtype).bits / 8;
     for (size_t i = 0; (dtype == 'i' || dtype == 'l') && i < s->bytes / item; i++) {
         const uint8_t byte = in->left > 0 ? in->at[i % in->left] : 0;
-        const int64_t wide = ascending ? (int64_t)i : byte < 248 ? byte % 16 : odd[byte - 248];
+        const int64_t wide = ascending ? (int64_t)i : id_of(byte, 16);
         memcpy(s->memory + i * item, dtype == 'i' ? (const void *)&(int32_t){(int32_t)wide} : &wide, item);
     }
     memcpy(s->before, s->memory, s->bytes);
