@@ -1,0 +1,70 @@
+"""Attention to a cache whose heads have lengths of their own, which no model's attention function knows."""
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["attend_heads", "check_options", "echo_heads", "padding"]
+
+
+def padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """How many of each row's first columns are masked, int64 [B], or None if none is. `attention_mask` is what attention
+    functions get, [B, 1, q, n] of booleans or of numbers to add, whose last query sees all that is no padding."""
+    if attention_mask is None:
+        return None
+    last = attention_mask[:, 0, -1]
+    seen = last if last.dtype == torch.bool else last >= 0
+    pads = seen.int().argmax(dim=1)
+    if not torch.equal(seen, torch.arange(seen.shape[1], device=seen.device) >= pads[:, None]):
+        raise ValueError("attention_mask: expected padding on the left alone, got some elsewhere")
+    return pads if pads.any() else None
+
+
+def check_options(options: dict) -> str | None:
+    """Names what a model passes to its attention function that only that function can do; None if there is nothing."""
+    names = {"s_aux": "attention sinks", "position_bias": "a position bias (ALiBi)"}
+    return next((words for name, words in names.items() if options.get(name) is not None), None)
+
+
+def attend_heads(queries: torch.Tensor, layer, scale: float | None, options: dict) -> torch.Tensor:
+    """Attention of new tokens [B, Hq, q, D] to a ragged layer that has them already: [B, q, Hq, D]."""
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    softcap = options.get("softcap") or 0.0
+    return torch.cat([_attend_head(head, head.of_group(queries), scale, softcap) for head in layer.heads()], dim=2)
+
+
+def _attend_head(head, queries: torch.Tensor, scale: float, softcap: float) -> torch.Tensor:
+    """The part of one key head, [B, q, G, D], by torch: the group's queries are rows of one query head."""
+    rows, group, new, size = queries.shape
+    pads, keys, values = head.layer.pads, head.keys, head.values
+    flat = queries.transpose(1, 2).reshape(rows, 1, new * group, size)
+    mask = None
+    if new > 1 or pads is not None:
+        at = torch.arange(head.length, device=queries.device)
+        last = torch.arange(head.length - new, head.length, device=queries.device).repeat_interleave(group)
+        mask = (at <= last[:, None])[None, None]
+        if pads is not None:
+            mask = mask & (at >= pads[:, None])[:, None, None]
+    if softcap:
+        products = flat.float() @ keys.float().mT * scale
+        products = softcap * torch.tanh(products / softcap)
+        if mask is not None:
+            products = products.masked_fill(~mask, -torch.inf)
+        output = (products.softmax(-1) @ values.float()).to(values.dtype)
+    else:
+        output = F.scaled_dot_product_attention(flat, keys, values, attn_mask=mask, scale=scale)
+    return output.view(rows, new, group, values.shape[-1])
+
+
+def echo_heads(layer, queries: torch.Tensor, behind: int) -> None:
+    """Raises the evidence of a ragged layer's entries, without the last ones, `behind` of them, to the largest share of
+    attention that a query [B, Hq, q, D] of their group gives them."""
+    for head in layer.heads():
+        length = head.length - behind
+        flat = head.of_group(queries).flatten(1, 2).to(layer.dtype).float()
+        products = flat @ head.keys[:, 0, :length].float().mT * layer.scale
+        if layer.pads is not None:
+            padded = torch.arange(length, device=products.device) < layer.pads[:, None]
+            products = products.masked_fill(padded[:, None], -torch.inf)
+        found = products.softmax(dim=-1).amax(dim=1)
+        evidence = head.evidence[:, 0, :length]
+        torch.maximum(evidence, found, out=evidence)
