@@ -39,11 +39,33 @@ def pooled(x, kernel, function=None):
     return stacked.mean(0) if function is None else function(stacked)
 
 
+def turned(queries, places, theta=10_000.0):
+    """Queries [..., q, D] as if asked so many tokens later, by the rotary embedding of Llama."""
+    half = queries.shape[-1] // 2
+    angles = np.asarray(places, float)[:, None] * theta ** (-np.arange(half) / half)
+    numbers = (queries[..., :half] + 1j * queries[..., half:]) * np.exp(1j * angles)
+    return np.concatenate([numbers.real, numbers.imag], axis=-1)
+
+
+def redundancy(keys):
+    """R-KV's: the mean cosine between a key and the others, each of which leaves out its own newest near-duplicate."""
+    unit = keys / np.linalg.norm(keys, axis=-1, keepdims=True)
+    cosines = unit @ unit.swapaxes(2, 3)
+    n = keys.shape[2]
+    cosines[..., np.arange(n), np.arange(n)] = 0
+    for of_head in cosines.reshape(-1, n, n):
+        for row in of_head:
+            near = np.flatnonzero(row > 0.5)
+            row[near[-1] if len(near) else 0] = 0
+    return cosines.mean(2)
+
+
 class Layer:
     def __init__(self):
         self.keys = self.values = None
-        self.prompt = self.intervals = 0
+        self.prompt = self.intervals = self.left = 0
         self.queries, self.mass, self.answering = [], None, False
+        self.since = []  # all queries since the last compression
 
 
 class Reference:
@@ -72,6 +94,7 @@ class Reference:
             layer.prompt = layer.keys.shape[2]
             return None
         layer.queries = [*layer.queries, *np.split(queries, new, axis=2)][-self.recent :]
+        layer.since.append(queries)
         if self.selector == "h2o":
             self.accumulate(layer, queries, scale)
         region = layer.keys.shape[2] - layer.prompt - self.recent
@@ -82,12 +105,13 @@ class Reference:
     def accumulate(self, layer, queries, scale):
         generated = layer.keys[:, :, layer.prompt :]
         n, new = generated.shape[2], queries.shape[2]
-        mass = np.zeros((queries.shape[0], 1, n))
+        mass = np.zeros((*generated.shape[:2], n))
         if layer.mass is not None:
             mass[..., : layer.mass.shape[-1]] = layer.mass
         for i in range(new):
             seen = n - new + i + 1
-            mass[..., :seen] += weights(queries[:, :, i : i + 1], generated[:, :, :seen], scale).mean((1, 2))[:, None]
+            attention = weights(queries[:, :, i : i + 1], generated[:, :, :seen], scale)
+            mass[..., :seen] += by_head(attention, generated.shape[1], "group")
         layer.mass = mass
 
     def scores(self, layer, scale, keep):
@@ -111,26 +135,70 @@ class Reference:
             return np.broadcast_to(age, (keys.shape[0], 1, n))
         if self.selector == "rkv":
             weight = self.options.get("weight", 0.1)
-            unit = keys / np.maximum(np.linalg.norm(keys, axis=-1, keepdims=True), 1e-12)  # padding has keys of 0
-            redundancy = softmax((unit @ unit.swapaxes(2, 3)).mean(-1))
-            if self.aggregation == "layer":
-                redundancy = redundancy.mean(1, keepdims=True)
-            return weight * rpc + (1 - weight) * (1 - redundancy)
-        assert self.selector == "vase"
-        norms = np.linalg.norm(values, axis=-1)
-        if self.aggregation == "layer":
-            norms = norms.mean(1, keepdims=True)
-        largest = np.argsort(-norms, axis=-1, kind="stable")[..., : round(self.options.get("share", 0.1) * keep)]
-        rpc = rpc.copy()
-        np.put_along_axis(rpc, largest, np.inf, axis=-1)
-        return rpc
+            return weight * self.largest(layer, keys, scale) - (1 - weight) * softmax(redundancy(keys))
+        unit = keys / np.linalg.norm(keys, axis=-1, keepdims=True)
+        if self.selector == "keydiff":
+            anchor = unit.mean(2, keepdims=True)
+            return -(unit * anchor).sum(-1) / np.linalg.norm(anchor, axis=-1)
+        if self.selector == "lagkv":
+            return self.lagged(layer, keep, self.options.get("lag", 128))
+        assert self.selector == "expected"
+        return self.expected(layer, keys, scale, self.options.get("future", 512)) * np.linalg.norm(values, axis=-1)
+
+    def largest(self, layer, keys, scale):
+        """R-KV's attention: the largest product of the group, mean over 8 queries, maximum over 7 neighbours."""
+        queries = np.concatenate(layer.queries, axis=2)[:, :, -8:]
+        products = scale * queries @ np.repeat(keys, queries.shape[1] // keys.shape[1], axis=1).swapaxes(2, 3)
+        grouped = products.reshape(*keys.shape[:2], -1, *products.shape[2:]).max(2)
+        return pooled(softmax(grouped).mean(2), 7, lambda stacked: stacked.max(0))
+
+    def lagged(self, layer, keep, lag):
+        start, n = layer.prompt, layer.keys.shape[2] - self.recent - layer.prompt
+        old = layer.left if layer.left < keep else 0
+        scores = np.full((*layer.keys.shape[:2], n), np.inf)
+        for first in range(old, n, lag):
+            last = min(first + lag, n)
+            news = 0
+            for states in (layer.keys[:, :, start:], layer.values[:, :, start:]):
+                after = states[:, :, last : last + lag]
+                low, high = after.min(2, keepdims=True), after.max(2, keepdims=True)
+                with np.errstate(all="ignore"):
+                    share = np.where(high > low, (states[:, :, first:last] - low) / (high - low), 0)
+                news = news + softmax(share.std(-1, ddof=1))
+            worse = (news[..., None] > news[..., None, :]).sum(-1)  # how many each one beats
+            scores[..., first:last] = worse / (last - first)
+        return scores
+
+    def expected(self, layer, keys, scale, future):
+        """Expected Attention's: the queries' distribution before their rotation, then the mean rotation of what is ahead."""
+        queries = np.concatenate(layer.since, axis=2)
+        count, size = queries.shape[2:]
+        queries = turned(queries, -np.arange(count))
+        mean = queries.mean(2)
+        covariance = np.einsum("bhni,bhnj->bhij", queries - mean[:, :, None], queries - mean[:, :, None]) / count
+        ahead = np.arange(count, count + future)
+        turn = np.stack([turned(np.tile(row, (future, 1)), ahead).mean(0) for row in np.eye(size)], axis=1)
+        group = queries.shape[1] // keys.shape[1]
+        keys = np.repeat(keys, group, axis=1)
+        products = np.einsum("bhni,ij,bhj->bhn", keys, turn, mean) * scale
+        products += np.einsum("bhni,bhij,bhnj->bhn", keys, turn @ covariance @ turn.T, keys) * scale**2 / 2
+        return softmax(products).reshape(keys.shape[0], -1, group, keys.shape[2]).mean(2)
 
     def compress(self, layer, scale, got):
         start, stop = layer.prompt, layer.keys.shape[2] - self.recent
         intervals = layer.intervals + (stop - start - self.kept(layer.intervals)) // self.interval
         keep = self.kept(intervals)
         got = np.asarray(got)
-        if self.selector != "random":
+        if self.selector == "random":
+            heads = 1 if self.options.get("aggregation") == "layer" else layer.keys.shape[1]
+            assert got.shape == (layer.keys.shape[0], heads, keep)
+        elif self.selector == "vase":
+            values = layer.values[:, :, start:stop]
+            ranges = values.max(-1) - values.min(-1)
+            largest = np.sort(ranges, axis=-1)[..., stop - start - int(self.options.get("share", 0.25) * keep) :]
+            kept = np.sort(np.take_along_axis(ranges, got, axis=-1), axis=-1)
+            assert np.array_equal(kept[..., keep - largest.shape[-1] :], largest)
+        else:
             scores = self.scores(layer, scale, keep)
             assert got.shape == (*scores.shape[:2], keep)
             for row, chosen in zip(scores.reshape(-1, scores.shape[2]), got.reshape(-1, keep), strict=True):
@@ -148,7 +216,7 @@ class Reference:
             region = stop - start
             mass = np.take_along_axis(layer.mass[..., :region], got, axis=2)
             layer.mass = np.concatenate([mass, layer.mass[..., region:]], axis=2)
-        layer.intervals = intervals
+        layer.intervals, layer.left, layer.since = intervals, keep, []
         self.compressions += 1
 
 

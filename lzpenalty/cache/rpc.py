@@ -53,8 +53,8 @@ class RPCCache(DynamicCache):
         Whether all heads of a layer keep the same tokens, or each key head its own. By default they do if they have the same
         budget.
     selector : str or Selector, default 'rpc'
-        What decides: 'rpc', 'tova', 'h2o', 'snapkv', 'streaming', 'random', 'rkv', 'vase', 'echo', or an object of
-        :mod:`lzpenalty.cache.selectors`, of which each layer gets a copy.
+        What decides: 'rpc', 'tova', 'h2o', 'snapkv', 'streaming', 'random', 'rkv', 'vase', 'keydiff', 'lagkv', 'expected',
+        'echo', or an object of :mod:`lzpenalty.cache.selectors`, of which each layer gets a copy.
     budget : int, optional
         At most so many generated tokens stay in a compression, `recent` ones included, however long the text gets: memory is
         bounded by prompt + budget + interval tokens. By default the cache grows by interval / ratio tokens an interval.
@@ -112,6 +112,9 @@ class RPCCache(DynamicCache):
             self._own = _ragged_layers(model, settings, selector, own)
         else:
             self._own = [RPCLayer(settings, selector, i) for i in own]
+            if selector.turns_queries:
+                for layer, rotation in zip(self._own, rotations(model), strict=True):
+                    layer.rotation = rotation
         for i, layer in zip(own, self._own, strict=True):
             self.layers[i] = layer
 

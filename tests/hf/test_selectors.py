@@ -35,7 +35,10 @@ def test_every_architecture_keeps_what_the_formula_says(architecture, attention)
 
 @pytest.mark.parametrize("aggregation", ["layer", "group"])
 @pytest.mark.parametrize("budget", [None, 24])
-@pytest.mark.parametrize("selector", [*selectors.SELECTORS])
+EVEN = [name for name, rule in selectors.SELECTORS.items() if not rule.keeps_evidence]
+
+
+@pytest.mark.parametrize("selector", EVEN)
 def test_every_selector_keeps_what_its_rule_says(selector, budget, aggregation):
     run(tiny(), selector=selector, budget=budget, aggregation=aggregation)
 
@@ -48,6 +51,10 @@ def test_every_selector_keeps_what_its_rule_says(selector, budget, aggregation):
         (selectors.RKV(0.5), "rkv", {"weight": 0.5}),
         (selectors.VaSE(0.5), "vase", {"share": 0.5}),
         (selectors.VaSE(0), "vase", {"share": 0}),
+        (selectors.Random(aggregation="layer"), "random", {"aggregation": "layer"}),
+        (selectors.LagKV(4), "lagkv", {"lag": 4}),
+        (selectors.LagKV(7), "lagkv", {"lag": 7}),
+        (selectors.Expected(16), "expected", {"future": 16}),
     ],
 )
 def test_options_of_selectors(selector, name, options):
@@ -98,7 +105,7 @@ def test_several_intervals_at_once_keep_a_part_of_each():
     assert cache.stats()["kept"] == 20 + 5 * P // C + R
 
 
-@pytest.mark.parametrize("selector", ["random", "h2o"])
+@pytest.mark.parametrize("selector", ["random", "h2o", "vase", "lagkv", "expected"])
 def test_random_and_stateful_selectors_can_be_repeated(selector):
     runs = []
     prototype = selectors.SELECTORS[selector]()
@@ -141,6 +148,9 @@ def test_a_selector_of_ones_own_needs_only_a_score():
         (lambda: selectors.Streaming(-1), "sinks: expected an integer >= 0, got -1"),
         (lambda: selectors.RKV(1.5), "weight: expected a number from 0 to 1, got 1.5"),
         (lambda: selectors.VaSE(float("nan")), "share: expected a number from 0 to 1, got nan"),
+        (lambda: selectors.Random(aggregation="head"), "aggregation: expected 'layer' or 'group', got 'head'"),
+        (lambda: selectors.LagKV(0), "lag: expected at least 1, got 0"),
+        (lambda: selectors.Expected(0), "future: expected at least 1, got 0"),
     ],
 )
 def test_bad_options_of_selectors(make, message):

@@ -12,6 +12,11 @@ A layer (:class:`lzpenalty.cache.layer.RPCLayer`) shows a selector
     keep           how many of its tokens stay
     scale          what the model multiplies products of queries and keys with
     kernel, aggregation, index   as the cache was told; the number of the layer
+    rotation       how queries turn with their positions, for selectors that ask for it (`turns_queries`)
+
+The rules differ in what competes: with the published codes that is the whole cache or all but its newest tokens, here always
+the evictable region. The prompt stays whatever its scores are, and softmaxes, means and pieces leave it out, so that a row
+that is padded scores as if it were alone.
 
 Where each key head has a budget of its own (`allocation="global"`), it has a selector of its own as well, and shows itself as
 a layer of this one head (:class:`lzpenalty.cache.ragged.Head`).
@@ -19,7 +24,10 @@ a layer of this one head (:class:`lzpenalty.cache.ragged.Head`).
 
 from lzpenalty.cache.selectors.base import Selector
 from lzpenalty.cache.selectors.echo import Echo
+from lzpenalty.cache.selectors.expected import Expected
 from lzpenalty.cache.selectors.h2o import H2O
+from lzpenalty.cache.selectors.keydiff import KeyDiff
+from lzpenalty.cache.selectors.lagkv import LagKV
 from lzpenalty.cache.selectors.random import Random
 from lzpenalty.cache.selectors.recorder import Recorder
 from lzpenalty.cache.selectors.rkv import RKV
@@ -29,7 +37,23 @@ from lzpenalty.cache.selectors.streaming import Streaming
 from lzpenalty.cache.selectors.tova import TOVA
 from lzpenalty.cache.selectors.vase import VaSE
 
-__all__ = ["Echo", "H2O", "RKV", "RPC", "SELECTORS", "TOVA", "Random", "Recorder", "Selector", "SnapKV", "Streaming", "VaSE"]
+__all__ = [
+    "Echo",
+    "Expected",
+    "H2O",
+    "KeyDiff",
+    "LagKV",
+    "RKV",
+    "RPC",
+    "SELECTORS",
+    "Random",
+    "Recorder",
+    "Selector",
+    "SnapKV",
+    "Streaming",
+    "TOVA",
+    "VaSE",
+]
 
 SELECTORS = {
     "rpc": RPC,
@@ -40,5 +64,8 @@ SELECTORS = {
     "random": Random,
     "rkv": RKV,
     "vase": VaSE,
+    "keydiff": KeyDiff,
+    "lagkv": LagKV,
+    "expected": Expected,
     "echo": Echo,
 }

@@ -10,14 +10,16 @@ __all__ = ["H2O"]
 
 
 class H2O(Selector):
-    """H2O (arXiv 2306.14048): the attention that a token got at all steps since it entered, mean over heads."""
+    """H2O (arXiv 2306.14048): each key head keeps what got most attention of its group, summed over all steps since it
+    entered."""
 
     def __init__(self):
         self.mass = None
 
     def observe(self, layer, queries):
         n, steps = layer.length - layer.start, queries.shape[2]
-        mass = queries.new_zeros((queries.shape[0], 1, 0), dtype=torch.float32) if self.mass is None else self.mass
+        shape = (*layer.keys.shape[:2], 0)
+        mass = queries.new_zeros(shape, dtype=torch.float32) if self.mass is None else self.mass
         self.mass = F.pad(mass, (0, n - mass.shape[2]))
         for step in range(steps):  # each query attends to what came before it, and to itself
             seen = n - steps + step + 1
@@ -28,6 +30,7 @@ class H2O(Selector):
                 stop=layer.start + seen,
                 scale=layer.scale,
                 kernel=1,
+                aggregation="group",
             )
 
     def score(self, layer):

@@ -1,27 +1,23 @@
-"""Chance, which every rule must beat."""
+"""Random Attention, arXiv 2609.03430: chance, which every rule must beat."""
 
 import torch
 
-from lzpenalty.cache.selectors.base import Selector
+from lzpenalty.cache.selectors.base import Drawing, check_aggregation
 
 __all__ = ["Random"]
 
 
-class Random(Selector):
-    """Uniform, seeded. Keeps up with most rules on average tasks, and fails where one fact must be kept."""
+class Random(Drawing):
+    """Random Attention (arXiv 2609.03430): each key head keeps tokens of its own that are drawn uniformly, so that what one
+    head drops another may have. Keeps up with most rules on average tasks, and fails where one fact must be kept.
 
-    def __init__(self, seed: int = 0):
-        self.seed = seed
-        self.generator = None
+    With `aggregation="layer"` there is one draw for all heads of a layer, the paper's control."""
+
+    def __init__(self, seed: int = 0, aggregation: str = "group"):
+        super().__init__(seed)
+        self.aggregation = check_aggregation(aggregation)
 
     def score(self, layer):
-        if self.generator is None:
-            self.generator = torch.Generator(layer.keys.device).manual_seed(self.seed + layer.index)
-        shape = (layer.keys.shape[0], 1, layer.stop - layer.start)
-        return torch.rand(shape, generator=self.generator, device=layer.keys.device)
-
-    def __deepcopy__(self, memo):
-        twin = type(self)(self.seed)
-        if self.generator is not None:
-            twin.generator = self.generator.clone_state()
-        return twin
+        rows, heads = layer.keys.shape[:2]
+        shape = (rows, heads if self.aggregation == "group" else 1, layer.stop - layer.start)
+        return torch.rand(shape, generator=self.draws(layer), device=layer.keys.device)

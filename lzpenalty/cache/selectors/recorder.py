@@ -23,6 +23,10 @@ class Recorder(Selector):
     def keeps_evidence(self):
         return self.selector.keeps_evidence
 
+    @property
+    def turns_queries(self):
+        return self.selector.turns_queries
+
     def score(self, layer):
         return self.selector.score(layer)
 

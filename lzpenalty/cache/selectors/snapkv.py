@@ -8,7 +8,9 @@ __all__ = ["SnapKV"]
 
 
 class SnapKV(Selector):
-    """SnapKV (arXiv 2404.14469): as RPC, but each key head chooses for itself; scores are pooled by 'max' or 'avg'."""
+    """SnapKV (arXiv 2404.14469): attention of the last R queries, mean over the group, each key head for itself. Scores are
+    pooled over `kernel` neighbours by 'max', as in the paper's LongBench runs (R = 32, kernel 7), or by 'avg', which is the
+    authors' code's default (kernel 5)."""
 
     def __init__(self, pooling: str = "max"):
         if pooling not in ("max", "avg"):
