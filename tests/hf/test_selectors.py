@@ -15,6 +15,7 @@ from tiny import ARCHITECTURES, generate, prompt, tiny
 pytestmark = pytest.mark.usefixtures("one_thread")
 P, C, R = 16, 4, 8
 SMALL = dict(interval=P, ratio=C, recent=R)
+EVEN = [name for name, rule in selectors.SELECTORS.items() if not rule.keeps_evidence]
 
 
 def run(model, ids=None, tokens=80, reference=None, mask=None, **options):
@@ -35,9 +36,6 @@ def test_every_architecture_keeps_what_the_formula_says(architecture, attention)
 
 @pytest.mark.parametrize("aggregation", ["layer", "group"])
 @pytest.mark.parametrize("budget", [None, 24])
-EVEN = [name for name, rule in selectors.SELECTORS.items() if not rule.keeps_evidence]
-
-
 @pytest.mark.parametrize("selector", EVEN)
 def test_every_selector_keeps_what_its_rule_says(selector, budget, aggregation):
     run(tiny(), selector=selector, budget=budget, aggregation=aggregation)

@@ -9,8 +9,8 @@ __all__ = ["Expected"]
 
 
 class Expected(Selector):
-    """Expected Attention (arXiv 2510.00636), as kvpress has it: what the next `future` queries of a head will look at, if they
-    are distributed like those since the last compression, N(m, C) before their rotation by positions.
+    """Expected Attention (arXiv 2510.00636), as kvpress has it: what the next `future` queries of a head will look at, if
+    they are distributed like those since the last compression, N(m, C) before their rotation by positions.
 
         score = |v| * mean over the group of softmax over t of (scale <m', k> + scale^2 / 2 k C' k)
 

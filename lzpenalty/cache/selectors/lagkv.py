@@ -15,8 +15,8 @@ class LagKV(Selector):
         score = softmax over the piece of std over D of (k - least) / (largest - least), and the same of the values
 
     with the least and largest number of each of the D channels among the `lag` tokens behind the piece; for the last piece
-    these may be no more than the R recent ones. What stays is not asked again, as in the paper; under a fixed `budget`, which
-    the paper doesn't have, old tokens make way and are cut into pieces like the new ones."""
+    these may be no more than the R recent ones. What stays is not asked again, as in the paper; under a fixed `budget`,
+    which the paper doesn't have, old tokens make way and are cut into pieces like the new ones."""
 
     def __init__(self, lag: int = 128):
         check_integer("lag", lag, 1)

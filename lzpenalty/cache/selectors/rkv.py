@@ -18,9 +18,9 @@ class RKV(Selector):
         score = weight * attention - (1 - weight) * softmax over tokens of the redundancy
 
     Attention is that of the last 8 queries: the largest product in the group, softmax, mean over the queries, maximum of 7
-    neighbours. The redundancy of a token is the mean cosine between its key and the others of the region, each of which leaves
-    out its own newest near-duplicate (cosine above 0.5), so that of several copies the newest counts as no copy. The weight is
-    .1 in the paper, .5 where Random Attention (arXiv 2609.03430) found that R-KV remembers a passcode.
+    neighbours. The redundancy of a token is the mean cosine between its key and the others of the region, each of which
+    leaves out its own newest near-duplicate (cosine above 0.5), so that of several copies the newest counts as no copy. The
+    weight is .1 in the paper, .5 where Random Attention (arXiv 2609.03430) found that R-KV remembers a passcode.
     """
 
     def __init__(self, weight: float = 0.1):
