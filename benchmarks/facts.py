@@ -1,0 +1,117 @@
+"""Texts and facts for recall.py, in two halves that share nothing: one for choosing rules, one for what is reported.
+
+Prose, code and mathematics are files that come with Python, and with mpmath and sympy, which torch needs; the dialogues were
+written for this. Echo was found with the texts of the manual and with facts in the words of the half "choose".
+"""
+
+import heapq
+import pydoc_data.topics
+import random
+import re
+import sysconfig
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+HALVES = ("choose", "report")
+KINDS = ("code", "name", "place", "date", "variable", "line")
+_LIBRARY = Path(sysconfig.get_path("stdlib"))
+
+
+def _package(name: str) -> Path:
+    return Path(find_spec(name).submodule_search_locations[0])
+
+
+def _markup(page: str) -> str:
+    return re.sub(r"\n\s*\n+", "\n\n", re.sub(r"<[^>]+>", "", page))
+
+
+def _docstrings(path: Path) -> str:
+    found = re.findall(r'r?"""(.*?)"""', path.read_text(), re.DOTALL)
+    return "\n\n".join(re.sub(r"^    ", "", text, flags=re.MULTILINE).strip() for text in found if len(text) > 400)
+
+
+def _dialogues(half: str) -> list[str]:
+    written = (Path(__file__).parent / "texts" / "dialogues.txt").read_text()
+    parts = re.split(r"^== (\w+) \d+\n", written, flags=re.MULTILINE)[1:]
+    return [text for of, text in zip(parts[::2], parts[1::2], strict=True) if of == half]
+
+
+def texts(half: str) -> dict[str, list[str]]:
+    """Of each sort four texts, or two, of 800 tokens at least; those that aren't dialogues have some thousands."""
+    library, special = _LIBRARY, _package("sympy") / "functions" / "special"
+    if half == "choose":
+        topics = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
+        manual = "\n\n".join(topics)
+        return {
+            "prose": [manual[:60_000], manual[200_000:260_000]],
+            "code": [(library / name).read_text()[2000:] for name in ("ast.py", "fractions.py")],
+            "mathematics": [_docstrings(special / name) for name in ("gamma_functions.py", "hyper.py")],
+            "dialogue": _dialogues(half),
+        }
+    functions = _docstrings(_package("mpmath") / "function_docs.py")
+    quarter = len(functions) // 4
+    return {
+        "prose": [
+            _markup((library / "idlelib" / "help.html").read_text()),
+            (library / "email" / "architecture.rst").read_text(),
+            heapq.__about__,
+            (library / "idlelib" / "NEWS.txt").read_text()[5000:],
+        ],
+        "code": [(library / name).read_text()[4000:] for name in ("argparse.py", "tarfile.py", "difflib.py", "tokenize.py")],
+        "mathematics": [functions[i * quarter : (i + 1) * quarter] for i in range(4)],
+        "dialogue": _dialogues(half),
+    }
+
+
+@dataclass(frozen=True)
+class Fact:
+    """`stated` is said once; `question` asks so that `answer` has to follow."""
+
+    stated: str
+    question: str
+    answer: str
+
+
+_FIRST = ["Clara", "Hugo", "Ingrid", "Paolo", "Yara", "Felix", "Nadia", "Oscar", "Priya", "Stefan", "Vera", "Walter"]
+_LAST = ["Okonkwo", "Lindqvist", "Marchetti", "Takahashi", "Novak", "Haddad", "Jensen", "Petrov", "Moreau", "Silva"]
+_TOWN = ["Tromso", "Lisbon", "Nairobi", "Osaka", "Porto", "Riga", "Quito", "Lyon", "Perth", "Dakar", "Lima", "Boston"]
+_MONTH = ["January", "March", "April", "June", "July", "August", "October", "November"]
+_WORD = ["zeta", "theta", "omega", "delta", "gamma", "kappa", "sigma", "lambda"]
+_CALL = ["scale", "shift", "blend", "score", "weigh", "adjust", "limit", "spread"]
+
+
+def fact(half: str, kind: str, rng: random.Random) -> Fact:
+    """One of that kind, in the words of that half."""
+    report = half == "report"
+    if kind == "code":
+        digits = "".join(rng.choice("0123456789") for _ in range(5))
+        if report:
+            said = "The safe in the office opens with the number"
+            return Fact(f"\n\n{said} {digits}, please keep this to yourself.\n\n", f"\n\n{said}", f" {digits}")
+        stated = f"\n\nRemember this: the passcode is {digits}. I will need it later.\n\n"
+        return Fact(stated, "\n\nNow, what was it? The passcode is", f" {digits}")
+    if kind == "name":
+        name = f"{rng.choice(_FIRST)} {rng.choice(_LAST)}"
+        said = "The first prize went to" if report else "The window was broken by"
+        return Fact(f"\n\n{said} {name}, who was surprised.\n\n", f"\n\n{said}", f" {name}")
+    if kind == "place":
+        town, name = rng.choice(_TOWN), rng.choice(_LAST)
+        said = f"Professor {name} keeps her bees in" if report else f"Dr. {name} lives in"
+        return Fact(f" {said} {town} with two dogs.", f"\n\n{said}", f" {town}")
+    if kind == "date":
+        date = f"{rng.randrange(1, 29)} {rng.choice(_MONTH)} {rng.randrange(1900, 2000)}"
+        said = "The observatory closed its doors on" if report else "The old bridge was opened on"
+        return Fact(f" {said} {date} for good.", f"\n\n{said}", f" {date}")
+    if kind == "variable":
+        name, value = f"{rng.choice(_WORD)}_{rng.randrange(10, 99)}", rng.randrange(10_000, 99_999)
+        said = f"export {name.upper()}" if report else f"In this run the variable {name} was set to"
+        sign = "=" if report else " "
+        return Fact(f"\n\n{said}{sign}{value}\n\n", f"\n\n{said}", f"{sign}{value}")
+    assert kind == "line"
+    call, a, b, c = rng.choice(_CALL), rng.choice("abcd"), rng.choice("klmn"), rng.randrange(11, 99)
+    if report:
+        said = f"def {call}({a}, {b}):\n    return"
+        return Fact(f"\n\n{said} {b} * {c} - {a}\n\n", f"\n\n{said}", f" {b} * {c} - {a}")
+    said = f"{call} = lambda {a}, {b}:"
+    return Fact(f"\n\n{said} {a} + {c} * {b}\n\n", f"\n\n{said}", f" {a} + {c} * {b}")
