@@ -47,9 +47,13 @@ def turned(queries, places, theta=10_000.0):
     return np.concatenate([numbers.real, numbers.imag], axis=-1)
 
 
+def units(keys):
+    return keys / np.maximum(np.linalg.norm(keys, axis=-1, keepdims=True), 1e-12)  # the padding's token has keys of 0
+
+
 def redundancy(keys):
     """R-KV's: the mean cosine between a key and the others, each of which leaves out its own newest near-duplicate."""
-    unit = keys / np.linalg.norm(keys, axis=-1, keepdims=True)
+    unit = units(keys)
     cosines = unit @ unit.swapaxes(2, 3)
     n = keys.shape[2]
     cosines[..., np.arange(n), np.arange(n)] = 0
@@ -136,8 +140,8 @@ class Reference:
         if self.selector == "rkv":
             weight = self.options.get("weight", 0.1)
             return weight * self.largest(layer, keys, scale) - (1 - weight) * softmax(redundancy(keys))
-        unit = keys / np.linalg.norm(keys, axis=-1, keepdims=True)
         if self.selector == "keydiff":
+            unit = units(keys)
             anchor = unit.mean(2, keepdims=True)
             return -(unit * anchor).sum(-1) / np.linalg.norm(anchor, axis=-1)
         if self.selector == "lagkv":
@@ -165,8 +169,8 @@ class Reference:
                 with np.errstate(all="ignore"):
                     share = np.where(high > low, (states[:, :, first:last] - low) / (high - low), 0)
                 news = news + softmax(share.std(-1, ddof=1))
-            worse = (news[..., None] > news[..., None, :]).sum(-1)  # how many each one beats
-            scores[..., first:last] = worse / (last - first)
+            better = (news[..., None, :] > news[..., None]).sum(-1)
+            scores[..., first:last] = 1 - better / (last - first)
         return scores
 
     def expected(self, layer, keys, scale, future):
@@ -190,7 +194,7 @@ class Reference:
         keep = self.kept(intervals)
         got = np.asarray(got)
         if self.selector == "random":
-            heads = 1 if self.options.get("aggregation") == "layer" else layer.keys.shape[1]
+            heads = 1 if self.options.get("draws") == "once" else layer.keys.shape[1]
             assert got.shape == (layer.keys.shape[0], heads, keep)
         elif self.selector == "vase":
             values = layer.values[:, :, start:stop]

@@ -49,7 +49,7 @@ def test_every_selector_keeps_what_its_rule_says(selector, budget, aggregation):
         (selectors.RKV(0.5), "rkv", {"weight": 0.5}),
         (selectors.VaSE(0.5), "vase", {"share": 0.5}),
         (selectors.VaSE(0), "vase", {"share": 0}),
-        (selectors.Random(aggregation="layer"), "random", {"aggregation": "layer"}),
+        (selectors.Random(aggregation="layer"), "random", {"draws": "once"}),
         (selectors.LagKV(4), "lagkv", {"lag": 4}),
         (selectors.LagKV(7), "lagkv", {"lag": 7}),
         (selectors.Expected(16), "expected", {"future": 16}),
