@@ -1,116 +1,378 @@
-"""What does a model with a compressed cache still know?
+"""Does a model with a compressed cache still know what it knew?
 
-    python benchmarks/recall.py [--model ID] [--trials 48] [--tokens 1024] [--interval 256] [--ratio 4]
+    python benchmarks/recall.py [--model ID] [--half report] [--rows 8] [--rules echo,rpc] [--parts facts,text]
 
-Every selector with the same interval and ratio, so with the same number of tokens in the cache at all times, against the
-full cache.
+Every rule keeps as many keys and values as the others, at all times, and is held against the full cache. Four parts:
 
-(a) Bits per token of real text (Python's manual), teacher-forced, counted from the first compression on; each row is
-    another text. The difference to the full cache is paired: the same tokens, with a 95% interval over rows.
-(b) A passcode that is stated once in the generated part, among other text, and asked for after more compressions. It counts
-    as known if each of its tokens is the most likely one; 95% Wilson intervals.
+facts       Each interval of a text states one fact, of six kinds in turn. It is asked for at once and after 1, 2, 4 and 8
+            compressions, and counts as known if each token of the answer is the most likely one.
+text        Bits per token of 16 real texts, counted from the first compression on. The difference to the full cache is
+            paired: the same tokens, with a 95% interval over texts.
+passcode    The protocol of Random Attention (arXiv 2609.03430): one passcode, 4,224 tokens before the question, 1,024 tokens
+            and the newest 64 are kept. There they are compressed each 64 tokens, here each 128.
+generation  What the model writes on its own: does it repeat itself more?
 
-What is generated is given here: tokens are fed `recent` at a time, as a model would that had written them. Writes
-results/recall.json."""
+In the first three parts what is generated is given: tokens are fed R = 32 at a time as if the model had written them, which
+ends at each point where a compression is due and so leaves the cache as single tokens do. Whoever looks for a better rule
+does it with `--half choose`, whose facts and texts have nothing in common with those of the other half. Results go to
+results/recall.json (recall-choose.json) after each piece; what is there already is not measured again."""
 
 import argparse
 import contextlib
+import copy
+import json
 import math
-import pydoc_data.topics
 import random
+import statistics
 
 import torch
+import torch.nn.functional as F
 from transformers import DynamicCache
 
-from harness import write
-from lzpenalty.cache.selectors import SELECTORS
+from corpus import prompts
+from facts import HALVES, KINDS, fact, texts
+from harness import RESULTS, write
+from lzpenalty.analysis import find_loops, seq_rep, token_bits
+from lzpenalty.cache import selectors
+from lzpenalty.cache.selectors.base import attention
 from lzpenalty.commands.models import load_model
 from lzpenalty.hf import RPCCache
 
-PROMPT, CHUNK, ROWS = 64, 32, 8
-PASSCODE_TOKENS = 768
+PROMPT, RECENT, BATCH = 64, 32, 8
+INTERVALS, AGES = 9, (0, 1, 2, 4, 8)
+SETTINGS = {
+    "P = 256, c = 4": dict(interval=256, ratio=4),
+    "P = 128, c = 8": dict(interval=128, ratio=8),
+    "P = 256, budget 288": dict(interval=256, ratio=4, budget=288),
+}
+PASSCODE = dict(interval=128, ratio=4, recent=64, budget=1088)
+TEXT_TOKENS = 768
+ANSWER_TOKENS = 384
+PARTS = ("facts", "text", "passcode", "generation")
 
 
-def read(model, ids: torch.Tensor, options: dict | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Feeds rows of text; bits of each token but the first [B, T - 1], and whether it was the most likely one."""
-    cache = DynamicCache(config=model.config) if options is None else RPCCache(model, **options)
-    bits, hits = [], []
-    with torch.inference_mode(), cache if options else contextlib.nullcontext():
-        sizes = [PROMPT, 1, *([CHUNK] * ((ids.shape[1] - PROMPT) // CHUNK + 1))]
-        at = 0
-        for size in sizes:
-            fed = ids[:, at : at + size]
-            targets = ids[:, at + 1 : at + 1 + fed.shape[1]]
-            if fed.shape[1] == 0 or targets.shape[1] == 0:
-                break
-            logits = model(fed, past_key_values=cache).logits[:, : targets.shape[1]].float()
-            bits.append(-logits.log_softmax(-1).gather(2, targets[..., None])[..., 0] / math.log(2))
-            hits.append(logits.argmax(-1) == targets)
-            at += fed.shape[1]
-    return torch.cat(bits, 1), torch.cat(hits, 1)
+class Novelty(selectors.Selector):
+    """What the sliding-window coder found new: the bits that it paid for a token when it came, the most of 7 neighbours,
+    times the attention of the last R queries or alone."""
+
+    def __init__(self, bits: torch.Tensor, times_attention: bool):
+        self.bits = F.max_pool1d(bits, 7, 1, 3)
+        self.times_attention, self.at, self.seen = times_attention, None, 0
+
+    def score(self, layer):
+        rows = layer.keys.shape[0]
+        heads = layer.keys.shape[1] if self.times_attention else 1
+        left = torch.empty(rows, heads, 0, dtype=torch.int64) if self.at is None else self.at
+        new = torch.arange(self.seen, self.seen + layer.stop - layer.start - left.shape[2])
+        self.at = torch.cat([left, new.expand(rows, heads, -1)], dim=2)
+        self.seen += len(new)
+        novelty = self.bits[:, None].expand(-1, heads, -1).gather(2, self.at)
+        return novelty * attention(layer, aggregation="group") if self.times_attention else novelty
+
+    def compacted(self, positions, region):
+        self.at = self.at.gather(2, positions)
 
 
-def prose(tokenizer) -> list[int]:
-    text = "\n\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    return tokenizer(text).input_ids
+def novelty(ids: torch.Tensor, vocab: int, times_attention: bool) -> Novelty:
+    bits = torch.stack([torch.tensor(token_bits(row.tolist(), vocab), dtype=torch.float32) for row in ids])
+    return Novelty(bits[:, PROMPT:], times_attention)
 
 
-def passcode(tokenizer, rng: random.Random, filler: list[int], tokens: int) -> tuple[list[int], int]:
-    """A text of that many tokens, and how many of them, at its end, are the code that was stated in its first part."""
-    code = "".join(rng.choice("0123456789") for _ in range(5))
-    stated = tokenizer(f"\n\nRemember this: the passcode is {code}. I will need it later.\n\n").input_ids
-    question = tokenizer("\n\nNow, what was it? The passcode is").input_ids
-    answer = tokenizer(f" {code}").input_ids
-    room = tokens - len(stated) - len(question) - len(answer)
-    start = rng.randrange(len(filler) - room)
-    at = PROMPT + rng.randrange(16, 180)  # in the generated part, before the first compression
-    text = filler[start : start + at] + stated + filler[start + at : start + room] + question + answer
-    return text, len(answer)
+def named(name: str, **options):
+    return lambda ids, vocab: dict(selector=name, **options)
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    z, p = 1.96, hits / n
-    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
+RULES = {
+    "full cache": None,
+    "echo": named("echo"),
+    "rpc": named("rpc"),
+    "rkv": named("rkv"),
+    "rkv .5": lambda ids, vocab: dict(selector=selectors.RKV(0.5)),
+    "keydiff": named("keydiff"),
+    "random": named("random"),
+    "vase": named("vase"),
+    "snapkv": named("snapkv"),
+    "snapkv global": named("snapkv", allocation="global"),
+    "expected": named("expected"),
+    "lagkv": named("lagkv"),
+    "h2o": named("h2o"),
+    "tova": named("tova"),
+    "streaming": named("streaming"),
+    "lz": lambda ids, vocab: dict(selector=novelty(ids, vocab, False)),
+    "lz x attention": lambda ids, vocab: dict(selector=novelty(ids, vocab, True)),
+}
+
+
+# Feeding.
+
+
+def open_cache(model, ids: torch.Tensor, rule: str, setting: dict):
+    if RULES[rule] is None:
+        return DynamicCache(config=model.config)
+    return RPCCache(model, **{"recent": RECENT, **setting, **RULES[rule](ids, model.config.get_text_config().vocab_size)})
+
+
+def watching(cache):
+    return cache if isinstance(cache, RPCCache) else contextlib.nullcontext()
+
+
+def sizes(tokens: int, recent: int = RECENT) -> list[int]:
+    """Of the pieces that a text is fed in: the prompt, the single token that says that it has ended, and then so that each
+    piece ends at a multiple of R generated tokens."""
+    rest = tokens - PROMPT - recent
+    return [PROMPT, 1, recent - 1, *[recent] * (rest // recent), *([rest % recent] if rest % recent else [])]
+
+
+def ask(model, cache, tails: torch.Tensor, answers: list[int]) -> list[bool]:
+    """Whether each row's tail ends as the model would end it; the cache stays as it is."""
+    longest = max(answers)
+    twin = copy.deepcopy(cache) if isinstance(cache, RPCCache) else cache
+    with watching(twin):
+        logits = model(tails, past_key_values=twin, logits_to_keep=longest + 1).logits
+    hits = logits[:, :-1].argmax(-1) == tails[:, -longest:]
+    if twin is cache:
+        cache.crop(-tails.shape[1])
+    return [bool(row[longest - answer :].all()) for row, answer in zip(hits, answers, strict=True)]
+
+
+# Facts.
+
+
+class Row:
+    """A text that states a fact in each interval, at a random place of it, and the questions."""
+
+    def __init__(self, tokenizer, half: str, filler: list[int], interval: int, number: int):
+        rng = random.Random(f"{half} {interval} {number}")
+        self.facts = [fact(half, KINDS[(number + i) % len(KINDS)], rng) for i in range(INTERVALS)]
+        start = rng.randrange(len(filler) - PROMPT - INTERVALS * interval - 3 * RECENT)
+        filler = iter(filler[start:])
+        self.ids = [next(filler) for _ in range(PROMPT)]
+        for one in self.facts:
+            stated = tokenizer(one.stated, add_special_tokens=False).input_ids
+            before = rng.randrange(interval - len(stated) + 1)
+            self.ids += [next(filler) for _ in range(before)]
+            self.ids += stated
+            self.ids += [next(filler) for _ in range(interval - len(stated) - before)]
+        self.ids += [next(filler) for _ in range(2 * RECENT)]
+        self.questions = [tokenizer(one.question, add_special_tokens=False).input_ids for one in self.facts]
+        self.answers = [tokenizer(one.answer, add_special_tokens=False).input_ids for one in self.facts]
+
+
+def fillers(tokenizer, half: str, tokens: int) -> list[list[int]]:
+    """Texts that are long enough to state facts in, of all sorts in turn."""
+    of_sort = [
+        [ids for text in several if len(ids := tokenizer(text, add_special_tokens=False).input_ids) > tokens + 100]
+        for sort, several in texts(half).items()
+        if sort != "dialogue"
+    ]
+    return [long[i % len(long)] for i in range(4) for long in of_sort if long]
+
+
+def facts(model, tokenizer, half: str, rule: str, setting: dict, batch: int) -> dict[str, str]:
+    """{"kind age": a 1 or 0 for each fact of that kind that was asked for at that age}."""
+    interval = setting["interval"]
+    end = INTERVALS * interval + RECENT
+    pool = fillers(tokenizer, half, PROMPT + end + 2 * RECENT)
+    numbers = range(batch * BATCH, (batch + 1) * BATCH)
+    rows = [Row(tokenizer, half, pool[n % len(pool)], interval, n) for n in numbers]
+    ids = torch.tensor([row.ids for row in rows])
+    cache, fed, known = open_cache(model, ids, rule, setting), 0, {}
+    with torch.inference_mode(), watching(cache):
+        for size in sizes(PROMPT + end):
+            model(ids[:, fed : fed + size], past_key_values=cache, logits_to_keep=1)
+            fed += size
+            generated = fed - PROMPT
+            due = [(generated // interval - 1, 0)] if generated and generated % interval == 0 else []
+            if generated > interval and generated % interval == RECENT:
+                done = generated // interval  # compressions
+                due += [(done - age, age) for age in AGES[1:] if age <= done]
+            for which, age in due:
+                longest = max(len(row.questions[which] + row.answers[which]) for row in rows)
+                tails = [row.questions[which] + row.answers[which] for row in rows]
+                # The text goes on until the question comes, so that all rows are of one length.
+                tails = [row.ids[fed : fed + longest - len(tail)] + tail for row, tail in zip(rows, tails, strict=True)]
+                found = ask(model, cache, torch.tensor(tails), [len(row.answers[which]) for row in rows])
+                for number, one in zip(numbers, found, strict=True):
+                    key = f"{KINDS[(number + which) % len(KINDS)]} {age}"
+                    known[key] = known.get(key, "") + str(int(one))
+    return known
+
+
+# Text.
+
+
+def text(model, tokenizer, half: str, rule: str, setting: dict) -> dict[str, float]:
+    """Bits per token of each text after the first compression."""
+    pieces = {
+        f"{sort} {i + 1}": tokenizer(one, add_special_tokens=False).input_ids[:TEXT_TOKENS]
+        for sort, several in texts(half).items()
+        for i, one in enumerate(several)
+    }
+    assert {len(piece) for piece in pieces.values()} == {TEXT_TOKENS}
+    bits = {}
+    for names in [[*pieces][i : i + BATCH] for i in range(0, len(pieces), BATCH)]:
+        ids = torch.tensor([pieces[name] for name in names])
+        read = bits_of(model, ids, open_cache(model, ids, rule, setting))[:, PROMPT + setting["interval"] + RECENT :]
+        bits |= dict(zip(names, read.mean(1).tolist(), strict=True))
+    return bits
+
+
+def bits_of(model, ids: torch.Tensor, cache) -> torch.Tensor:
+    """[B, T - 1], of each token but the first."""
+    bits, fed = [], 0
+    with torch.inference_mode(), watching(cache):
+        for size in sizes(ids.shape[1]):
+            logits = model(ids[:, fed : fed + size], past_key_values=cache).logits.float()
+            targets = ids[:, fed + 1 : fed + 1 + size]
+            logits = logits[:, : targets.shape[1]]
+            bits.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") / math.log(2))
+            fed += size
+    return torch.cat(bits, dim=1)
+
+
+# Random Attention's passcode.
+
+
+def passcode(model, tokenizer, half: str, rule: str, setting: dict, batch: int) -> str:
+    """A 1 or 0 for each row. 448 tokens, a box of 16 with the passcode, and 4,224 more until its last digit is asked for."""
+    pool = fillers(tokenizer, half, PROMPT + 4800)
+    rows, answers = [], []
+    for number in range(batch * BATCH, (batch + 1) * BATCH):
+        rng = random.Random(f"{half} passcode {number}")
+        code = f"{rng.randrange(5000, 10_000)}"
+        stated, question, answer = (
+            tokenizer(said, add_special_tokens=False).input_ids
+            for said in (
+                f"\nIMPORTANT: the passcode is {code}. Remember it.\n",
+                "\nWhat was the passcode again? The passcode is",
+                f" {code}",
+            )
+        )
+        filler = pool[number % len(pool)]
+        start = rng.randrange(len(filler) - PROMPT - 4700)
+        filler = iter(filler[start:])
+        row = [next(filler) for _ in range(PROMPT + 448)] + stated
+        row += [next(filler) for _ in range(16 - len(stated) + 4224 - len(question) - len(answer))] + question + answer
+        rows.append(row)
+        answers.append(len(answer))
+    ids = torch.tensor(rows)
+    cache, fed, tail = open_cache(model, ids, rule, setting), 0, max(answers) + 1
+    with torch.inference_mode(), watching(cache):
+        for size in sizes(ids.shape[1] - tail, setting["recent"]):
+            model(ids[:, fed : fed + size], past_key_values=cache, logits_to_keep=1)
+            fed += size
+        return "".join(str(int(one)) for one in ask(model, cache, ids[:, fed:], answers))
+
+
+# Generation.
+
+
+def generation(model, tokenizer, half: str, rule: str, setting: dict, greedy: bool) -> list[dict]:
+    """Of each answer its seq-rep-4, and whether it ends in a loop: three turns and 48 tokens at least."""
+    asked = [[{"role": "user", "content": prompt}] for prompt in prompts(half)[:BATCH]]
+    asked = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in asked]
+    inputs = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False)
+    cache = open_cache(model, inputs.input_ids, rule, setting)
+    torch.manual_seed(0)
+    how = dict(do_sample=False) if greedy else dict(do_sample=True, temperature=0.6, top_p=0.95, top_k=0)
+    with watching(cache):
+        out = model.generate(**inputs, **how, max_new_tokens=ANSWER_TOKENS, past_key_values=cache)
+    found = []
+    for answer in out[:, inputs.input_ids.shape[1] :].tolist():
+        if tokenizer.eos_token_id in answer:
+            answer = answer[: answer.index(tokenizer.eos_token_id)]
+        loops = find_loops(answer, min_repeats=3)
+        last = [loop for loop in loops if loop["start"] + loop["length"] == len(answer) and loop["length"] >= 48]
+        found.append({"tokens": len(answer), "seq_rep_4": seq_rep(answer, 4), "loop": bool(last)})
+    return found
+
+
+# All of it.
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
-    parser.add_argument("--trials", type=int, default=48)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--interval", type=int, default=256)
-    parser.add_argument("--ratio", type=int, default=4)
+    parser.add_argument("--half", choices=HALVES, default="report")
+    parser.add_argument("--rows", type=int, default=BATCH, help="texts with facts, and passcodes")
+    parser.add_argument("--rules", help=f"of {', '.join(RULES)}")
+    parser.add_argument("--settings", help=f"of {'; '.join(SETTINGS)}, separated by semicolons")
+    parser.add_argument("--parts", default=",".join(PARTS))
     args = parser.parse_args()
+    rules = [*RULES] if args.rules is None else args.rules.split(",")
+    wanted = [*SETTINGS] if args.settings is None else args.settings.split("; ")
+    parts = args.parts.split(",")
+    for given, known in ((rules, RULES), (wanted, SETTINGS), (parts, PARTS)):
+        if unknown := set(given) - set(known):
+            parser.error(f"expected some of {', '.join(known)}, got {', '.join(unknown)}")
+
+    name = "recall" if args.half == "report" else f"recall-{args.half}"
+    about = {"model": args.model or "SmolLM2-135M-Instruct", "half": args.half, "recent": RECENT}
+    results = {**about, **{part: {} for part in PARTS}}
+    path = RESULTS / f"{name}.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        if all(before.get(key) == value for key, value in about.items()):
+            results |= {key: before[key] for key in results}
     model, tokenizer = load_model(args.model)
-    text, rng = prose(tokenizer), random.Random(0)
 
-    step = (len(text) - args.tokens) // ROWS
-    texts = torch.tensor([text[i * step : i * step + args.tokens] for i in range(ROWS)])
-    codes = [passcode(tokenizer, rng, text, PASSCODE_TOKENS) for _ in range(args.trials)]
-    length = max(answer for _, answer in codes)
-    codes = [row for row, answer in codes if answer == length]  # as good as all: digits are tokens of their own
-    asked = torch.tensor(codes).split(ROWS)
+    def piece(part: str, setting: str, rule: str, key: str, measure, *options) -> None:
+        """Measures it, unless it is there."""
+        found = results[part].setdefault(setting, {}).setdefault(rule, {})
+        if key not in found:
+            found[key] = measure(model, tokenizer, args.half, rule, *options)
+            write(name, results)
+            print(f"{part}, {setting}, {rule}, {key}: {found[key]}", flush=True)
 
-    rows, full = [], None
-    for name in (None, *SELECTORS):
-        options = None if name is None else dict(interval=args.interval, ratio=args.ratio, selector=name)
-        bits = read(model, texts, options)[0][:, PROMPT + args.interval + CHUNK :].mean(1)
-        known = sum(int(read(model, batch, options)[1][:, -length:].all(1).sum()) for batch in asked)
-        full = bits if full is None else full
-        worse = bits - full
-        rows.append({
-            "selector": name or "full cache",
-            "bits_per_token": bits.mean().item(),
-            "worse_by": worse.mean().item(),
-            "interval": 1.96 * worse.std().item() / math.sqrt(len(worse)),
-            "known": known,
-            "trials": len(codes),
-            "known_interval": wilson(known, len(codes)),
-        })  # fmt: skip
-        print({key: round(value, 3) if isinstance(value, float) else value for key, value in rows[-1].items()}, flush=True)
-    settings = {name: getattr(args, name) for name in ("tokens", "interval", "ratio")}
-    write("recall", {"model": args.model or "SmolLM2-135M-Instruct", "texts": ROWS, **settings, "rows": rows})
+    for batch in range(-(-args.rows // BATCH)):
+        for title in wanted:
+            for rule in rules:
+                if "facts" in parts:
+                    piece("facts", title, rule, f"batch {batch}", facts, SETTINGS[title], batch)
+                if "text" in parts and batch == 0 and "budget" not in title:
+                    piece("text", title, rule, "bits", text, SETTINGS[title])
+        for rule in rules:
+            if "passcode" in parts:
+                piece("passcode", "K = 1024 + 64", rule, f"batch {batch}", passcode, PASSCODE, batch)
+            if "generation" in parts and batch == 0:
+                for how in ("greedy", "sampled"):
+                    piece(
+                        "generation", "P = 128, c = 4", rule, how, generation, dict(interval=128, ratio=4), how == "greedy"
+                    )
+    print(summary(results))
+
+
+def summary(results: dict) -> str:
+    """What is known of what the full cache knows, and the bits, in words."""
+    lines = []
+    for setting, by_rule in results["facts"].items():
+        for rule in by_rule:
+            shares = {age: shared(by_rule["full cache"], by_rule[rule], age=age) for age in AGES}
+            lines.append(f"{setting}, {rule}: " + ", ".join(f"after {age}: {a} of {b}" for age, (a, b) in shares.items()))
+    for setting, by_rule in results["text"].items():
+        for rule in by_rule:
+            worse, spread = difference(by_rule["full cache"]["bits"], by_rule[rule]["bits"])
+            lines.append(f"{setting}, {rule}: {worse:+.3f} +- {spread:.3f} bits")
+    return "\n".join(lines)
+
+
+def shared(full: dict, other: dict, kind: str | None = None, age: int | None = None) -> tuple[int, int]:
+    """How many of the facts that the full cache knows the other one knows, and how many these are."""
+    known = of = 0
+    for batch, answers in other.items():
+        for key, found in answers.items():
+            sort, when = key.split()
+            if (kind is None or sort == kind) and (age is None or int(when) == age):
+                pairs = [*zip(full[batch][key], found, strict=True)]
+                of += sum(a == "1" for a, _ in pairs)
+                known += sum(a == b == "1" for a, b in pairs)
+    return known, of
+
+
+def difference(full: dict[str, float], other: dict[str, float]) -> tuple[float, float]:
+    """The mean of the paired differences, and half of its 95% interval."""
+    worse = [other[name] - bits for name, bits in full.items()]
+    return statistics.mean(worse), 1.96 * statistics.stdev(worse) / math.sqrt(len(worse))
 
 
 if __name__ == "__main__":

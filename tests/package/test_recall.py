@@ -1,0 +1,99 @@
+"""benchmarks/recall.py measures what it says: pieces leave the cache as tokens do, and facts stand where they are said to."""
+
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+facts = pytest.importorskip("facts")
+recall = pytest.importorskip("recall")
+
+from lzpenalty.cache import selectors  # noqa: E402
+from lzpenalty.hf import RPCCache  # noqa: E402
+from tiny import prompt, tiny  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def letters(text, add_special_tokens=True):
+    """A tokenizer whose tokens are code points."""
+    return SimpleNamespace(input_ids=[*map(ord, text)])
+
+
+@pytest.mark.parametrize("budget", [None, 24])
+@pytest.mark.parametrize("name", selectors.SELECTORS)
+def test_pieces_that_end_where_compressions_are_due_leave_the_cache_as_tokens_do(name, budget):
+    recent, tokens = 8, recall.PROMPT + 8 + 5 * 16
+    ids, left = prompt(2, tokens), []
+    for sizes in (recall.sizes(tokens, recent), [recall.PROMPT] + [1] * (tokens - recall.PROMPT)):
+        recorder = selectors.Recorder(selectors.SELECTORS[name]())
+        with RPCCache(tiny(), 16, 4, recent, selector=recorder, budget=budget) as cache, torch.inference_mode():
+            for piece in ids.split(sizes, dim=1):
+                logits = tiny()(piece, past_key_values=cache).logits
+        left.append((logits[:, -1], [step for one in cache.selectors for step in one.history]))
+    torch.testing.assert_close(left[0][0], left[1][0], rtol=1e-3, atol=1e-4)
+    assert len(left[0][1]) == len(left[1][1]) >= 3 * 4
+    assert all(torch.equal(a, b) for a, b in zip(left[0][1], left[1][1], strict=True))
+
+
+@pytest.mark.parametrize("tokens", [96, 97, 127, 128, 2400])
+def test_pieces_are_the_whole_text_and_end_at_multiples_of_r(tokens):
+    sizes = recall.sizes(tokens)
+    ends = [sum(sizes[: i + 1]) - recall.PROMPT for i in range(len(sizes))]
+    assert ends[:3] == [0, 1, recall.RECENT] and ends[-1] == tokens - recall.PROMPT
+    assert all(end % recall.RECENT == 0 for end in ends[2:-1])
+
+
+@pytest.mark.parametrize("half", facts.HALVES)
+def test_each_interval_states_one_fact(half):
+    interval = 256
+    row = recall.Row(letters, half, [0] * 4000, interval, number=2)
+    for i, one in enumerate(row.facts):
+        stated = [*map(ord, one.stated)]
+        first = recall.PROMPT + i * interval
+        found = [at for at in range(len(row.ids) - len(stated)) if row.ids[at : at + len(stated)] == stated]
+        assert found and first <= found[0] and found[0] + len(stated) <= first + interval
+        assert one.answer in one.stated and one.question.split()[-1] + one.answer in one.stated
+    assert recall.Row(letters, half, [0] * 4000, interval, number=2).ids == row.ids
+
+
+def test_halves_have_nothing_in_common():
+    for kind in facts.KINDS:
+        questions = [{facts.fact(half, kind, random.Random(i)).question[:14] for i in range(40)} for half in facts.HALVES]
+        assert not questions[0] & questions[1]
+    pytest.importorskip("sympy")
+    words = [
+        {" ".join(line) for several in facts.texts(half).values() for text in several for line in pairs(text.split())}
+        for half in facts.HALVES
+    ]
+    assert not words[0] & words[1]
+
+
+def pairs(words, n=30):
+    return (words[i : i + n] for i in range(0, len(words) - n))
+
+
+def test_what_is_known_counts_only_what_the_full_cache_knows():
+    full, other = {"batch 0": {"code 1": "1101", "name 2": "01"}}, {"batch 0": {"code 1": "0111", "name 2": "11"}}
+    assert recall.shared(full, other) == (3, 4)
+    assert recall.shared(full, other, kind="code") == (2, 3)
+    assert recall.shared(full, other, age=2) == (1, 1)
+    assert recall.difference({"a": 1.0, "b": 2.0}, {"a": 1.1, "b": 2.3}) == pytest.approx((0.2, 0.196))
+
+
+def test_novelty_is_the_coders_bits_wherever_a_token_has_moved():
+    ids = torch.cat([torch.arange(60), torch.full((60,), 5), torch.tensor([77]), torch.full((40,), 5)])[None]
+    rule = recall.novelty(ids, 100, times_attention=False)
+    start = recall.PROMPT
+    new = 120 - start  # where the only new token is
+    layer = SimpleNamespace(keys=torch.zeros(1, 1, 161, 4), start=start, stop=150)
+    scores = rule.score(layer)
+    assert scores.argmax(-1).item() in range(new - 3, new + 4)
+    rule.compacted(torch.tensor([[[0, new, 80]]]), 150 - start)
+    layer.stop = start + 3 + 8
+    later = rule.score(layer)
+    assert later.shape == (1, 1, 11) and torch.equal(later[..., :3], scores[..., [0, new, 80]])
