@@ -5,12 +5,9 @@
 #include "../cache/cache.h"
 #include "../cuda/cache.h"
 #include "args.h"
-<<<<<<< HEAD
-#include "functions.h"
-=======
 #include "cache_args.h"
->>>>>>> attend
 #include "cuda.h"
+#include "functions.h"
 #include "tensor.h"
 
 /* From this many numbers on, the work outlasts what it costs to release the GIL. */

@@ -13,8 +13,8 @@ A layer (:class:`lzpenalty.cache.layer.RPCLayer`) shows a selector
     scale          what the model multiplies products of queries and keys with
     kernel, aggregation, index   as the cache was told; the number of the layer
 
-Where each key head has a budget of its own (`allocation="global"`), it has a selector of its own as well, and shows itself as
-a layer of this one head (:class:`lzpenalty.cache.ragged.Head`).
+Where each key head has a budget of its own (`allocation="global"`), it has a selector of its own as well, and shows itself
+as a layer of this one head (:class:`lzpenalty.cache.ragged.Head`).
 """
 
 from lzpenalty.cache.selectors.base import Selector
