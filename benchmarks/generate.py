@@ -22,9 +22,9 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, StoppingCriteria
 
 from harness import RESULTS, write
+from lzpenalty.cache.layer import RPCLayer
+from lzpenalty.cache.selectors import SELECTORS
 from lzpenalty.hf import RPCCache
-from lzpenalty.rpc import RPCLayer
-from lzpenalty.selectors import SELECTORS
 
 PROMPT, STRIDE, STEPS = 64, 480, 3  # 480 falls on all phases of an interval
 POINTS = (1024, 2048, 4096, 8192)
@@ -39,7 +39,7 @@ OURS |= {f"{name}, P = 1024": dict(interval=1024, selector=name) for name in SEL
 
 def load(name: str):
     if name == "smollm2":
-        from lzpenalty.demo import load_model
+        from lzpenalty.commands.models import load_model
 
         return load_model()[0]
     torch.manual_seed(0)  # the sizes of Llama 3.2 1B, a smaller vocabulary
@@ -87,12 +87,12 @@ class Run:
             for layer in self.cache.layers:
                 keys = torch.randn(self.batch, *self._shape, dtype=self.model.dtype)[:, :, None].expand(-1, -1, new, -1)
                 layer.update(keys, keys)
-                if isinstance(layer, RPCLayer) and layer.settings.interval is not None:
+                if isinstance(layer, RPCLayer) and layer.settings.compresses:
                     layer.answering = True
                     shape = (
                         self.batch,
                         self.model.config.num_attention_heads,
-                        min(new, layer.settings.recent),
+                        min(new, layer.settings.plan.recent),
                         keys.shape[3],
                     )
                     layer.attended(torch.randn(shape, dtype=keys.dtype), None)
@@ -107,10 +107,10 @@ class Run:
 
     def _left(self) -> int:
         """Tokens until the one that brings a compression."""
-        if not self.ours or self.cache.settings.interval is None:
+        if not self.ours or not self.cache.settings.compresses:
             return 1 << 30
         layer = self.cache._own[0]
-        return layer.settings.due(layer.intervals) - (layer.stop - layer.start)
+        return layer.settings.plan.due(layer.intervals) - (layer.stop - layer.start)
 
     def _count(self, before: int, new: int) -> None:
         self.lengths.extend(range(before + 1, before + new + 1))

@@ -4,6 +4,7 @@
 
 #include "args.h"
 #include "cache_args.h"
+#include "functions.h"
 
 /* From this many numbers of keys and values on, the work outlasts what it costs to release the GIL. */
 static const double gil_min_numbers = 65536;

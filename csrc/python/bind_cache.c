@@ -7,6 +7,7 @@
 #include "args.h"
 #include "cache_args.h"
 #include "cuda.h"
+#include "functions.h"
 #include "tensor.h"
 
 /* From this many numbers on, the work outlasts what it costs to release the GIL. */
