@@ -18,7 +18,7 @@ class Masks:
                  interleaved=False):  # fmt: skip
         self.interval, self.ratio, self.recent, self.kernel = interval, ratio, recent, kernel
         self.rule, self.allocation, self.budget = rule, allocation, budget
-        self.angles, self.interleaved = angles, interleaved  # radians a position of each pair of numbers; None for no rotation
+        self.angles, self.interleaved = angles, interleaved  # radians a position of each pair of numbers; None: no rotation
         self.left, self.evidence, self.queries, self.keys, self.scale = {}, {}, {}, {}, {}
         self.prompt = self.seen = self.held = self.intervals = self.scored = self.compressions = 0
         self.answering = False

@@ -16,8 +16,11 @@
 enum {
     PAIR = 2 * VEC_LANES,
     MOST_ROWS = VEC_ROWS / 2, /* rows that are multiplied at once: with 4 keys or values that fills the registers */
-    BLOCK_BYTES = 16384,      /* of keys, and of values: so much of both stays in the nearest cache */
-    MOST_BLOCK = 128          /* entries, a multiple of all VEC_LANES */
+    MOST_KEY_ROWS = MOST_ROWS == 3 ? 4 : MOST_ROWS, /* with 3 keys it can be 4 */
+    BLOCK_BYTES = 32768,      /* of keys, and of values: so much of both stays in the nearest cache */
+    MOST_BLOCK = 128,         /* entries, a multiple of all VEC_LANES */
+    PRODUCTS = MOST_BLOCK + 16, /* numbers from row to row of products: some are written behind the last one */
+    LINE_BYTES = 64
 };
 
 static int64_t padded(int64_t size)
@@ -50,7 +53,7 @@ static size_t partial_bytes(const cache_decode *decode, int64_t rows)
 /* What a thread works with. */
 typedef struct {
     float *queries;  /* [rows, padded(D)] times what the products are multiplied with, in pairs */
-    float *products; /* [rows, MOST_BLOCK] products, then weights */
+    float *products; /* [rows, PRODUCTS] products, then weights */
     float *wide;     /* [MOST_BLOCK, padded(D or Dv)] keys or values whose size isn't one of pairs */
     float *shrink;   /* [rows] what became of the outputs when the maximum rose */
     int64_t *seen;   /* [rows] entries of the block that a row sees */
@@ -59,7 +62,7 @@ typedef struct {
 static size_t decode_lay_out(const cache_decode *decode, int64_t rows, void *memory, attend_scratch *s)
 {
     const int64_t size = padded(decode->queries.size), value_size = padded(decode->out.size);
-    const int64_t counts[5] = {rows * size, rows * MOST_BLOCK, MOST_BLOCK * (size > value_size ? size : value_size), rows, 0};
+    const int64_t counts[5] = {rows * size, rows * PRODUCTS, MOST_BLOCK * (size > value_size ? size : value_size), rows, 0};
     float **members[5] = {&s->queries, &s->products, &s->wide, &s->shrink, (float **)&s->seen};
     size_t used = 0;
     for (int i = 0; i < 4; i++) {
@@ -76,13 +79,6 @@ static size_t decode_bytes(const cache_decode *decode, int64_t rows)
     return decode_lay_out(decode, rows, NULL, &ignored);
 }
 
-/* Where number j of a row in pairs is in memory. */
-static inline int64_t place_of(int64_t j, int even_and_odd)
-{
-    const int64_t lane = j % VEC_LANES, right = j / VEC_LANES % 2;
-    return even_and_odd ? j / PAIR * PAIR + 2 * lane + right : j;
-}
-
 /* Vector `j` of a row of numbers in pairs. */
 ALWAYS_INLINE vec load_part(const char *row, float_dtype dtype, int j)
 {
@@ -95,35 +91,46 @@ ALWAYS_INLINE vec load_part(const char *row, float_dtype dtype, int j)
     return right ? vec_load_bf16_odd(narrow + pair) : vec_load_bf16_even(narrow + pair);
 }
 
-/* products[r, i] = <query r, key i> for 4 keys. What will be wanted next is fetched meanwhile. */
-ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const float *queries, int64_t size,
-                                 const char *const keys[4], const char *const next[4], float *products)
+/* products[r, t] = <query r, key t> for n keys. With `fetch`, what will be wanted next is fetched meanwhile. The processor
+ * has fewer loads a cycle than it needs for multiply-adds: what is in registers is used as often as they allow. */
+ALWAYS_INLINE void multiply_keys(const int rows, const int fetch, const float_dtype dtype, const float *queries, int64_t size,
+                                 const char *keys, int64_t stride, int64_t n, const char *next, int64_t next_stride,
+                                 float *products)
 {
-    vec sum[MOST_ROWS][4];
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < 4; i++)
-            sum[r][i] = vec_set(0);
-    for (int64_t d = 0; d < size; d += PAIR) {
-        const int64_t at = d * float_size(dtype);
-        for (int i = 0; i < 4; i++)
-            PREFETCH(next[i] + at);
-        for (int side = 0; side < 2; side++) {
-            vec query[MOST_ROWS];
-            for (int r = 0; r < rows; r++)
-                query[r] = vec_load(queries + r * size + d + side * VEC_LANES);
-            for (int i = 0; i < 4; i++) {
-                const vec key = load_part(keys[i] + at, dtype, side);
+    const int at_once = rows <= MOST_ROWS ? 4 : 3, lines = at_once * PAIR * float_size(dtype) / LINE_BYTES;
+    for (int64_t t = 0; t < n; t += at_once) {
+        vec sum[MOST_KEY_ROWS][4];
+        const char *key[4], *fetched = next + t * next_stride;
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < 4; i++)
+                sum[r][i] = vec_set(0);
+        for (int i = 0; i < at_once; i++)
+            key[i] = keys + (t + i < n ? t + i : n - 1) * stride;
+        for (int64_t d = 0; d < size; d += PAIR) {
+            const int64_t at = d * float_size(dtype);
+            if (fetch)
+                for (int i = 0; i < (lines > 1 ? lines : 1); i++) {
+                    const int64_t line = d / PAIR * lines + i;
+                    PREFETCH(fetched + line % at_once * next_stride + line / at_once * LINE_BYTES);
+                }
+            for (int side = 0; side < 2; side++) {
+                vec query[MOST_KEY_ROWS];
                 for (int r = 0; r < rows; r++)
-                    sum[r][i] = vec_fma(key, query[r], sum[r][i]);
+                    query[r] = vec_load(queries + r * size + d + side * VEC_LANES);
+                for (int i = 0; i < at_once; i++) {
+                    const vec numbers = load_part(key[i] + at, dtype, side);
+                    for (int r = 0; r < rows; r++)
+                        sum[r][i] = vec_fma(numbers, query[r], sum[r][i]);
+                }
             }
         }
+        for (int r = 0; r < rows; r++)
+            vec_sum_4(products + r * PRODUCTS + t, sum[r][0], sum[r][1], sum[r][2], sum[r][3]);
     }
-    for (int r = 0; r < rows; r++)
-        vec_sum_4(products + r * MOST_BLOCK, sum[r][0], sum[r][1], sum[r][2], sum[r][3]);
 }
 
 /* outputs[r] = shrink[r] * outputs[r] + sum over t < n of weights[r, t] * values[t], for `parts` vectors of each. */
-ALWAYS_INLINE void add_values(const int rows, const int parts, const float_dtype dtype, const float *weights,
+ALWAYS_INLINE void add_values(const int rows, const int fetch, const int parts, const float_dtype dtype, const float *weights,
                               const float *shrink, const char *values, int64_t stride, int64_t n, const char *next,
                               int64_t next_stride, float *outputs, int64_t size)
 {
@@ -133,50 +140,47 @@ ALWAYS_INLINE void add_values(const int rows, const int parts, const float_dtype
             sum[r][j] = vec_mul(vec_load(outputs + r * size + j * VEC_LANES), vec_set(shrink[r]));
     for (int64_t t = 0; t < n; t++) {
         vec weight[MOST_ROWS];
-        for (int line = 0; line < parts * VEC_LANES * float_size(dtype); line += 64)
-            PREFETCH(next + line);
+        if (fetch)
+            for (int at = 0; at < parts * VEC_LANES * float_size(dtype); at += LINE_BYTES)
+                PREFETCH(next + t * next_stride + at);
         for (int r = 0; r < rows; r++)
-            weight[r] = vec_set(weights[r * MOST_BLOCK + t]);
+            weight[r] = vec_set(weights[r * PRODUCTS + t]);
         for (int j = 0; j < parts; j++) {
-            const vec value = load_part(values, dtype, j);
+            const vec value = load_part(values + t * stride, dtype, j);
             for (int r = 0; r < rows; r++)
                 sum[r][j] = vec_fma(weight[r], value, sum[r][j]);
         }
-        values += stride;
-        next += next_stride;
     }
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < parts; j++)
             vec_store(outputs + r * size + j * VEC_LANES, sum[r][j]);
 }
 
-/* Calls one of the two with a number of rows that the compiler knows. */
-#define WITH_ROWS(rows, call)                                                                                               \
-    switch (rows) {                                                                                                         \
-    case 1:                                                                                                                 \
-        call(1);                                                                                                            \
-        break;                                                                                                              \
-    case 2:                                                                                                                 \
-        call(2);                                                                                                            \
-        break;                                                                                                              \
-    case 3:                                                                                                                 \
-        call(MOST_ROWS < 3 ? 1 : 3);                                                                                        \
-        break;                                                                                                              \
-    case 4:                                                                                                                 \
-        call(MOST_ROWS < 4 ? 1 : 4);                                                                                        \
-        break;                                                                                                              \
-    case 5:                                                                                                                 \
-        call(MOST_ROWS < 5 ? 1 : 5);                                                                                        \
-        break;                                                                                                              \
-    default:                                                                                                                \
-        call(MOST_ROWS < 6 ? 1 : 6);                                                                                        \
+/* Calls one of the two with numbers that the compiler knows. */
+#define WITH_ROWS(rows, most, first, call)                                                                                  \
+    switch ((rows) * 2 + (first)) {                                                                                         \
+        WITH_(1, most, call)                                                                                                \
+        WITH_(2, most, call)                                                                                                \
+        WITH_(3, most, call)                                                                                                \
+        WITH_(4, most, call)                                                                                                \
+        WITH_(5, most, call)                                                                                                \
+        WITH_(6, most, call)                                                                                                \
     }
+#define WITH_(n, most, call)                                                                                                \
+    case (n) * 2:                                                                                                           \
+        if ((n) <= (most))                                                                                                  \
+            call((n) <= (most) ? (n) : 1, 0);                                                                               \
+        break;                                                                                                              \
+    case (n) * 2 + 1:                                                                                                       \
+        if ((n) <= (most))                                                                                                  \
+            call((n) <= (most) ? (n) : 1, 1);                                                                               \
+        break;
 
 /* How many of so many rows are to be multiplied at once: about as many each time. */
-static inline int rows_at_once(int64_t rows)
+static inline int64_t rows_at_once(int64_t rows, int64_t most)
 {
-    const int64_t times = (rows + MOST_ROWS - 1) / MOST_ROWS;
-    return (int)((rows + times - 1) / times);
+    const int64_t times = (rows + most - 1) / most;
+    return (rows + times - 1) / times;
 }
 
 /* The weight of a product relative to the largest: 2^x for x <= 0, and 0 for what a float32 can't tell from it. */
@@ -238,7 +242,7 @@ static void widen_block(const char *rows, float_dtype dtype, int64_t stride, int
     }
 }
 
-static const void *decode_query(const cache_decode *decode, const cache_piece *piece, int64_t row)
+static const char *decode_query(const cache_decode *decode, const cache_piece *piece, int64_t row)
 {
     const int64_t group = decode->queries.heads / decode->heads, b = piece->head / decode->heads;
     return row_at(&decode->queries, b, piece->head % decode->heads * group + row % group, row / group);
@@ -287,21 +291,15 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
             block_keys = (const char *)s->wide;
             block_key_stride = size * float_size(FLOAT32);
         }
-        for (int64_t t = 0; t < to - from; t += 4) {
-            const char *four[4], *next[4];
-            for (int64_t i = 0; i < 4; i++) {
-                const int64_t at = from + t + i < to ? t + i : to - from - 1;
-                four[i] = block_keys + at * block_key_stride;
-                next[i] = block_values + at * value_stride;
-            }
-            for (int64_t r = first, rows; r < piece->rows; r += rows) {
-                rows = rows_at_once(piece->rows - r);
-#define MULTIPLY(n) multiply_keys(n, dtype, s->queries + r * size, size, four, next, s->products + r * MOST_BLOCK + t)
-                WITH_ROWS(rows, MULTIPLY)
-            }
+        for (int64_t r = first, rows; r < piece->rows; r += rows) {
+            rows = rows_at_once(piece->rows - r, MOST_KEY_ROWS);
+#define MULTIPLY(n, fetch)                                                                                                  \
+    multiply_keys(n, fetch, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, block_values,       \
+                  value_stride, s->products + r * PRODUCTS)
+            WITH_ROWS(rows, MOST_KEY_ROWS, r == first, MULTIPLY)
         }
         for (int64_t r = first; r < piece->rows; r++)
-            weigh_products(decode, s->products + r * MOST_BLOCK, s->seen[r], &p->maxima[r], &p->totals[r], &s->shrink[r]);
+            weigh_products(decode, s->products + r * PRODUCTS, s->seen[r], &p->maxima[r], &p->totals[r], &s->shrink[r]);
 
         if (is_wide) {
             widen_block(block_values, stored, value_stride, to - from, decode->out.size, s->wide);
@@ -315,17 +313,18 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
                 int64_t equal = 1; /* rows that see as much as this one */
                 while (r + equal < piece->rows && s->seen[r + equal] == s->seen[r])
                     equal++;
-                rows = rows_at_once(equal);
-                const float *weights = s->products + r * MOST_BLOCK;
+                rows = rows_at_once(equal, MOST_ROWS);
+                const float *weights = s->products + r * PRODUCTS;
                 float *outputs = p->outputs + r * value_size + d;
-#define ADD_TWO_PAIRS(n)                                                                                                    \
-    add_values(n, 4, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], next, key_stride, outputs, value_size)
-#define ADD_PAIR(n)                                                                                                         \
-    add_values(n, 2, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], next, key_stride, outputs, value_size)
+#define ADD(n, fetch, parts)                                                                                                \
+    add_values(n, fetch, parts, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], next, key_stride,       \
+               outputs, value_size)
+#define ADD_PAIR(n, fetch) ADD(n, fetch, 2)
+#define ADD_TWO_PAIRS(n, fetch) ADD(n, fetch, 4)
                 if (numbers == PAIR) {
-                    WITH_ROWS(rows, ADD_PAIR)
+                    WITH_ROWS(rows, MOST_ROWS, r == first, ADD_PAIR)
                 } else {
-                    WITH_ROWS(rows, ADD_TWO_PAIRS)
+                    WITH_ROWS(rows, MOST_ROWS, r == first, ADD_TWO_PAIRS)
                 }
             }
         }
@@ -350,9 +349,18 @@ static void attend_bfloat16(const cache_decode *decode, const cache_piece *piece
     attend_blocks(decode, piece, p, s, BFLOAT16);
 }
 
-static int even_and_odd(const cache_decode *decode)
+static void pack_query(const cache_decode *decode, const char *query, float factor, float *packed)
 {
-    return has_pairs(decode) && decode->queries.dtype == BFLOAT16;
+    const float_dtype dtype = decode->queries.dtype;
+    const int64_t size = decode->queries.size, pair_bytes = PAIR * float_size(dtype);
+    if (!has_pairs(decode)) {
+        for (int64_t d = 0; d < padded(size); d++)
+            packed[d] = d < size ? load_number(query, dtype, d) * factor : 0;
+        return;
+    }
+    for (int64_t d = 0; d < size; d += PAIR, query += pair_bytes)
+        for (int side = 0; side < 2; side++)
+            vec_store(packed + d + side * VEC_LANES, vec_mul(load_part(query, dtype, side), vec_set(factor)));
 }
 
 static void attend_piece(const cache_decode *decode, const cache_piece *piece, void *partial, void *scratch)
@@ -365,13 +373,9 @@ static void attend_piece(const cache_decode *decode, const cache_piece *piece, v
     partial_lay_out(decode, piece->rows, partial, &p);
     decode_lay_out(decode, piece->rows, scratch, &s);
     for (int64_t r = 0; r < piece->rows; r++) {
-        const void *query = decode_query(decode, piece, piece->row + r);
-        for (int64_t j = 0; j < size; j++) {
-            const int64_t place = place_of(j, even_and_odd(decode));
-            s.queries[r * size + j] = place < decode->queries.size ? load_number(query, dtype, place) * factor : 0;
-        }
-        for (int64_t j = 0; j < value_size; j++)
-            p.outputs[r * value_size + j] = 0;
+        const char *query = decode_query(decode, piece, piece->row + r);
+        pack_query(decode, query, factor, s.queries + r * size);
+        memset(p.outputs + r * value_size, 0, (size_t)value_size * sizeof(float));
         p.maxima[r] = -FLT_MAX;
         p.totals[r] = 0;
     }
@@ -383,17 +387,32 @@ static void attend_piece(const cache_decode *decode, const cache_piece *piece, v
         attend_bfloat16(decode, piece, &p, &s);
 }
 
-static void store_number(void *row, float_dtype dtype, int64_t i, float x)
+/* Writes a row of outputs, divided by `total`, as its dtype has it. */
+static void store_row(const cache_decode *decode, float *outputs, float total, void *to)
 {
-    switch (dtype) {
-    case FLOAT16:
-        ((uint16_t *)row)[i] = float_to_f16(x);
-        break;
-    case BFLOAT16:
-        ((uint16_t *)row)[i] = float_to_bf16(x);
-        break;
-    default:
-        ((float *)row)[i] = x;
+    const float_dtype dtype = decode->out.dtype;
+    const int64_t size = decode->out.size;
+    int64_t j = 0;
+    for (; j < padded(size); j += VEC_LANES)
+        vec_store(outputs + j, vec_div(vec_load(outputs + j), vec_set(total)));
+    if (dtype == FLOAT32) {
+        memcpy(to, outputs, (size_t)size * sizeof(float));
+    } else if (dtype == FLOAT16) {
+        uint16_t *narrow = to;
+        for (j = 0; j + VEC_LANES <= size; j += VEC_LANES)
+            vec_store_f16(narrow + j, vec_load(outputs + j));
+        for (; j < size; j++)
+            narrow[j] = float_to_f16(outputs[j]);
+    } else if (has_pairs(decode)) {
+        uint16_t *narrow = to;
+        for (j = 0; j < size; j += PAIR)
+            for (int i = 0; i < VEC_LANES; i++) {
+                narrow[j + 2 * i] = float_to_bf16(outputs[j + i]);
+                narrow[j + 2 * i + 1] = float_to_bf16(outputs[j + VEC_LANES + i]);
+            }
+    } else {
+        for (j = 0; j < size; j++)
+            ((uint16_t *)to)[j] = float_to_bf16(outputs[j]);
     }
 }
 
@@ -422,12 +441,9 @@ static void merge_pieces(const cache_decode *decode, const cache_piece *piece, v
         const int64_t row = piece->row + r, head = piece->head % decode->heads * group + row % group;
         const int64_t at = b * out->batch_stride + head * out->head_stride + row / group * out->token_stride;
         char *to = (char *)out->data + at * float_size(out->dtype);
-        const int nothing = end_of_row(decode, piece, row) <= decode->spans[piece->head].first;
-        for (int64_t j = 0; j < value_size; j++) {
-            const int64_t place = place_of(j, even_and_odd(decode));
-            if (place < out->size)
-                store_number(to, out->dtype, place, nothing ? 0 : outputs[j] / sum.totals[r]);
-        }
+        if (end_of_row(decode, piece, row) <= decode->spans[piece->head].first)
+            sum.totals[r] = 1; /* nothing is seen: zeros, where a sum of weights of 0 gives NaN */
+        store_row(decode, outputs, sum.totals[r], to);
     }
 }
 

@@ -25,11 +25,13 @@
 #define vec_load_bf16(p)                                                                                                    \
     _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
 #define vec_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+#define vec_store_f16(p, a) _mm256_storeu_si256((__m256i *)(void *)(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
 #define vec_div _mm512_div_ps
 #define vec_copysign(a, sign)                                                                                               \
     _mm512_or_ps(_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a), _mm512_and_ps(_mm512_set1_ps(-0.0f), sign))
 #define vec_load_bf16_even(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))
-#define vec_load_bf16_odd(p) _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)))
+#define vec_load_bf16_odd(p)                                                                                                \
+    _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_srli_epi32(_mm512_loadu_si512(p), 16), 16))
 static inline __m256 vec_fold_(vec a)
 {
     return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -63,14 +65,15 @@ static inline float vec_sum(vec a)
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
+#define vec_store_f16(p, a) _mm_storeu_si128((__m128i *)(void *)(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
 #define vec_div _mm256_div_ps
 #define vec_copysign(a, sign)                                                                                               \
     _mm256_or_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), _mm256_and_ps(_mm256_set1_ps(-0.0f), sign))
 #define vec_load_bf16_even(p)                                                                                               \
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16))
-#define vec_load_bf16_odd(p)                                                                                                \
+#define vec_load_bf16_odd(p) /* two shifts: a mask would take a register, or be loaded each time */                         \
     _mm256_castsi256_ps(                                                                                                    \
-        _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)(p)), _mm256_set1_epi32(-65536)))
+        _mm256_slli_epi32(_mm256_srli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16), 16))
 static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 {
     const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
@@ -93,6 +96,7 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 #define vec_up23(a) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a), 23))
 #define vec_load_bf16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
 #define vec_load_f16(p) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
+#define vec_store_f16(p, a) vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a)))
 #define vec_div vdivq_f32
 #define vec_copysign(a, sign) vbslq_f32(vdupq_n_u32(0x80000000u), sign, a)
 #define vec_load_bf16_even(p) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u16(vld1q_u16(p)), 16))
@@ -116,6 +120,7 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 #define vec_up23(a) bits_float(float_bits(a) << 23)
 #define vec_load_bf16(p) bf16_to_float(*(p))
 #define vec_load_f16(p) f16_to_float(*(p))
+#define vec_store_f16(p, a) (*(p) = float_to_f16(a))
 #define vec_div(a, b) ((a) / (b))
 #define vec_copysign(a, sign) copysignf(a, sign)
 #define vec_load_bf16_even(p) bf16_to_float(*(p))

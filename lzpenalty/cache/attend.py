@@ -3,20 +3,28 @@
 import torch
 import torch.nn.functional as F
 
+from lzpenalty._core import attend
+
 __all__ = ["attend_heads", "check_options", "echo_heads", "padding"]
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the kernels
 
 
 def padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     """How many of each row's first columns are masked, int64 [B], or None if none is. `attention_mask` is what attention
-    functions get, [B, 1, q, n] of booleans or of numbers to add, whose last query sees all that is no padding."""
+    functions get, [B, 1, q, n] of booleans or of numbers to add, whose last query sees all that is no padding.
+
+    All layers get the same mask, so it remembers the answer."""
     if attention_mask is None:
         return None
-    last = attention_mask[:, 0, -1]
-    seen = last if last.dtype == torch.bool else last >= 0
-    pads = seen.int().argmax(dim=1)
-    if not torch.equal(seen, torch.arange(seen.shape[1], device=seen.device) >= pads[:, None]):
-        raise ValueError("attention_mask: expected padding on the left alone, got some elsewhere")
-    return pads if pads.any() else None
+    if not hasattr(attention_mask, "_lzpenalty_pads"):
+        last = attention_mask[:, 0, -1]
+        seen = last if last.dtype == torch.bool else last >= 0
+        pads = seen.int().argmax(dim=1)
+        if not torch.equal(seen, torch.arange(seen.shape[1], device=seen.device) >= pads[:, None]):
+            raise ValueError("attention_mask: expected padding on the left alone, got some elsewhere")
+        attention_mask._lzpenalty_pads = pads if pads.any() else None
+    return attention_mask._lzpenalty_pads
 
 
 def check_options(options: dict) -> str | None:
@@ -25,10 +33,34 @@ def check_options(options: dict) -> str | None:
     return next((words for name, words in names.items() if options.get(name) is not None), None)
 
 
+def attend_one(queries: torch.Tensor, keys, values, attention_mask, scale: float | None, options: dict):
+    """Attention of one new token [B, Hq, 1, D] to keys and values [B, Hkv, n, D]: [B, 1, Hq, D], or None where that is a
+    matter for the model's own function."""
+    if queries.shape[2] > 1 or queries.device.type != "cpu" or queries.dtype not in DTYPES or options.get("dropout"):
+        return None
+    if check_options(options) or options.get("softcap") is not None:
+        return None
+    try:
+        pads = padding(attention_mask)
+    except ValueError:
+        return None
+    rows, heads = queries.shape[:2]
+    output = queries.new_empty((rows, 1, heads, values.shape[3]))
+    attend(queries, keys, values, pads=pads, scale=scale, out=output.transpose(1, 2))
+    return output
+
+
 def attend_heads(queries: torch.Tensor, layer, scale: float | None, options: dict) -> torch.Tensor:
     """Attention of new tokens [B, Hq, q, D] to a ragged layer that has them already: [B, q, Hq, D]."""
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
     softcap = options.get("softcap") or 0.0
+    if queries.device.type == "cpu" and queries.dtype in DTYPES:
+        rows, heads, new, _ = queries.shape
+        output = queries.new_empty((rows, new, heads, layer.value_slots.shape[1]))
+        return attend(
+            queries, layer.key_slots, layer.value_slots, starts=layer.starts, lengths=layer.lengths, pads=layer.pads,
+            scale=scale, softcap=softcap, out=output.transpose(1, 2),
+        ).transpose(1, 2)  # fmt: skip
     return torch.cat([_attend_head(head, head.of_group(queries), scale, softcap) for head in layer.heads()], dim=2)
 
 

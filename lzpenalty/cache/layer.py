@@ -9,6 +9,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from lzpenalty._core import append_, compact_, select_top
+from lzpenalty.cache.attend import attend_one
 from lzpenalty.cache.attention import mark
 from lzpenalty.cache.plan import Plan, check_integer
 from lzpenalty.cache.selectors import Selector
@@ -121,8 +122,7 @@ class RPCLayer(DynamicLayer):
         if not self.answering:
             self.start = self.length
         keys, values = self._visible(key_states, value_states)
-        if self.waiting:
-            mark(keys, self)
+        mark(keys, self)
         self.seconds += time.perf_counter() - started
         return keys, values
 
@@ -187,14 +187,16 @@ class RPCLayer(DynamicLayer):
             oldest = attention_mask[:, :, -1, 0]
             self.padded = bool((~oldest if oldest.dtype == torch.bool else oldest < 0).any())
 
-    def attend(self, queries: torch.Tensor, scale: float | None, options: dict) -> torch.Tensor | None:
+    def attend(self, queries: torch.Tensor, attention_mask, scale: float | None, options: dict) -> torch.Tensor | None:
         """The step's attention, [B, q, Hq, D], or None where the model's own function is to compute it. `options` are what
-        else it would be called with."""
+        else that would be called with, and its name."""
+        if options["implementation"] == "sdpa":
+            return attend_one(queries, self.keys, self.values, attention_mask, scale, options)
         return None
 
     def attended(self, queries: torch.Tensor, scale: float | None) -> None:
         """The step's queries [B, Hq, q, D] have attended to all keys: now is the time to drop some."""
-        if self.answering:
+        if self.answering and self.settings.compresses:
             self.scale = queries.shape[-1] ** -0.5 if scale is None else scale
             self.own_selector.observe(self, queries)
             if self._remember(queries) <= 0:

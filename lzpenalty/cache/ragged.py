@@ -34,7 +34,7 @@ class Head:
         self.scale, self.kernel, self.rotation = layer.scale, layer.kernel, layer.rotation
         self.index = layer.index * len(layer.entries) + number
         self.keys, self.values = (
-            layer.of_head(buffer, number)[:, :, : self.length] for buffer in (layer._key_buffer, layer._value_buffer)
+            layer.of_head(buffer, number)[:, :, : self.length] for buffer in (layer.key_slots, layer.value_slots)
         )
 
     def of_group(self, queries: torch.Tensor) -> torch.Tensor:
@@ -57,8 +57,8 @@ class RaggedLayer(RPCLayer):
 
     For kernels a head of a row is a run of slots of the flat buffers [S, D]: it begins at `starts` and has `lengths` entries,
     both int64 [B, Hkv], of which the first `pads` [B] are padding. A selector that keeps evidence has a number for each slot
-    in `evidence` [S, 1], which moves along with its keys. `length` is what the cache of a layer without budgets of its own
-    would have: masks and plans count with it."""
+    in `evidence` [S, 1], which moves along with its keys. `length` is what a layer without budgets of its own would have:
+    masks and plans count with it."""
 
     def __init__(self, settings: Settings, selector: Selector, index: int, budgets: Budgets, rotation=None):
         self.budgets, self.rotation = budgets, rotation
@@ -69,6 +69,7 @@ class RaggedLayer(RPCLayer):
         super().reset()
         self.evidence = self.starts = self.lengths = self.pads = self.prompt_query = None
         self.entries, self.capacities, self.head_selectors = [], [], []
+        self.key_slots = self.value_slots = None
         self.rows = self.room = 0
 
     def of_head(self, buffer: torch.Tensor, head: int) -> torch.Tensor:
@@ -89,18 +90,22 @@ class RaggedLayer(RPCLayer):
 
     @property
     def buffers(self) -> list[torch.Tensor]:
-        return [buffer for buffer in (self._key_buffer, self._value_buffer, self.evidence) if buffer is not None]
+        return [buffer for buffer in (self.key_slots, self.value_slots, self.evidence) if buffer is not None]
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.type == "cpu"
 
     # What transformers asks.
 
     def _store(self, key_states, value_states) -> None:
         new = key_states.shape[2]
-        if self._key_buffer is None:
+        if self.key_slots is None:
             self.rows = key_states.shape[0]
             self.entries = [0] * key_states.shape[1]
             self.head_selectors = [copy.deepcopy(self.selector) for _ in self.entries]
-            self._key_buffer = key_states.new_empty(0, key_states.shape[3])
-            self._value_buffer = value_states.new_empty(0, value_states.shape[3])
+            self.key_slots = key_states.new_empty(0, key_states.shape[3])
+            self.value_slots = value_states.new_empty(0, value_states.shape[3])
             if self.own_selector.keeps_evidence:
                 self.evidence = key_states.new_empty((0, 1), dtype=torch.float32)
             self.capacities = self.entries
@@ -110,8 +115,8 @@ class RaggedLayer(RPCLayer):
         slots = self.starts + self.lengths
         if new > 1:
             slots = slots[..., None] + torch.arange(new, device=self.device)
-        self._key_buffer.index_copy_(0, slots.flatten(), key_states.flatten(0, 2))
-        self._value_buffer.index_copy_(0, slots.flatten(), value_states.flatten(0, 2))
+        self.key_slots.index_copy_(0, slots.flatten(), key_states.flatten(0, 2))
+        self.value_slots.index_copy_(0, slots.flatten(), value_states.flatten(0, 2))
         self.lengths += new
         self.entries = [entries + new for entries in self.entries]
         self.room -= new
@@ -119,12 +124,11 @@ class RaggedLayer(RPCLayer):
     def _visible(self, key_states, value_states):
         """What the model's own attention may see: all that there is, if that is the same for all heads."""
         if self.length == key_states.shape[2] or not self.is_even:
-            # A view, because what is marked must not be the model's own tensor.
-            return key_states.view_as(key_states), value_states
+            return key_states, value_states
         capacity, length = self.capacities[0], self.entries[0]
         return tuple(
             buffer.view(-1, self.rows, capacity, buffer.shape[1]).transpose(0, 1)[:, :, :length]
-            for buffer in (self._key_buffer, self._value_buffer)
+            for buffer in (self.key_slots, self.value_slots)
         )
 
     def _view(self) -> None:
@@ -154,8 +158,10 @@ class RaggedLayer(RPCLayer):
             super().attends(attention_mask, flash)
             self.pads = padding(attention_mask)
 
-    def attend(self, queries, scale, options) -> torch.Tensor | None:
-        if self.length == queries.shape[2] or self.is_even:
+    def attend(self, queries, attention_mask, scale, options) -> torch.Tensor | None:
+        """As the base says. The model's own function sees a prompt, and several tokens until heads differ in length."""
+        new, is_first = queries.shape[2], self.length == queries.shape[2]
+        if is_first or (self.is_even and not (new == 1 and options["implementation"] == "sdpa" and self.on_cpu)):
             return None
         return attend_heads(queries, self, scale, options)
 
@@ -191,7 +197,7 @@ class RaggedLayer(RPCLayer):
                 positions = select_top(score[:, None].contiguous(), budget)
             else:
                 positions = torch.empty((self.rows, 1, 0), dtype=torch.int64, device=self.device)
-            keys, values = (self.of_head(buffer, number) for buffer in (self._key_buffer, self._value_buffer))
+            keys, values = (self.of_head(buffer, number) for buffer in (self.key_slots, self.value_slots))
             if self.evidence is not None:
                 evidence = self.of_head(self.evidence, number)[:, 0, :, 0]
                 left = [evidence[:, head.start : head.stop].gather(1, positions[:, 0]), evidence[:, head.stop : head.length]]
@@ -222,7 +228,7 @@ class RaggedLayer(RPCLayer):
                     view = buffer[first : first + count * capacity].view(count, capacity, -1)
                     view[:, :entries] = held if rows is None else held[rows]
             first += count * capacity
-        self._key_buffer, self._value_buffer, *rest = fresh
+        self.key_slots, self.value_slots, *rest = fresh
         self.evidence = rest[0] if rest else None
         self.rows, self.capacities, self.room = count, capacities, room
         sizes = torch.tensor(capacities, device=self.device)

@@ -71,7 +71,7 @@ class _Probe(DynamicLayer):
     def attends(self, attention_mask, flash) -> None:
         pass
 
-    def attend(self, queries, scale, options) -> None:
+    def attend(self, queries, attention_mask, scale, options) -> None:
         self.queries, self.options = queries.detach(), options
 
     def attended(self, queries, scale) -> None:

@@ -12,7 +12,6 @@ A cache is given keys and values but not queries: attention.py shows them to it.
 import copy
 import warnings
 import weakref
-from contextlib import nullcontext
 
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
@@ -61,9 +60,9 @@ class RPCCache(DynamicCache):
     max_new_tokens : int, optional
         Makes room for that many at once; by default buffers grow by an interval at a time.
     allocation : {'even', 'global'}, optional
-        Whether every key head of every layer keeps the same number of tokens, or all share one budget: then what `budget` and
-        `ratio` say is the mean of a head, and a head keeps as many as it has among the highest scores of all. 'global' is the
-        default of the selector 'echo', 'even' of all others.
+        Whether every key head of every layer keeps the same number of tokens, or all share one budget: then what `budget`
+        and `ratio` say is the mean of a head, and a head keeps as many as it has among the highest scores of all. 'global' is
+        the default of the selector 'echo', 'even' of all others.
 
     Raises
     ------
@@ -119,7 +118,7 @@ class RPCCache(DynamicCache):
             self.layers[i] = layer
 
     def __enter__(self) -> "RPCCache":
-        watching = watched(self._model()) if self.settings.compresses else nullcontext()
+        watching = watched(self._model())
         watching.__enter__()
         self._entered.append(watching)
         return self
@@ -187,9 +186,9 @@ class RPCCache(DynamicCache):
     def stats(self) -> dict:
         """seen, kept, prompt: tokens a row; compressions; bytes of all buffers; seconds for appending and compressing.
 
-        Where heads have budgets of their own, `kept` is the mean, and there are also kept_by_head, a list for each layer, and
-        turned: of each layer how queries are turned to later positions, 'half' or 'interleaved' pairs, 'none' if they are the
-        same at all positions, 'unknown' if that was not found out and they are used as they are."""
+        Where heads have budgets of their own, `kept` is the mean, and there are also kept_by_head, a list for each layer,
+        and turned: of each layer how queries are turned to later positions, 'half' or 'interleaved' pairs, 'none' if they
+        are the same at all positions, 'unknown' if that was not found out and they are used as they are."""
         first = self._own[0]
         tensors = [
             tensor
@@ -223,8 +222,8 @@ class RPCCache(DynamicCache):
 def _ragged_layers(model, settings: Settings, selector: Selector, indices: list[int]) -> list[RaggedLayer]:
     if getattr(model.config.get_text_config(decoder=True), "kv_lora_rank", None):
         raise ValueError(
-            f"model: expected keys and values of heads, {type(model).__name__} has latent ones (MLA); use allocation='even' and "
-            "another selector than 'echo'"
+            f"model: expected keys and values of heads, {type(model).__name__} has latent ones (MLA); use allocation='even' "
+            "and another selector than 'echo'"
         )
     turns = rotations(model)
     if selector.keeps_evidence and (unknown := sum(turn.pairs == "unknown" for turn in turns)):

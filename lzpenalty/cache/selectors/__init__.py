@@ -18,8 +18,8 @@ The rules differ in what competes: with the published codes that is the whole ca
 the evictable region. The prompt stays whatever its scores are, and softmaxes, means and pieces leave it out, so that a row
 that is padded scores as if it were alone.
 
-Where each key head has a budget of its own (`allocation="global"`), it has a selector of its own as well, and shows itself as
-a layer of this one head (:class:`lzpenalty.cache.ragged.Head`).
+Where each key head has a budget of its own (`allocation="global"`), it has a selector of its own as well, and shows itself
+as a layer of this one head (:class:`lzpenalty.cache.ragged.Head`).
 """
 
 from lzpenalty.cache.selectors.base import Selector
