@@ -86,7 +86,8 @@ class RaggedLayer(RPCLayer):
 
     @property
     def is_even(self) -> bool:
-        return min(self.entries) == max(self.entries)
+        """Whether all heads hold what masks count with; heads of one length may all have more or less than the mean."""
+        return min(self.entries) == max(self.entries) == self.length
 
     @property
     def buffers(self) -> list[torch.Tensor]:
