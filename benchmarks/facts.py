@@ -1,13 +1,16 @@
-"""Texts and facts for recall.py, in two halves that share nothing: one for choosing rules, one for what is reported.
+"""Texts and facts for recall.py, in two halves that share nothing: one for choosing rules, one for what is reported. And how
+answers are counted.
 
 Prose, code and mathematics are files that come with Python, and with mpmath and sympy, which torch needs; the dialogues were
 written for this. Echo was found with the texts of the manual and with facts in the words of the half "choose".
 """
 
 import heapq
+import math
 import pydoc_data.topics
 import random
 import re
+import statistics
 import sysconfig
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -115,3 +118,25 @@ def fact(half: str, kind: str, rng: random.Random) -> Fact:
         return Fact(f"\n\n{said} {b} * {c} - {a}\n\n", f"\n\n{said}", f" {b} * {c} - {a}")
     said = f"{call} = lambda {a}, {b}:"
     return Fact(f"\n\n{said} {a} + {c} * {b}\n\n", f"\n\n{said}", f" {a} + {c} * {b}")
+
+
+# What was found.
+
+
+def shared(full: dict, other: dict, kind: str | None = None, age: int | None = None) -> tuple[int, int]:
+    """How many of the facts that the full cache knows the other one knows, and how many these are."""
+    known = of = 0
+    for batch, answers in other.items():
+        for key, found in answers.items():
+            sort, when = key.split()
+            if (kind is None or sort == kind) and (age is None or int(when) == age):
+                pairs = [*zip(full[batch][key], found, strict=True)]
+                of += sum(a == "1" for a, _ in pairs)
+                known += sum(a == b == "1" for a, b in pairs)
+    return known, of
+
+
+def difference(full: dict[str, float], other: dict[str, float]) -> tuple[float, float]:
+    """The mean of the paired differences, and half of its 95% interval."""
+    worse = [other[name] - bits for name, bits in full.items()]
+    return statistics.mean(worse), 1.96 * statistics.stdev(worse) / math.sqrt(len(worse))

@@ -23,14 +23,13 @@ import copy
 import json
 import math
 import random
-import statistics
 
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
 from corpus import prompts
-from facts import HALVES, KINDS, fact, texts
+from facts import HALVES, KINDS, difference, fact, shared, texts
 from harness import RESULTS, write
 from lzpenalty.analysis import find_loops, seq_rep, token_bits
 from lzpenalty.cache import selectors
@@ -48,6 +47,7 @@ SETTINGS = {
 PASSCODE = dict(interval=128, ratio=4, recent=64, budget=1088)
 TEXT_TOKENS = 768
 ANSWER_TOKENS = 384
+FOUND_AMONG = 35  # rules and variants, by a simulator, before any that is reported here
 PARTS = ("facts", "text", "passcode", "generation")
 
 
@@ -308,12 +308,13 @@ def main() -> None:
 
     name = "recall" if args.half == "report" else f"recall-{args.half}"
     about = {"model": args.model or "SmolLM2-135M-Instruct", "half": args.half, "recent": RECENT}
-    results = {**about, **{part: {} for part in PARTS}}
+    compared = {"reported here": len(RULES) - 1, "to find echo, on the other half": FOUND_AMONG}
+    results = {**about, "rules": compared, **{part: {} for part in PARTS}}
     path = RESULTS / f"{name}.json"
     if path.exists():
         before = json.loads(path.read_text())
         if all(before.get(key) == value for key, value in about.items()):
-            results |= {key: before[key] for key in results}
+            results |= {part: before[part] for part in PARTS}
     model, tokenizer = load_model(args.model)
 
     def piece(part: str, setting: str, rule: str, key: str, measure, *options) -> None:
@@ -354,25 +355,6 @@ def summary(results: dict) -> str:
             worse, spread = difference(by_rule["full cache"]["bits"], by_rule[rule]["bits"])
             lines.append(f"{setting}, {rule}: {worse:+.3f} +- {spread:.3f} bits")
     return "\n".join(lines)
-
-
-def shared(full: dict, other: dict, kind: str | None = None, age: int | None = None) -> tuple[int, int]:
-    """How many of the facts that the full cache knows the other one knows, and how many these are."""
-    known = of = 0
-    for batch, answers in other.items():
-        for key, found in answers.items():
-            sort, when = key.split()
-            if (kind is None or sort == kind) and (age is None or int(when) == age):
-                pairs = [*zip(full[batch][key], found, strict=True)]
-                of += sum(a == "1" for a, _ in pairs)
-                known += sum(a == b == "1" for a, b in pairs)
-    return known, of
-
-
-def difference(full: dict[str, float], other: dict[str, float]) -> tuple[float, float]:
-    """The mean of the paired differences, and half of its 95% interval."""
-    worse = [other[name] - bits for name, bits in full.items()]
-    return statistics.mean(worse), 1.96 * statistics.stdev(worse) / math.sqrt(len(worse))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ whether everything is up to date. With --print the tables of results/NAME.json, 
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
+
+from facts import KINDS, difference, shared
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
@@ -216,26 +219,103 @@ def generate() -> str:
     return "\n\n".join([markdown(header, body), *checks, *wholes, provenance(results)])
 
 
+def share(counts: tuple[int, int]) -> str:
+    known, of = counts
+    return f"{known} of {of}" if of else ""
+
+
+def about_recall(results: dict) -> str:
+    return f"{results['model']}; {provenance(results)}"
+
+
 @table
 def recall() -> str:
-    """Text and passcodes after compressions."""
+    """Facts that are still known after compressions, and the price in bits."""
     results = load("recall")
-    body = []
-    for row in results["rows"]:
-        low, high = row["known_interval"]
-        worse = "" if row["selector"] == "full cache" else f"{row['worse_by']:+.3f} ± {row['interval']:.3f}"
-        body.append(
-            [
-                row["selector"],
-                f"{row['bits_per_token']:.3f}",
-                worse,
-                f"{row['known']} of {row['trials']}",
-                f"{low:.0%} to {high:.0%}",
-            ]
-        )
-    header = [f"P = {results['interval']}, c = {results['ratio']}", "bits per token", "worse by", "passcode known", "95%"]
-    about = f"{results['model']}; {results['texts']} texts of {results['tokens']:,} tokens; {provenance(results)}"
-    return markdown(header, body) + f"\n\n{about}"
+    setting = "P = 256, c = 4"
+    by_rule, bits = results["facts"][setting], results["text"][setting]
+    rows = []
+    for rule, found in by_rule.items():
+        worse = ""
+        if rule == "full cache":
+            worse = f"{statistics.mean(bits[rule]['bits'].values()):.3f} in all"
+        elif rule in bits:
+            worse = "{:+.3f} ± {:.3f}".format(*difference(bits["full cache"]["bits"], bits[rule]["bits"]))
+        rows.append([rule, worse, *(share(shared(by_rule["full cache"], found, age=age)) for age in (0, 1, 2, 4, 8))])
+    header = [setting, "bits per token", "known at once", "after 1 compression", "after 2", "after 4", "after 8"]
+    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+@table
+def recall_kinds() -> str:
+    """By the kind of fact, and with fewer tokens kept."""
+    results, rows, rules = load("recall"), [], ("echo", "rpc")
+    settings = {name: found for name, found in results["facts"].items() if set(rules) <= set(found)}
+    for kind in KINDS:
+        row = [kind]
+        for by_rule in settings.values():
+            row += [share(later(by_rule, rule, kind)) for rule in rules]
+        rows.append(row)
+    rows.append(["all", *(share(later(by_rule, rule)) for by_rule in settings.values() for rule in rules)])
+    header = ["after 1 to 8 compressions", *(f"{name}: {rule}" for name in settings for rule in rules)]
+    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+def later(by_rule: dict, rule: str, kind: str | None = None) -> tuple[int, int]:
+    """Known of what the full cache knows, once something has been dropped."""
+    counts = [shared(by_rule["full cache"], by_rule[rule], kind, age) for age in (1, 2, 4, 8)]
+    return sum(known for known, _ in counts), sum(of for _, of in counts)
+
+
+@table
+def recall_text() -> str:
+    """Bits per token by the sort of text."""
+    results, rows = load("recall"), []
+    sorts = ("prose", "code", "mathematics", "dialogue")
+    for setting, by_rule in results["text"].items():
+        full = by_rule["full cache"]["bits"]
+        for rule, found in by_rule.items():
+            if rule == "full cache":
+                continue
+            worse = [statistics.mean(found["bits"][n] - full[n] for n in full if n.startswith(sort)) for sort in sorts]
+            mean, spread = difference(full, found["bits"])
+            rows.append([f"{rule}, {setting}", f"{mean:+.3f} ± {spread:.3f}", *(f"{one:+.3f}" for one in worse)])
+    header = ["bits per token more than with the full cache", "16 texts", *sorts]
+    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+@table
+def recall_passcode() -> str:
+    """Random Attention's protocol."""
+    results = load("recall")
+    rows = [
+        [rule, share((sum(map(int, found)), len(found)))]
+        for by_rule in results["passcode"].values()
+        for rule, batches in by_rule.items()
+        for found in ["".join(batches.values())]
+    ]
+    return f"{markdown(['K = 1024 + 64, 4,224 tokens later', 'passcode known'], rows)}\n\n{about_recall(results)}"
+
+
+@table
+def recall_generation() -> str:
+    """Repetition in what the model writes."""
+    results, rows = load("recall"), []
+    for by_rule in results["generation"].values():
+        for rule, found in by_rule.items():
+            row = [rule]
+            for answers in found.values():
+                row += [
+                    f"{statistics.mean(one['seq_rep_4'] for one in answers):.2f}",
+                    share((sum(one["loop"] for one in answers), len(answers))),
+                ]
+            rows.append(row)
+    ways = [way for way in next(iter(by_rule.values()))]
+    header = [
+        ", ".join(results["generation"]),
+        *(f"{way}: {what}" for way in ways for what in ("seq-rep-4", "end in a loop")),
+    ]
+    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
 
 @table

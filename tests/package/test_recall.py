@@ -1,4 +1,4 @@
-"""benchmarks/recall.py measures what it says: pieces leave the cache as tokens do, and facts stand where they are said to."""
+"""benchmarks/recall.py measures what it says: pieces leave the cache as tokens do, and facts are where they should be."""
 
 import random
 import sys
@@ -79,10 +79,10 @@ def pairs(words, n=30):
 
 def test_what_is_known_counts_only_what_the_full_cache_knows():
     full, other = {"batch 0": {"code 1": "1101", "name 2": "01"}}, {"batch 0": {"code 1": "0111", "name 2": "11"}}
-    assert recall.shared(full, other) == (3, 4)
-    assert recall.shared(full, other, kind="code") == (2, 3)
-    assert recall.shared(full, other, age=2) == (1, 1)
-    assert recall.difference({"a": 1.0, "b": 2.0}, {"a": 1.1, "b": 2.3}) == pytest.approx((0.2, 0.196))
+    assert facts.shared(full, other) == (3, 4)
+    assert facts.shared(full, other, kind="code") == (2, 3)
+    assert facts.shared(full, other, age=2) == (1, 1)
+    assert facts.difference({"a": 1.0, "b": 2.0}, {"a": 1.1, "b": 2.3}) == pytest.approx((0.2, 0.196))
 
 
 def test_novelty_is_the_coders_bits_wherever_a_token_has_moved():
