@@ -15,7 +15,8 @@ generation  What the model writes on its own: does it repeat itself more?
 In the first three parts what is generated is given: tokens are fed R = 32 at a time as if the model had written them, which
 ends at each point where a compression is due and so leaves the cache as single tokens do. Whoever looks for a better rule
 does it with `--half choose`, whose facts and texts have nothing in common with those of the other half. Results go to
-results/recall.json (recall-choose.json) after each piece; what is there already is not measured again."""
+results/recall.json (recall-choose.json; with the name of another model) after each piece; what is there already is not
+measured again."""
 
 import argparse
 import contextlib
@@ -23,6 +24,7 @@ import copy
 import json
 import math
 import random
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -307,6 +309,8 @@ def main() -> None:
             parser.error(f"expected some of {', '.join(known)}, got {', '.join(unknown)}")
 
     name = "recall" if args.half == "report" else f"recall-{args.half}"
+    if args.model:
+        name += f"-{Path(args.model).name}"
     about = {"model": args.model or "SmolLM2-135M-Instruct", "half": args.half, "recent": RECENT}
     compared = {"reported here": len(RULES) - 1, "to find echo, on the other half": FOUND_AMONG}
     results = {**about, "rules": compared, **{part: {} for part in PARTS}}

@@ -29,7 +29,7 @@ class Expected(Selector):
     def observe(self, layer, queries):
         """Rotations add up, so all queries are turned back to where the first one was, and forward from there."""
         steps = queries.shape[2]
-        back = layer.rotation(queries, -torch.arange(self.count, self.count + steps))
+        back = layer.rotation(queries, -_places(self.count, steps, queries.device))
         mean = back.mean(2, keepdim=True)
         change, total = mean - self.mean, self.count + steps
         self.spread = self.spread + (back - mean).mT @ (back - mean) + change.mT @ change * (self.count * steps / total)
@@ -38,7 +38,7 @@ class Expected(Selector):
 
     def score(self, layer):
         keys, size = region(layer, layer.keys), layer.keys.shape[3]
-        ahead = torch.arange(self.count, self.count + self.future)
+        ahead = _places(self.count, self.future, keys.device)
         unit = torch.eye(size, device=keys.device)
         turn = torch.stack([layer.rotation(row.expand(self.future, size), ahead).mean(0) for row in unit])
         mean, covariance = self.mean @ turn, turn.mT @ (self.spread / self.count) @ turn
@@ -55,6 +55,10 @@ class Expected(Selector):
     def select_rows(self, index):
         if self.count:
             self.mean, self.spread = self.mean[index], self.spread[index]
+
+
+def _places(first: int, count: int, device) -> torch.Tensor:
+    return torch.arange(first, first + count, dtype=torch.float32, device=device)
 
 
 def _by_group(states: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
