@@ -127,7 +127,7 @@ def shared(full: dict, other: dict, kind: str | None = None, age: int | None = N
     """How many of the facts that the full cache knows the other one knows, and how many these are."""
     known = of = 0
     for batch, answers in other.items():
-        for key, found in answers.items():
+        for key, found in answers.items() if batch in full else ():
             sort, when = key.split()
             if (kind is None or sort == kind) and (age is None or int(when) == age):
                 pairs = [*zip(full[batch][key], found, strict=True)]

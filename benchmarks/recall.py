@@ -313,21 +313,27 @@ def main() -> None:
         name += f"-{Path(args.model).name}"
     about = {"model": args.model or "SmolLM2-135M-Instruct", "half": args.half, "recent": RECENT}
     compared = {"reported here": len(RULES) - 1, "to find echo, on the other half": FOUND_AMONG}
-    results = {**about, "rules": compared, **{part: {} for part in PARTS}}
     path = RESULTS / f"{name}.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        if all(before.get(key) == value for key, value in about.items()):
-            results |= {part: before[part] for part in PARTS}
+
+    def so_far() -> dict:
+        """Read anew each time: others may be measuring other pieces."""
+        before = json.loads(path.read_text()) if path.exists() else {}
+        same = all(before.get(key) == value for key, value in about.items())
+        return {**about, "rules": compared, **{part: before[part] if same else {} for part in PARTS}}
+
     model, tokenizer = load_model(args.model)
 
     def piece(part: str, setting: str, rule: str, key: str, measure, *options) -> None:
         """Measures it, unless it is there."""
-        found = results[part].setdefault(setting, {}).setdefault(rule, {})
-        if key not in found:
-            found[key] = measure(model, tokenizer, args.half, rule, *options)
-            write(name, results)
-            print(f"{part}, {setting}, {rule}, {key}: {found[key]}", flush=True)
+        if key in so_far()[part].get(setting, {}).get(rule, {}):
+            return
+        found = measure(model, tokenizer, args.half, rule, *options)
+        results = so_far()
+        by_rule = results[part].setdefault(setting, {})
+        by_rule.setdefault(rule, {})[key] = found
+        results[part][setting] = {one: by_rule[one] for one in RULES if one in by_rule}
+        write(name, results)
+        print(f"{part}, {setting}, {rule}, {key}: {found}", flush=True)
 
     for batch in range(-(-args.rows // BATCH)):
         for title in wanted:
@@ -344,18 +350,18 @@ def main() -> None:
                     piece(
                         "generation", "P = 128, c = 4", rule, how, generation, dict(interval=128, ratio=4), how == "greedy"
                     )
-    print(summary(results))
+    print(summary(so_far()))
 
 
 def summary(results: dict) -> str:
     """What is known of what the full cache knows, and the bits, in words."""
     lines = []
     for setting, by_rule in results["facts"].items():
-        for rule in by_rule:
+        for rule in by_rule if "full cache" in by_rule else ():
             shares = {age: shared(by_rule["full cache"], by_rule[rule], age=age) for age in AGES}
             lines.append(f"{setting}, {rule}: " + ", ".join(f"after {age}: {a} of {b}" for age, (a, b) in shares.items()))
     for setting, by_rule in results["text"].items():
-        for rule in by_rule:
+        for rule in by_rule if "full cache" in by_rule else ():
             worse, spread = difference(by_rule["full cache"]["bits"], by_rule[rule]["bits"])
             lines.append(f"{setting}, {rule}: {worse:+.3f} +- {spread:.3f} bits")
     return "\n".join(lines)
