@@ -97,3 +97,34 @@ def test_novelty_is_the_coders_bits_wherever_a_token_has_moved():
     layer.stop = start + 3 + 8
     later = rule.score(layer)
     assert later.shape == (1, 1, 11) and torch.equal(later[..., :3], scores[..., [0, new, 80]])
+
+
+@pytest.fixture
+def texts_of_letters(monkeypatch):
+    draw = random.Random(0)
+    filler = [draw.randrange(2, 200) for _ in range(9000)]
+    monkeypatch.setattr(recall, "fillers", lambda *args: [filler])
+    monkeypatch.setattr(recall, "BATCH", 2)
+
+
+@pytest.mark.parametrize("rule", ["echo", "rpc", "lz x attention"])
+def test_where_all_is_kept_all_is_as_with_the_full_cache(rule, texts_of_letters):
+    setting, model, found, logits = dict(interval=128, ratio=1), tiny(), [], []
+    for one in ("full cache", rule):
+        with model.lm_head.register_forward_hook(lambda module, given, out: logits.append(out[:, -1])):
+            found.append(recall.facts(model, letters, "report", one, setting, 0))
+    half = len(logits) // 2
+    torch.testing.assert_close(torch.stack(logits[:half]), torch.stack(logits[half:]), rtol=1e-3, atol=1e-3)
+    assert found[0].keys() == found[1].keys()
+    ages = [int(key.split()[1]) for key, known in found[0].items() for _ in known]
+    assert [ages.count(age) for age in recall.AGES] == [2 * 9, 2 * 9, 2 * 8, 2 * 6, 2 * 2]
+
+
+def test_the_passcode_is_asked_for_as_random_attention_does(texts_of_letters, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        recall, "ask", lambda model, cache, tails, answers: asked.update(tails=tails, n=answers) or [True] * 2
+    )
+    setting = {**recall.PASSCODE, "interval": 1 << 14}
+    assert recall.passcode(tiny(), letters, "report", "rpc", setting, 0) == "11"
+    assert asked["n"] == [5, 5]  # a space and four digits
