@@ -98,6 +98,19 @@ def attention_scores(
 def select_top(scores: _T, k: int) -> _T: ...
 def compact_(keys: _Tensor, values: _Tensor, positions: _Tensor, *, start: int, stop: int, length: int) -> int: ...
 def append_(keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, position: int) -> int: ...
+def append_ragged_(
+    keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, starts: _Tensor, lengths: _Tensor
+) -> None: ...
+def echo_scores_(
+    evidence: _Tensor,
+    queries: _Tensor,
+    keys: _Tensor,
+    *,
+    starts: _Tensor,
+    lengths: _Tensor,
+    pads: _Tensor | None = None,
+    scale: float | None = None,
+) -> None: ...
 def attend(
     queries: _T,
     keys: _Tensor,

@@ -160,8 +160,8 @@ static void multiply_block(const cache_attention *attn, int64_t b, int64_t key_h
 #include "tiles.h"
 #endif
 
-/* Adds the attention weights of the packed queries to sums[n]. */
-static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, float *sums,
+/* Adds the attention weights of the packed queries to row[n], or raises it to the largest of them. */
+static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, int largest, float *row,
                         const score_scratch *s, multiply_function multiply)
 {
     const int64_t n = attn->stop - attn->start;
@@ -190,28 +190,37 @@ static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head
     float share[SCORE_LANES];
     vec_store(share, vec_add(total[0], odd[0]));
     vec_store(share + VEC_LANES, vec_add(total[1], odd[1]));
-    for (int64_t r = 0; r < SCORE_LANES; r++)
+    for (int64_t r = 0; r < SCORE_LANES; r++) {
         share[r] = r < lanes ? 1 / share[r] : 0;
+        if (largest && isnan(share[r])) /* which is no largest number */
+            row[0] = share[r];
+    }
     const vec share0 = vec_load(share), share1 = vec_load(share + VEC_LANES);
     for (int64_t from = 0, block = 0; from < n; from += SCORE_BLOCK, block++) {
         const int64_t to = from + SCORE_BLOCK < n ? from + SCORE_BLOCK : n;
         const float *maxima = s->maxima + block * SCORE_LANES;
         const vec weight0 = vec_mul(share0, vec_exp2(vec_sub(vec_load(maxima), max[0])));
         const vec weight1 = vec_mul(share1, vec_exp2(vec_sub(vec_load(maxima + VEC_LANES), max[1])));
-        for (int64_t t = from; t < to; t++) {
+        for (int64_t t = from; t < to && largest; t++) {
+            const float *at = s->products + t * SCORE_LANES;
+            const float most = vec_top(vec_max(vec_mul(vec_load(at), weight0), vec_mul(vec_load(at + VEC_LANES), weight1)));
+            if (most > row[t])
+                row[t] = most;
+        }
+        for (int64_t t = from; t < to && !largest; t++) {
             const float *at = s->products + t * SCORE_LANES;
             vec sum = vec_fma(vec_load(at), weight0, vec_mul(vec_load(at + VEC_LANES), weight1));
-            sums[t] += vec_sum(sum);
+            row[t] += vec_sum(sum);
         }
     }
 }
 
-static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head, float *sums, void *memory)
+static void score_group(const cache_attention *attn, int64_t b, int64_t key_head, int largest, float *row, void *memory)
 {
     const int64_t queries = attn->queries.heads / attn->keys.heads * attn->queries.tokens;
     score_scratch s;
     score_lay_out(attn, memory, &s);
-    memset(sums, 0, (size_t)(attn->stop - attn->start) * sizeof *sums);
+    memset(row, 0, (size_t)(attn->stop - attn->start) * sizeof *row);
     pack_function pack = pack_queries;
     multiply_function multiply = multiply_block;
 #if defined(LEVEL_AMX)
@@ -224,10 +233,20 @@ static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head,
     for (int64_t first = 0; first < queries; first += SCORE_LANES) {
         const int64_t lanes = queries - first < SCORE_LANES ? queries - first : SCORE_LANES;
         pack(attn, b, key_head, first, lanes, s.queries);
-        add_weights(attn, b, key_head, lanes, sums, &s, multiply);
+        add_weights(attn, b, key_head, lanes, largest, row, &s, multiply);
     }
 #if defined(LEVEL_AMX)
     if (has_tiles(attn))
         tiles_end();
 #endif
+}
+
+static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head, float *sums, void *memory)
+{
+    score_group(attn, b, key_head, 0, sums, memory);
+}
+
+static void group_maxima(const cache_attention *attn, int64_t b, int64_t key_head, float *maxima, void *memory)
+{
+    score_group(attn, b, key_head, 1, maxima, memory);
 }

@@ -63,6 +63,8 @@ static PyMethodDef methods[] = {
     {"select_top", METHOD(py_select_top), doc_select_top},
     {"compact_", METHOD(py_compact), doc_compact},
     {"append_", METHOD(py_append), doc_append},
+    {"append_ragged_", METHOD(py_append_ragged), doc_append_ragged},
+    {"echo_scores_", METHOD(py_echo_scores), doc_echo_scores},
     {"attend", METHOD(py_attend), doc_attend},
     {"parse_lz77", METHOD(py_parse_lz77), doc_parse_lz77},
     {"parse_lz78", METHOD(py_parse_lz78), doc_parse_lz78},

@@ -3,11 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-from lzpenalty._core import attend
+from lzpenalty._core import append_ragged_, attend, echo_scores_
 
-__all__ = ["attend_heads", "check_options", "echo_heads", "padding"]
+__all__ = ["append_heads", "attend_heads", "attend_one", "check_options", "echo_heads", "is_ours", "padding"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the kernels
+
+def is_ours(states: torch.Tensor) -> bool:
+    """Whether kernels of ours take this, and not torch: on the CPU."""
+    return states.device.type == "cpu" and states.dtype in (torch.float32, torch.float16, torch.bfloat16)
 
 
 def padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -36,7 +39,7 @@ def check_options(options: dict) -> str | None:
 def attend_one(queries: torch.Tensor, keys, values, attention_mask, scale: float | None, options: dict):
     """Attention of one new token [B, Hq, 1, D] to keys and values [B, Hkv, n, D]: [B, 1, Hq, D], or None where that is a
     matter for the model's own function."""
-    if queries.shape[2] > 1 or queries.device.type != "cpu" or queries.dtype not in DTYPES or options.get("dropout"):
+    if queries.shape[2] > 1 or not is_ours(queries) or options.get("dropout"):
         return None
     if check_options(options) or options.get("softcap") is not None:
         return None
@@ -54,7 +57,7 @@ def attend_heads(queries: torch.Tensor, layer, scale: float | None, options: dic
     """Attention of new tokens [B, Hq, q, D] to a ragged layer that has them already: [B, q, Hq, D]."""
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
     softcap = options.get("softcap") or 0.0
-    if queries.device.type == "cpu" and queries.dtype in DTYPES:
+    if is_ours(queries):
         rows, heads, new, _ = queries.shape
         output = queries.new_empty((rows, new, heads, layer.value_slots.shape[1]))
         return attend(
@@ -89,14 +92,31 @@ def _attend_head(head, queries: torch.Tensor, scale: float, softcap: float) -> t
 
 def echo_heads(layer, queries: torch.Tensor, behind: int) -> None:
     """Raises the evidence of a ragged layer's entries, without the last ones, `behind` of them, to the largest share of
-    attention that a query [B, Hq, q, D] of their group gives them."""
+    attention that a query [B, Hq, q, D] of their group gives them: echo_scores_."""
+    queries = queries.to(layer.dtype)
+    if is_ours(queries):
+        lengths = layer.lengths - behind if behind else layer.lengths
+        echo_scores_(
+            layer.evidence[:, 0], queries, layer.key_slots,
+            starts=layer.starts, lengths=lengths, pads=layer.pads, scale=layer.scale,
+        )  # fmt: skip
+        return
     for head in layer.heads():
         length = head.length - behind
-        flat = head.of_group(queries).flatten(1, 2).to(layer.dtype).float()
-        products = flat @ head.keys[:, 0, :length].float().mT * layer.scale
+        products = head.of_group(queries).flatten(1, 2).float() @ head.keys[:, 0, :length].float().mT * layer.scale
         if layer.pads is not None:
             padded = torch.arange(length, device=products.device) < layer.pads[:, None]
             products = products.masked_fill(padded[:, None], -torch.inf)
         found = products.softmax(dim=-1).amax(dim=1)
         evidence = head.evidence[:, 0, :length]
         torch.maximum(evidence, found, out=evidence)
+
+
+def append_heads(layer, keys: torch.Tensor, values: torch.Tensor) -> None:
+    """Writes new keys and values [B, Hkv, q, D] behind those of a ragged layer's heads: append_ragged_."""
+    if is_ours(keys):
+        append_ragged_(layer.key_slots, layer.value_slots, keys, values, starts=layer.starts, lengths=layer.lengths)
+        return
+    slots = (layer.starts + layer.lengths)[..., None] + torch.arange(keys.shape[2], device=keys.device)
+    layer.key_slots.index_copy_(0, slots.flatten(), keys.flatten(0, 2))
+    layer.value_slots.index_copy_(0, slots.flatten(), values.flatten(0, 2))

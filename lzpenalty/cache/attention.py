@@ -39,8 +39,8 @@ class _Entry:
 
 def mark(keys, layer) -> None:
     """Says whose keys these are. `layer.attends(attention_mask, flash)` will be called before the attention to them, then
-    `layer.attend(queries, attention_mask, scale, options)` for it, and `layer.attended(queries, scale)` after it. Where `attend` returns
-    None the model's own function is called, else that one's result stands for it."""
+    `layer.attend(queries, attention_mask, scale, options)` for it, and `layer.attended(queries, scale)` after it. Where
+    `attend` returns None the model's own function is called, else that one's result stands for it."""
     keys._lzpenalty_layer = weakref.ref(layer)
 
 
@@ -111,9 +111,8 @@ def _show_queries(function: Callable, name: str) -> Callable:
             return function(module, query, key, value, attention_mask, *args, **kwargs)
         layer.attends(attention_mask, flash)
         own = layer.attend(query, attention_mask, kwargs.get("scaling"), {**kwargs, "implementation": name})
-        if own is not None:
-            output = own, None
-        else:
+        output = own, None
+        if own is None:
             output = function(module, query, key, value, attention_mask, *args, **kwargs)
         layer.attended(query, kwargs.get("scaling"))
         return output

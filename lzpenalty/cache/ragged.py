@@ -14,7 +14,7 @@ from collections import deque
 import torch
 
 from lzpenalty._core import compact_, select_top
-from lzpenalty.cache.attend import attend_heads, padding
+from lzpenalty.cache.attend import append_heads, attend_heads, is_ours, padding
 from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.layer import RPCLayer, Settings
 from lzpenalty.cache.selectors import Selector
@@ -55,8 +55,8 @@ class Head:
 class RaggedLayer(RPCLayer):
     """Keys and values whose heads have lengths of their own: `entries`, a number for each key head.
 
-    For kernels a head of a row is a run of slots of the flat buffers [S, D]: it begins at `starts` and has `lengths` entries,
-    both int64 [B, Hkv], of which the first `pads` [B] are padding. A selector that keeps evidence has a number for each slot
+    For kernels a head of a row is a run of slots of the buffers [S, D]: it begins at `starts` and has `lengths` entries, both
+    int64 [B, Hkv], of which the first `pads` [B] are padding. A selector that keeps evidence has a number for each slot
     in `evidence` [S, 1], which moves along with its keys. `length` is what a layer without budgets of its own would have:
     masks and plans count with it."""
 
@@ -93,10 +93,6 @@ class RaggedLayer(RPCLayer):
     def buffers(self) -> list[torch.Tensor]:
         return [buffer for buffer in (self.key_slots, self.value_slots, self.evidence) if buffer is not None]
 
-    @property
-    def on_cpu(self) -> bool:
-        return self.device.type == "cpu"
-
     # What transformers asks.
 
     def _store(self, key_states, value_states) -> None:
@@ -113,11 +109,7 @@ class RaggedLayer(RPCLayer):
             self._lay_out(new + self.settings.room(0, 0, 0))
         elif new > self.room:
             self._lay_out(max(new, self.settings.plan.interval))
-        slots = self.starts + self.lengths
-        if new > 1:
-            slots = slots[..., None] + torch.arange(new, device=self.device)
-        self.key_slots.index_copy_(0, slots.flatten(), key_states.flatten(0, 2))
-        self.value_slots.index_copy_(0, slots.flatten(), value_states.flatten(0, 2))
+        append_heads(self, key_states, value_states)
         self.lengths += new
         self.entries = [entries + new for entries in self.entries]
         self.room -= new
@@ -162,7 +154,7 @@ class RaggedLayer(RPCLayer):
     def attend(self, queries, attention_mask, scale, options) -> torch.Tensor | None:
         """As the base says. The model's own function sees a prompt, and several tokens until heads differ in length."""
         new, is_first = queries.shape[2], self.length == queries.shape[2]
-        if is_first or (self.is_even and not (new == 1 and options["implementation"] == "sdpa" and self.on_cpu)):
+        if is_first or (self.is_even and not (new == 1 and options["implementation"] == "sdpa" and is_ours(queries))):
             return None
         return attend_heads(queries, self, scale, options)
 

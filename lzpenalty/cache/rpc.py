@@ -61,8 +61,8 @@ class RPCCache(DynamicCache):
         Makes room for that many at once; by default buffers grow by an interval at a time.
     allocation : {'even', 'global'}, optional
         Whether every key head of every layer keeps the same number of tokens, or all share one budget: then what `budget`
-        and `ratio` say is the mean of a head, and a head keeps as many as it has among the highest scores of all. 'global' is
-        the default of the selector 'echo', 'even' of all others.
+        and `ratio` say is the mean of a head, and a head keeps as many as it has among the highest scores of all. 'global'
+        is the default of the selector 'echo', 'even' of all others.
 
     Raises
     ------
