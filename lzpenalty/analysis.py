@@ -249,8 +249,8 @@ def find_loops(tokens, *, min_repeats: int = 2, tolerance: float = 0.0, max_peri
 
 
 def apart(loops) -> np.ndarray:
-    """Of the loops of :func:`find_loops` those that share no token with a longer one, longest first; of equal ones the shorter
-    period is the longer loop, then the first."""
+    """Of the loops of :func:`find_loops` those that share no token with a longer one, longest first. Among equally long ones
+    the shorter period goes before, then the earlier."""
     taken = np.zeros(int((loops["start"] + loops["length"]).max(initial=0)), np.bool_)
     chosen = []
     for k in np.lexsort((loops["start"], loops["period"], -loops["length"])):

@@ -96,15 +96,19 @@ class Text:
         self.title, self.unit = title, unit
 
     def __repr__(self) -> str:
-        return f"<lzpenalty.view.Text: {self._facts()}>"
+        return f"<lzpenalty.view.Text: {self.facts}>"
 
-    def _facts(self) -> str:
+    @property
+    def facts(self) -> str:
+        """How many tokens, bits and loops there are, in a line."""
         facts = [f"{len(self.bits):,} {self.unit}"]
         if len(self.bits):
             facts.append(f"{self.bits.mean():.2f} bits each")
-        looping = int(self.loops["length"].sum())
-        count = len(self.loops)
-        facts.append(f"{count:,} loop{'s'[: count > 1]} with {looping / len(self.bits):.0%} of them" if count else "no loops")
+        if count := len(self.loops):
+            share = self.loops["length"].sum() / len(self.bits)
+            facts.append(f"{count:,} loop{'s' if count > 1 else ''} with {share:.0%} of them")
+        else:
+            facts.append("no loops")
         return " · ".join(facts)
 
     def html(self) -> str:
@@ -129,7 +133,7 @@ class Text:
         )
         return string.Template(_file("view.html")).substitute(
             title=html.escape(self.title.translate(_VISIBLE)),
-            facts=html.escape(self._facts()),
+            facts=html.escape(self.facts),
             literal=f"{data['literal']:g}",
             swatches="".join(f"<i class=b{level}></i>" for level in range(LEVELS + 1)),
             text="\n".join(text) or "<p>There is no token in it.</p>",
@@ -181,7 +185,9 @@ def _pieces(ids: list[int], decode) -> list[tuple[int, str]]:
         else:  # whatever follows, it is no character
             tokens = (ids[start],)
             text = say_after(before, tokens)
-        pieces.append((len(tokens), text or f"⟨{','.join(map(str, tokens))}⟩"))  # a token that says nothing is there all the same
+        if not text:  # there is a token all the same
+            text = f"⟨{','.join(map(str, tokens))}⟩"
+        pieces.append((len(tokens), text))
         before, start = () if "\ufffd" in text else tokens, start + len(tokens)
     return pieces
 

@@ -83,7 +83,7 @@ def test_arrays_and_lists_are_the_same_text():
     assert Text(ids, characters).html() == Text(np.array(ids, np.int32), characters).html() == Text(LOOP, characters).html()
 
 
-NASTY = '</script><script>alert(1)</script><!-- & &amp; &#0; " \' ]]> ${x} $title \\u003c </div></main>'
+NASTY = "</script><script>alert(1)</script><!-- & &amp; &#0; \" ' ]]> ${x} $title \\u003c </div></main>"
 
 
 def test_what_looks_like_markup_is_text():
