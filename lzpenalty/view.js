@@ -35,6 +35,12 @@ function indexOf(begins, value) { // of the last that begins at or before `value
 }
 const pieceOf = (token) => indexOf(pieceStart, token);
 const phraseOf = (token) => indexOf(phraseStart, token);
+function firstPiece(phrase) { // that begins in it; -1 for a phrase within a character
+  const piece = pieceOf(phraseStart[phrase]);
+  const next = pieceStart[piece] < phraseStart[phrase] ? piece + 1 : piece;
+  return pieceStart[next] < phraseStart[phrase + 1] ? next : -1;
+}
+const phraseAt = (token) => phraseOf(pieceStart[pieceOf(token)]); // the one whose element holds the token
 const blockOf = (piece) => indexOf(blockStart, piece);
 
 function bitsOf(from, to) {
@@ -46,11 +52,11 @@ function level(bits) { return data.literal ? Math.min(8, Math.round((8 * bits) /
 
 // ---- Painting.
 const elements = new Array(counts.length);
-function elementOf(token) {
-  const piece = pieceOf(token);
+function elementAt(piece) {
   paint(blockOf(piece));
   return elements[piece];
 }
+const elementOf = (token) => elementAt(pieceOf(token));
 
 function paint(b) {
   if (elements[blockStart[b]]) return;
@@ -58,7 +64,7 @@ function paint(b) {
   let phrase = null, at = 0;
   for (let piece = blockStart[b]; piece < blockStart[b + 1]; piece++) {
     const [from, to] = [pieceStart[piece], pieceStart[piece + 1]];
-    const index = phraseOf(from); // of its first token; a phrase that begins within a character has no element
+    const index = phraseOf(from);
     if (phrase?.index !== index) {
       phrase = Object.assign(document.createElement("span"), { className: "phrase", tabIndex: -1, index });
       painted.append(phrase);
@@ -123,8 +129,9 @@ function show(what) {
 function describe({ phrase, piece }) {
   const [from, to] = [phraseStart[phrase], phraseStart[phrase + 1]];
   const parts = [];
-  if (piece !== undefined && to - from > pieceStart[piece + 1] - pieceStart[piece]) {
-    parts.push(`“${elements[piece].textContent.trim()}” ${bitWord(bitsOf(pieceStart[piece], pieceStart[piece + 1]))}`);
+  if (piece !== undefined && (pieceStart[piece] !== from || pieceStart[piece + 1] !== to)) {
+    const word = elements[piece].textContent.replaceAll("\n", "↵").replaceAll("\t", "⇥").trim() || "␣";
+    parts.push(`“${word}” ${bitWord(bitsOf(pieceStart[piece], pieceStart[piece + 1]))}`);
   }
   const where = to - from === 1 ? count(from) : `${count(from)}–${count(to - 1)}`;
   parts.push(`${tokenWord(to - from)} at ${where}: ${bitWord(bitsOf(from, to))}`);
@@ -192,7 +199,7 @@ main.addEventListener("pointermove", ({ target }) => {
 main.addEventListener("pointerleave", () => { pointed = null; show(focused()); });
 main.addEventListener("focusin", ({ target }) => { if (target.index !== undefined) show({ phrase: target.index }); });
 main.addEventListener("focusout", () => show(pointed));
-main.addEventListener("click", ({ target }) => { if (target.loop) go(phraseOf(target.loop.start)); });
+main.addEventListener("click", ({ target }) => { if (target.loop) go(phraseAt(target.loop.start)); });
 
 function focused() {
   const { index } = document.activeElement;
@@ -201,17 +208,16 @@ function focused() {
 
 // One phrase of all is reached with the tabulator; the arrows go on from there.
 let stop = null;
-function go(phrase, block = "nearest") {
-  const element = elementOf(phraseStart[phrase]).parentNode;
+function go(phrase, block) {
+  const element = elementAt(firstPiece(phrase));
   if (stop) stop.tabIndex = -1;
-  stop = element;
+  stop = element.parentNode;
   stop.tabIndex = 0;
   stop.focus({ preventScroll: true });
-  const { top, bottom } = elementOf(phraseStart[phrase]).getClientRects()[0];
+  const { top, bottom } = element.getClientRects()[0];
   const inside = top > header.offsetHeight && bottom < innerHeight - footer.offsetHeight;
-  if (!inside || block !== "nearest") elementOf(phraseStart[phrase]).scrollIntoView({ block: "center" });
+  if (!inside || block === "center") element.scrollIntoView({ block: "center" });
 }
-const apart = (phrase) => pieceStart[pieceOf(phraseStart[phrase])] === phraseStart[phrase]; // begins with a character
 
 function here() { // the phrase in focus, or that before the first which can be seen
   return focused()?.phrase ?? phraseOf(topToken()) - 1;
@@ -234,7 +240,7 @@ const keys = {
     const phrase = focused()?.phrase;
     if (phrase === undefined || !distance[phrase]) return;
     trail.push(phrase);
-    go(phraseOf(phraseStart[phrase] - distance[phrase]));
+    go(phraseAt(phraseStart[phrase] - distance[phrase]));
   },
   Backspace() { if (trail.length) go(trail.pop()); },
   Escape() { document.activeElement.blur(); },
@@ -243,17 +249,18 @@ const keys = {
 };
 function step(by) {
   let phrase = here() + by;
-  while (phrase > 0 && phrase < distance.length && !apart(phrase)) phrase += by;
+  while (phrase > 0 && phrase < distance.length && firstPiece(phrase) < 0) phrase += by;
   if (phrase >= 0 && phrase < distance.length) go(phrase);
 }
 function nextLoop(by) {
   if (!loops.length) return;
-  const at = focused() ? phraseStart[focused().phrase] : topToken() - 1;
-  const ahead = by > 0 ? loops.find((loop) => loop.start > at) : loops.findLast((loop) => loop.start < at);
-  go(phraseOf((ahead ?? loops.at(by > 0 ? 0 : -1)).start), "center");
+  const at = here(), first = loops.map((loop) => phraseAt(loop.start));
+  const ahead = by > 0 ? first.find((phrase) => phrase > at) : first.findLast((phrase) => phrase < at);
+  go(ahead ?? first.at(by > 0 ? 0 : -1), "center");
 }
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, button") || !keys[event.key]) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key] || !blocks.length) return;
+  if (event.target.matches("input")) return;
   event.preventDefault();
   pointed = null;
   keys[event.key]();
@@ -336,4 +343,4 @@ if (blocks.length) {
   document.getElementById("mono").addEventListener("change", layout);
   layout();
 }
-readout.textContent = "";
+readout.textContent = blocks.length ? "Point at a word, or press →" : "";

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lzpenalty import analysis
@@ -92,6 +92,7 @@ def test_what_looks_like_markup_is_text():
     assert sum(tag == "script" for tag, _ in page.tags) == 2 and not page.open
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec=None)))
 def test_every_character_arrives(source):
     """But those that a browser changes: control characters are shown as pictures, half pairs of surrogates not at all."""
@@ -102,6 +103,7 @@ def test_every_character_arrives(source):
     assert sum(page.data["pieces"]) == sum(len(block.encode("utf-16-le")) // 2 for block in page.blocks)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.randoms())
 def test_tokens_that_are_parts_of_characters(source, random):
     """Any cut of the bytes into tokens: the pieces make up the text, and none could be cut between its tokens."""
@@ -126,6 +128,7 @@ def test_tokens_that_are_parts_of_characters(source, random):
     assert at == len(vocabulary)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_text(data):
     text = Text(data, of_bytes)
@@ -210,6 +213,7 @@ def test_a_long_text_stays_small():
     assert (60_000, 100) in [(loop["start"], loop["period"]) for loop in text.loops]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=60))
 def test_loops_apart(ids):
     found = analysis.find_loops(ids)
