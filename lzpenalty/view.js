@@ -137,7 +137,7 @@ function describe({ phrase, piece }) {
   parts.push(`${tokenWord(to - from)} at ${where}: ${bitWord(bitsOf(from, to))}`);
   const back = distance[phrase];
   parts.push(back
-    ? `stood ${tokenWord(back)} before, at ${count(from - back)}${back < to - from ? ", and repeats itself" : ""}`
+    ? `stood ${count(back)} before, at ${count(from - back)}${back < to - from ? ", and repeats itself" : ""}`
     : `new in a window of ${count(data.window)}`);
   const loop = loops.find((one) => one.start < to && from < one.end);
   const words = [parts.join(" · ")];
@@ -147,6 +147,14 @@ function describe({ phrase, piece }) {
     words.push(" · ", mark);
   }
   return words;
+}
+
+let fontSize = 17;
+
+// A box without its padding, which takes up what is between two lines.
+function tight({ left, top, right, bottom }) {
+  const middle = (top + bottom) / 2, half = 0.68 * fontSize;
+  return { left, top: Math.max(top, middle - half), right, bottom: Math.min(bottom, middle + half) };
 }
 
 // The boxes of the tokens from `from` to `to` that are in the window, one a line.
@@ -159,7 +167,8 @@ function boxes(from, to) {
     paint(b);
     range.setStartBefore(elements[Math.max(pieceOf(from), blockStart[b])]);
     range.setEndAfter(elements[Math.min(pieceOf(to - 1), blockStart[b + 1] - 1)]);
-    for (const { left, top, right, bottom } of range.getClientRects()) {
+    for (const rect of range.getClientRects()) {
+      const { left, top, right, bottom } = tight(rect);
       const line = lines.find((one) => Math.min(one.bottom, bottom) - Math.max(one.top, top) > (bottom - top) / 2);
       if (!line) lines.push({ left, top, right, bottom });
       else Object.assign(line, { left: Math.min(line.left, left), right: Math.max(line.right, right) });
@@ -168,7 +177,7 @@ function boxes(from, to) {
   return lines;
 }
 const outline = (lines) => lines
-  .map(({ left, top, right, bottom }) => `M${left - 1},${top - 1}H${Math.max(right, left + 5) + 1}V${bottom + 1}H${left - 1}Z`)
+  .map(({ left, top, right, bottom }) => `M${left - 1},${top}H${Math.max(right, left + 5) + 1}V${bottom}H${left - 1}Z`)
   .join("");
 
 function draw() {
@@ -179,12 +188,12 @@ function draw() {
   const set = (name, path) => svg.querySelector(name).setAttribute("d", path);
   set(".here", outline(boxes(from, to)));
   set(".there", back ? outline(boxes(from - back, Math.min(from, to - back))) : "");
-  const [a, z] = [elementOf(from), elementOf(from - back)].map((element) => element.getClientRects()[0]);
-  const [x, u] = [a.left + Math.min(8, a.width / 2), z.left + Math.min(8, z.width / 2)];
-  const level = z.bottom > a.top; // on one line: an arc above it
-  const [y, v] = [a.top - 1, level ? z.top - 1 : z.bottom + 1];
-  const bend = level ? 14 + Math.abs(x - u) / 12 : Math.min(160, Math.max(12, (y - v) / 2));
-  set(".line", back ? `M${x},${y}C${x},${y - bend} ${u},${level ? v - bend : v + bend} ${u},${v}` : "");
+  const [a, z] = [elementOf(from), elementOf(from - back)].map((element) => tight(element.getClientRects()[0]));
+  const [x, u] = [a.left + Math.min(8, (a.right - a.left) / 2), z.left + Math.min(8, (z.right - z.left) / 2)];
+  const beside = z.bottom > a.top; // on one line: an arc above it
+  const [y, v] = [a.top, beside ? z.top : z.bottom];
+  const bend = beside ? 14 + Math.abs(x - u) / 12 : Math.min(160, Math.max(12, (y - v) / 2));
+  set(".line", back ? `M${x},${y}C${x},${y - bend} ${u},${beside ? v - bend : v + bend} ${u},${v}` : "");
   const end = svg.querySelector(".end");
   end.setAttribute("cx", back ? u : -9);
   end.setAttribute("cy", v);
@@ -260,7 +269,6 @@ function nextLoop(by) {
 }
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key] || !blocks.length) return;
-  if (event.target.matches("input")) return;
   event.preventDefault();
   pointed = null;
   keys[event.key]();
@@ -322,6 +330,7 @@ function update() { // once a frame
   requestAnimationFrame(() => { due = false; draw(); markMap(); });
 }
 function layout() {
+  fontSize = parseFloat(getComputedStyle(main).fontSize);
   drawMap();
   update();
 }

@@ -147,7 +147,7 @@ def test_keys_go_from_phrase_to_phrase(show):
         bits = text.bits[position : position + length].sum()
         said = readout(page)
         assert f"at {position}" in said and abs(float(re.search(r"([\d.]+) bits", said)[1]) - bits) <= 0.051 * length
-        assert f"stood {distance} token" in said if distance else "new in a window of 512" in said
+        assert f"stood {distance} before" in said if distance else "new in a window of 512" in said
         page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
     assert focused(page) == LOOP[phrases[39][0] :][: phrases[39][2]]
@@ -164,7 +164,7 @@ def test_keys_go_to_the_source_and_back_and_to_loops(show):
     assert f"loop at {start}: period 27, {length // 27}" in readout(page)
     for _ in range(longest - at):
         page.keyboard.press("ArrowRight")
-    assert f"stood {distance} tokens before, at {position - distance}, and repeats itself" in readout(page)
+    assert f"stood {distance} before, at {position - distance}, and repeats itself" in readout(page)
     page.keyboard.press("Enter")
     before = text.phrases[np.searchsorted(text.phrases["position"], position - distance, side="right") - 1]
     assert focused(page) == LOOP[before["position"] : before["position"] + before["length"]]
@@ -200,7 +200,7 @@ def test_the_pointer_shows_where_a_phrase_stood(show):
     page.hover(f".phrase >> text={PROSE[position:][:length].strip()} >> nth=0", position={"x": 30, "y": 10})
     said = readout(page)
     assert said.startswith("“") and f"{length} tokens at {position}–{position + length - 1}: " in said
-    assert f"stood {distance} tokens before, at {position - distance}" in said
+    assert f"stood {distance} before, at {position - distance}" in said
     rects = page.evaluate(
         """([from, to]) => {
         const boxes = [...document.querySelectorAll(".phrase > span")].slice(from, to).map((e) => e.getBoundingClientRect());
@@ -208,7 +208,7 @@ def test_the_pointer_shows_where_a_phrase_stood(show):
     }""",
         [position - distance, position - distance + length],
     )
-    assert np.allclose(box(page, ".there"), rects, atol=2)
+    assert np.allclose(box(page, ".there"), rects, atol=5)  # without what is between the lines
     left, top, right, bottom = box(page, ".line")
     phrase_left, phrase_top = box(page, ".here")[:2]
     assert rects[0] <= left <= rects[0] + 10 and phrase_left <= right <= phrase_left + 10 and bottom <= phrase_top + 2
