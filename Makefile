@@ -9,7 +9,7 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tes
 
 .PHONY: test demo build lint sdist wheel docs tables ptx clean \
 	coverage analyze sanitize tsan memcheck test-arch test-scalar fuzz soak gpu-report \
-	test-installed test-pythons test-numpy test-debian test-torch test-versions test-vllm test-llama-cpp test-mlx \
+	test-browser test-installed test-pythons test-numpy test-debian test-torch test-versions test-vllm test-llama-cpp test-mlx \
 	bench-lz bench-analysis bench-cache bench-generate bench-recall bench-launch bench-vllm
 
 # Models are tiny, so that a second thread of torch's only waits, and on a busy machine for long.
@@ -68,6 +68,11 @@ test-torch: $(TORCH:%=.venv-torch-%/installed)
 	$(@D)/bin/python -m pip install -q transformers==$(firstword $(TRANSFORMERS))
 	$(@D)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
+
+# The page of lzpenalty.view in the browser that is installed, such as Debian's package chromium.
+test-browser: build
+	$(RUN) -m pip install -q playwright
+	$(RUN) -m pytest -rs tests/text/test_view_browser.py
 
 # What needs neither torch nor a checkout, with the package that $(PYTHON) has installed.
 INSTALLED := lz/test_formula lz/test_dry lz/test_period text/test_factorize text/test_loops text/test_metrics \

@@ -349,7 +349,10 @@ if (blocks.length) {
   addEventListener("scroll", update, { passive: true });
   addEventListener("resize", layout);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", layout);
-  document.getElementById("mono").addEventListener("change", layout);
+  document.getElementById("mono").addEventListener("change", ({ target }) => {
+    main.classList.toggle("mono", target.checked);
+    layout();
+  });
   layout();
 }
 readout.textContent = blocks.length ? "Point at a word, or press →" : "";
