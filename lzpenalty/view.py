@@ -172,8 +172,9 @@ def _pieces(ids: list[int], decode) -> list[tuple[int, str]]:
         return known[tokens]
 
     def say_after(before: tuple[int, ...], tokens: tuple[int, ...]) -> str:
-        both = say(before + tokens)
-        return both[len(say(before)) :] if both.startswith(say(before)) else say(tokens)
+        both, first = say(before + tokens), say(before)
+        more = both[len(first) :] if both.startswith(first) else ""
+        return more or say(tokens)  # one U+FFFD may stand for the broken ends of both
 
     pieces, before, start = [], (), 0
     while start < len(ids):
@@ -188,7 +189,7 @@ def _pieces(ids: list[int], decode) -> list[tuple[int, str]]:
         if not text:  # there is a token all the same
             text = f"⟨{','.join(map(str, tokens))}⟩"
         pieces.append((len(tokens), text))
-        before, start = () if "\ufffd" in text else tokens, start + len(tokens)
+        before, start = tokens, start + len(tokens)
     return pieces
 
 

@@ -149,6 +149,26 @@ def test_a_tokenizer_that_puts_spaces_between_words():
     assert text.pieces == [(1, "<s>"), (1, " the"), (1, " end"), (1, "⟨3⟩"), (1, "the")]
 
 
+POLYGLOT = "It was naïve, naïve: 你好世界, 🙂🙃🙂!\n\n\tשלום  नमस्ते e\u0301 𝔘 and \ufffd too. " * 3
+
+
+@pytest.mark.parametrize("kind", ["ByteLevel", "Metaspace"])
+def test_real_tokenizers(kind):
+    """Byte-level BPE, as of GPT-2 and all after it; and words that begin with a mark for the space, as of SentencePiece."""
+    tokenizers = pytest.importorskip("tokenizers")
+    tool = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=kind == "Metaspace"))
+    part = getattr(tokenizers.pre_tokenizers, kind)
+    tool.pre_tokenizer = part(add_prefix_space=False) if kind == "ByteLevel" else part(prepend_scheme="first")
+    tool.decoder = getattr(tokenizers.decoders, kind)()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=part.alphabet() if kind == "ByteLevel" else [])
+    tool.train_from_iterator([POLYGLOT[:40]] if kind == "ByteLevel" else [POLYGLOT], trainer)
+    ids = tool.encode(POLYGLOT).ids
+    text = Text(ids, tool.decode, vocab_size=tool.get_vocab_size())
+    assert "".join(piece for _, piece in text.pieces) == tool.decode(ids) == POLYGLOT
+    assert (max(count for count, _ in text.pieces) > 1) == (kind == "ByteLevel")
+    assert sum(count for count, _ in text.pieces) == len(ids)
+
+
 @pytest.mark.parametrize("tokens", [[], "", b"", [5], [0]])
 def test_hardly_any_text(tokens):
     text = Text(tokens, lambda ids: " ".join(map(str, ids)))
