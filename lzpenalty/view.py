@@ -119,13 +119,15 @@ class Text:
         data = {
             "unit": self.unit,
             "window": self.window,
-            "literal": round(float(np.log2(self.vocab_size)), 1),
-            "bits": np.rint(self.bits * 10).astype(int).tolist(),  # tenths
-            "phrases": np.stack([self.phrases["length"], self.phrases["distance"]], axis=1).ravel().tolist(),
-            "loops": np.stack([self.loops[name] for name in ("start", "length", "period")], axis=1).ravel().tolist(),
-            "blocks": [end - start for start, end, _ in blocks],  # pieces
+            "literal": round(float(np.log2(self.vocab_size)), 1),  # bits of a new token
+            "bits": np.rint(self.bits * 10).astype(int).tolist(),  # tenths, of each token
+            "phrases": _flat(self.phrases, "length", "distance"),
+            "loops": _flat(self.loops, "start", "length", "period"),
+            "blocks": [end - start for start, end, _ in blocks],  # pieces in each
             "pieces": [_utf16(piece) for _, piece in shown],
-            "clusters": [number for k, (count, _) in enumerate(shown) if count > 1 for number in (k, count)],
+            "clusters": [
+                number for k, (count, _) in enumerate(shown) if count > 1 for number in (k, count)
+            ],  # and its tokens
         }
         text = (
             f"<div{' class=cut' if cut else ''}>{html.escape(''.join(piece for _, piece in shown[start:end]))}</div>"
@@ -205,6 +207,11 @@ def _blocks(pieces: list[str]) -> list[tuple[int, int, bool]]:
             blocks.append((start, k + 1, not line and not last))
             start = k + 1
     return blocks
+
+
+def _flat(records: np.ndarray, *names: str) -> list[int]:
+    """The fields of a structured array, one record after the other."""
+    return np.stack([records[name] for name in names], axis=1).ravel().tolist()
 
 
 def _utf16(text: str) -> int:
