@@ -125,9 +125,7 @@ class Text:
             "loops": _flat(self.loops, "start", "length", "period"),
             "blocks": [end - start for start, end, _ in blocks],  # pieces in each
             "pieces": [_utf16(piece) for _, piece in shown],
-            "clusters": [
-                number for k, (count, _) in enumerate(shown) if count > 1 for number in (k, count)
-            ],  # and its tokens
+            "clusters": [x for k, (count, _) in enumerate(shown) if count > 1 for x in (k, count)],  # and its tokens
         }
         text = (
             f"<div{' class=cut' if cut else ''}>{html.escape(''.join(piece for _, piece in shown[start:end]))}</div>"
