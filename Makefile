@@ -337,10 +337,9 @@ ptx:
 tables:
 	$(PYTHON) benchmarks/tables.py
 
-# The docstrings as HTML.
-DOCUMENTED := lzpenalty $(addprefix lzpenalty.,hf cache analysis plots llama_cpp)
+# The site, into build/docs. Needs no network; warnings are errors, and so are links that lead nowhere.
 docs: build
-	$(VENV)/bin/pdoc --docformat numpy --output-directory build/docs $(DOCUMENTED)
+	$(VENV)/bin/sphinx-build -q -n -W --keep-going docs build/docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info lzpenalty/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache

@@ -1,11 +1,11 @@
 """Which loops do the penalties end, and what do they cost text that should stay as it is?
 
-    python benchmarks/harm.py [--model ID] [--tokens 600] [--copied 128] [--max-new-tokens 400]
+    python benchmarks/harm.py [--quick] [--model ID] [--tokens 600] [--copied 128] [--max-new-tokens 400]
 
 Every way of `WAYS`, with the same model:
 
-(a) Nats lost. A real text of `TEXTS` counts as generated, and is fed to the model as it stands. By how many nats a token is it
-    less likely than without any penalty, counted from the 64th token on? The mean over texts, each of which has the same
+(a) Nats lost. A real text of `TEXTS` counts as generated, and is fed to the model as it stands. By how many nats a token is
+    it less likely than without any penalty, counted from the 64th token on? The mean over texts, each of which has the same
     weight, with a 95% interval over texts.
 (b) Copies kept. The last tokens of each text stand there a second time. How many of these are the most likely ones?
 (c) Loops. Greedy answers to the prompts of the demo: how many end in an exact loop (their last 8 tokens three times in a
@@ -97,17 +97,20 @@ def damage(readings: dict[str, list[Reading]], way, plain: dict) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few short texts and answers; nothing is written")
     parser.add_argument("--model")
     parser.add_argument("--tokens", type=int, default=600)
     parser.add_argument("--copied", type=int, default=128)
     parser.add_argument("--max-new-tokens", type=int, default=400)
     args = parser.parse_args()
+    if args.quick:
+        args.tokens, args.max_new_tokens = 256, 24
     model, tokenizer = load_model(args.model)
 
     def read(kind: str, name: str) -> Reading:
         return Reading(model, tokenizer(text(kind, name)).input_ids[: args.tokens], args.copied)
 
-    readings = {kind: [read(kind, name) for name in names] for kind, names in TEXTS.items()}
+    readings = {kind: [read(kind, name) for name in names[: 2 if args.quick else None]] for kind, names in TEXTS.items()}
     rows, plain = [], {}
     for name, way in WAYS.items():
         answers = greedy(model, tokenizer, PROMPTS, args.max_new_tokens, processors(way))
@@ -115,6 +118,8 @@ def main() -> None:
         row = {"way": name, "options": options, **damage(readings, way, plain), **loops(answers, ngram=8, count=3)}
         rows.append(row)
         print(row, flush=True)
+    if args.quick:
+        return
     settings = {"tokens": args.tokens, "copied": args.copied, "max_new_tokens": args.max_new_tokens}
     write("harm", {"model": args.model or "SmolLM2-135M-Instruct", **settings, "texts": TEXTS, "rows": rows})
 
