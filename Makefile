@@ -339,7 +339,7 @@ tables:
 
 # The site, into build/docs. Needs no network; warnings are errors, and so are links that lead nowhere.
 docs: build
-	$(VENV)/bin/sphinx-build -q -n -W --keep-going docs build/docs
+	$(VENV)/bin/sphinx-build -q -E -n -W --keep-going docs build/docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info lzpenalty/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache

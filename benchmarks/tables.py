@@ -250,18 +250,19 @@ def harm() -> str:
         [
             row["way"],
             f"{row['loop_rate'] * row['answers']:.0f} of {row['answers']}",
+            f"{row['seq_rep_4']:.0%}",
             f"{row['tokens']:.0f}",
             *(nats(row["nats_lost"][kind]) if row["way"] != "none" else "" for kind in ("prose", "code")),
             *(f"{row['copies_kept'][kind]:.0%}" for kind in ("prose", "code")),
         ]
         for row in results["rows"]
     ]
-    header = ["", "answers that end in a loop", "tokens an answer", "nats a token lost, prose", "code"]
+    header = ["", "answers in a loop", "4-grams repeated", "tokens an answer", "nats a token lost: prose", "code"]
     about = (
         f"{results['model']}, greedy, at most {results['max_new_tokens']:,} tokens an answer; "
         f"{len(results['texts']['prose'])} texts each of prose and code, {results['tokens']:,} tokens of each; "
     )
-    return markdown([*header, "copies right, prose", "code"], rows) + f"\n\n{about}{provenance(results)}"
+    return markdown([*header, "copies right: prose", "code"], rows) + f"\n\n{about}{provenance(results)}"
 
 
 @table
@@ -290,12 +291,12 @@ def recall_lost() -> str:
     results = load("recall")
     full, *others = results["rows"]
     least, most = min(row["known"] for row in others), max(row["known"] for row in others)
-    known = f"{least}" if least == most else f"{least} to {most}"
+    known = f"in {least}, with each of" if least == most else f"in {least} to {most}, depending on which of"
     losses = [row["worse_by"] for row in others]
     trials = f"{full['known']} of {full['trials']} trials"
     return (
         f"A passcode was stated once, among other generated text, and asked for later. The full cache knew it in {trials}. "
-        f"A compressed cache knew it in {known}, with each of {len(others)} rules. Ordinary text took "
+        f"A compressed cache knew it {known} {len(others)} rules. Ordinary text took "
         f"{min(losses):.2f} to {max(losses):.2f} bits a token more. The model was {results['model']}, an interval "
         f"{results['interval']} tokens, and 1/{results['ratio']} of it was kept."
     )

@@ -1,6 +1,7 @@
 """The site, made by Sphinx: `make docs`. Needs no network; warnings are errors."""
 
 import argparse
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -48,6 +49,8 @@ numpydoc_xref_param_type = False
 
 html_theme = "furo"
 html_title = "lzpenalty"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"source_edit_link": None, "navigation_with_keys": True}
 html_show_sphinx = False
 html_copy_source = False
@@ -79,13 +82,19 @@ class Commands(SphinxDirective):
         action = next(a for a in make_parser()._actions if isinstance(a.choices, dict))
         found = []
         for name, parser in action.choices.items():
-            parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
+            parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=96)
             section = nodes.section("", nodes.title(text=f"lzpenalty {name}"), ids=[f"lzpenalty-{name}"])
             section += nodes.literal_block("", parser.format_help(), language="none")
             found.append(section)
         return found
 
 
+def sign(app, what, name, obj, options, signature, returns):
+    """numpydoc would leave the slash of a C function's "($module, /, ..."."""
+    return (str(inspect.signature(obj)), "") if inspect.isbuiltin(obj) else None
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", mark_up, priority=400)  # before numpydoc
+    app.connect("autodoc-process-signature", sign, priority=400)
     app.add_directive("commands", Commands)
