@@ -272,17 +272,16 @@ def harm_cost() -> str:
     none, ours, theirs = (rows[way] for way in ("none", "LZ penalty, the paper's defaults", "repetition penalty 1.1"))
 
     def lost(row):
-        return " and ".join(f"{row['nats_lost'][kind]['mean']:.2f} nats a token on {kind}" for kind in ("prose", "code"))
+        return [f"{row['nats_lost'][kind]['mean']:.2f}" for kind in ("prose", "code")]
 
     def points(row):
-        return " and ".join(
-            f"{100 * (none['copies_kept'][kind] - row['copies_kept'][kind]):.0f}" for kind in ("prose", "code")
-        )
+        return [f"{100 * (none['copies_kept'][kind] - row['copies_kept'][kind]):.0f}" for kind in ("prose", "code")]
 
     return (
-        f"With the paper's defaults, text that counts as generated loses {lost(ours)}. Exact copies lose {points(ours)} "
-        f"points of top-1. Repetition penalty 1.1 costs {lost(theirs)}, and {points(theirs)} points."
-    )
+        "With the paper's defaults a token that counts as generated loses {} nats in prose and {} in code. In exact copies "
+        "the model's first choice is right less often, by {} and {} points. Repetition penalty 1.1 costs {} and {} nats, and "
+        "{} and {} points."
+    ).format(*lost(ours), *points(ours), *lost(theirs), *points(theirs))
 
 
 @table

@@ -39,6 +39,7 @@ nitpicky = True  # a reference that leads nowhere is a warning
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
+highlight_language = "none"  # Python is where a page says so
 nb_execution_mode = "off"  # `make test` executes the notebooks; what is committed has their output
 nb_merge_streams = True
 
