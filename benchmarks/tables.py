@@ -279,8 +279,8 @@ def harm_cost() -> str:
 
     return (
         "With the paper's defaults a token that counts as generated loses {} nats in prose and {} in code. In exact copies "
-        "the model's first choice is right less often, by {} and {} points. Repetition penalty 1.1 costs {} and {} nats, and "
-        "{} and {} points."
+        "the model's first choice is right less often, by {} and {} points. Repetition penalty 1.1 costs {} and {} nats, "
+        "and {} and {} points."
     ).format(*lost(ours), *points(ours), *lost(theirs), *points(theirs))
 
 
