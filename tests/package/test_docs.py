@@ -229,9 +229,9 @@ def test_commands_that_a_text_names_are_there(page):
             parser.parse_args([command, *rest])
 
 
-@each([README, *OTHERS])
+@each([*PAGES, *OTHERS])
 def test_local_links_lead_somewhere(page):
-    """Those of the site are Sphinx's to check."""
+    """Also where no site is built, as on a repository's pages."""
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     local = [link for link in links if not re.match(r"https?:|mailto:", link)]
     assert [link for link in local if not (page.parent / link).exists()] == []
