@@ -441,10 +441,10 @@ def fuzz(session):
     library.
     """
     develop(session)
-    clang = os.environ.get("CLANG", "clang-14")
+    clang = os.environ.get("CLANG") or "clang-14"
     checks = ["-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
     counted = ["-fsanitize=fuzzer-no-link", "-fno-sanitize-coverage=trace-cmp"]
-    config = f"{os.environ.get('PYTHON', 'python3')}-config"
+    config = f"{os.environ.get('PYTHON') or 'python3'}-config"
     includes = shlex.split(answer(session, config, "--includes"))
     headers = [flag.replace("-I", "-isystem") for flag in includes] + ["-isystem" + answer(session, PYTHON, *NUMPY_HEADERS)]
     libraries = shlex.split(answer(session, config, "--embed", "--ldflags"))
