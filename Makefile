@@ -1,6 +1,6 @@
 # The front door: everything a developer runs. `make demo` and `make test` need Python, make and a C compiler, nothing else:
 # they make a virtual environment of their own in .venv and install what they need; the second time that takes seconds.
-# Everything but the first block of targets is in noxfile.py.
+# What takes longer, or needs environments of its own, is in noxfile.py; each session there is a target here.
 
 PYTHON ?= python3
 VENV := .venv
