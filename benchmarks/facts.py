@@ -18,6 +18,7 @@ from pathlib import Path
 
 HALVES = ("choose", "report")
 KINDS = ("code", "name", "place", "date", "variable", "line")
+AGES = (0, 1, 2, 4, 8)  # compressions between a fact and its question
 _LIBRARY = Path(sysconfig.get_path("stdlib"))
 
 

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from corpus import prompts
-from facts import HALVES, KINDS, difference, fact, shared, texts
+from facts import AGES, HALVES, KINDS, difference, fact, shared, texts
 from harness import RESULTS, write
 from lzpenalty.analysis import find_loops, seq_rep, token_bits
 from lzpenalty.cache import selectors
@@ -40,7 +40,7 @@ from lzpenalty.commands.models import load_model
 from lzpenalty.hf import RPCCache
 
 PROMPT, RECENT, BATCH = 64, 32, 8
-INTERVALS, AGES = 9, (0, 1, 2, 4, 8)
+INTERVALS = 9
 SETTINGS = {
     "P = 256, c = 4": dict(interval=256, ratio=4),
     "P = 128, c = 8": dict(interval=128, ratio=8),

@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from facts import KINDS, difference, shared
+from facts import AGES, KINDS, difference, shared
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -224,6 +224,12 @@ def share(counts: tuple[int, int]) -> str:
     return f"{known} of {of}" if of else ""
 
 
+def asked(found: dict, age: int) -> tuple[int, int]:
+    """Facts that are known, of all that were asked for at that age."""
+    answers = "".join(known for batch in found.values() for key, known in batch.items() if key.endswith(f" {age}"))
+    return answers.count("1"), len(answers)
+
+
 def about_recall(results: dict) -> str:
     return f"{results['model']}; {provenance(results)}"
 
@@ -236,12 +242,14 @@ def recall() -> str:
     by_rule, bits = results["facts"][setting], results["text"][setting]
     rows = []
     for rule, found in by_rule.items():
-        worse = ""
         if rule == "full cache":
-            worse = f"{statistics.mean(bits[rule]['bits'].values()):.3f} in all"
-        elif rule in bits:
-            worse = "{:+.3f} ± {:.3f}".format(*difference(bits["full cache"]["bits"], bits[rule]["bits"]))
-        rows.append([rule, worse, *(share(shared(by_rule["full cache"], found, age=age)) for age in (0, 1, 2, 4, 8))])
+            price = f"{statistics.mean(bits[rule]['bits'].values()):.3f}"
+            counts = [asked(found, age) for age in AGES]
+        else:
+            worse = rule in bits and difference(bits["full cache"]["bits"], bits[rule]["bits"])
+            price = "{:+.3f} ± {:.3f}".format(*worse) if worse else ""
+            counts = [shared(by_rule["full cache"], found, age=age) for age in AGES]
+        rows.append([rule, price, *map(share, counts)])
     header = [setting, "bits per token", "known at once", "after 1 compression", "after 2", "after 4", "after 8"]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
@@ -263,7 +271,7 @@ def recall_kinds() -> str:
 
 def later(by_rule: dict, rule: str, kind: str | None = None) -> tuple[int, int]:
     """Known of what the full cache knows, once something has been dropped."""
-    counts = [shared(by_rule["full cache"], by_rule[rule], kind, age) for age in (1, 2, 4, 8)]
+    counts = [shared(by_rule["full cache"], by_rule[rule], kind, age) for age in AGES[1:]]
     return sum(known for known, _ in counts), sum(of for _, of in counts)
 
 
@@ -378,8 +386,8 @@ def recall_lost() -> str:
     return (
         "Texts stated a fact in each interval of 256 tokens, of which a quarter was kept, and it was asked for after 1 to 8 "
         f"compressions. Of {later(by_rule, 'echo')[1]} that the full cache knew, `echo` knew {known['echo']}; of "
-        f"{len(others)} other rules the best, `{most}`, knew {known[most]}, the worst, `{fewest}`, {known[fewest]}. Real text "
-        f"took {worse['echo']:.3f} bits a token more with `echo`, {losses[0]:.3f} to {losses[-1]:.3f} with the others. The "
+        f"{len(others)} other rules the best, `{most}`, knew {known[most]}, the worst, `{fewest}`, {known[fewest]}. Real "
+        f"text took {worse['echo']:.3f} bits a token more with `echo`, {losses[0]:.3f} to {losses[-1]:.3f} with the others. The "
         f"model was {results['model']}."
     )
 
