@@ -387,8 +387,8 @@ def recall_lost() -> str:
         "Texts stated a fact in each interval of 256 tokens, of which a quarter was kept, and it was asked for after 1 to 8 "
         f"compressions. Of {later(by_rule, 'echo')[1]} that the full cache knew, `echo` knew {known['echo']}; of "
         f"{len(others)} other rules the best, `{most}`, knew {known[most]}, the worst, `{fewest}`, {known[fewest]}. Real "
-        f"text took {worse['echo']:.3f} bits a token more with `echo`, {losses[0]:.3f} to {losses[-1]:.3f} with the others. The "
-        f"model was {results['model']}."
+        f"text took {worse['echo']:.3f} bits a token more with `echo`, {losses[0]:.3f} to {losses[-1]:.3f} with the others. "
+        f"The model was {results['model']}."
     )
 
 
