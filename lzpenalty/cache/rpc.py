@@ -21,7 +21,7 @@ from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer, Settings, count
 from lzpenalty.cache.plan import Plan
 from lzpenalty.cache.ragged import RaggedLayer
-from lzpenalty.cache.rotary import rotations
+from lzpenalty.cache.rotary import Rotation, rotations
 from lzpenalty.cache.selectors import SELECTORS, Selector
 from lzpenalty.engines.adaptor import callers
 
@@ -112,7 +112,7 @@ class RPCCache(DynamicCache):
         else:
             self._own = [RPCLayer(settings, selector, i) for i in own]
             if selector.turns_queries:
-                for layer, rotation in zip(self._own, rotations(model), strict=True):
+                for layer, rotation in zip(self._own, _rotations(model, selector), strict=True):
                     layer.rotation = rotation
         for i, layer in zip(own, self._own, strict=True):
             self.layers[i] = layer
@@ -225,15 +225,22 @@ def _ragged_layers(model, settings: Settings, selector: Selector, indices: list[
             f"model: expected keys and values of heads, {type(model).__name__} has latent ones (MLA); use allocation='even' "
             "and another selector than 'echo'"
         )
+    turns = _rotations(model, selector)
+    budgets = Budgets(settings.plan, settings.allocation)
+    return [RaggedLayer(settings, selector, i, budgets, turn) for i, turn in zip(indices, turns, strict=True)]
+
+
+def _rotations(model, selector: Selector) -> list[Rotation]:
+    """Of each layer; says so where the selector needs one that was not found out."""
     turns = rotations(model)
-    if selector.keeps_evidence and (unknown := sum(turn.pairs == "unknown" for turn in turns)):
+    unknown = sum(turn.pairs == "unknown" for turn in turns)
+    if unknown and (selector.keeps_evidence or selector.turns_queries):
         warnings.warn(
             f"{type(model).__name__}: how queries of {unknown} of {len(turns)} layers change with their positions was not "
             "found out; they are compared as they are",
             stacklevel=3,
         )
-    budgets = Budgets(settings.plan, settings.allocation)
-    return [RaggedLayer(settings, selector, i, budgets, turn) for i, turn in zip(indices, turns, strict=True)]
+    return turns
 
 
 def _seen(layer) -> int | None:
