@@ -75,6 +75,13 @@ class Novelty(selectors.Selector):
         self.at = self.at.gather(2, positions)
 
 
+class EchoOf3(selectors.Echo):
+    """Echo by the largest evidence of a token and its two neighbours."""
+
+    def score(self, layer):
+        return F.max_pool1d(super().score(layer), 3, 1, 1)
+
+
 def novelty(ids: torch.Tensor, vocab: int, times_attention: bool) -> Novelty:
     bits = torch.stack([torch.tensor(token_bits(row.tolist(), vocab), dtype=torch.float32) for row in ids])
     return Novelty(bits[:, PROMPT:], times_attention)
@@ -87,6 +94,7 @@ def named(name: str, **options):
 RULES = {
     "full cache": None,
     "echo": named("echo"),
+    "echo of 3": lambda ids, vocab: dict(selector=EchoOf3()),
     "rpc": named("rpc"),
     "rkv": named("rkv"),
     "rkv .5": lambda ids, vocab: dict(selector=selectors.RKV(0.5)),

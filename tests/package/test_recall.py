@@ -107,7 +107,7 @@ def texts_of_letters(monkeypatch):
     monkeypatch.setattr(recall, "BATCH", 2)
 
 
-@pytest.mark.parametrize("rule", ["echo", "rpc", "lz x attention"])
+@pytest.mark.parametrize("rule", ["echo of 3", "rpc", "lz x attention"])
 def test_where_all_is_kept_all_is_as_with_the_full_cache(rule, texts_of_letters):
     setting, model, found, logits = dict(interval=128, ratio=1), tiny(), [], ([], [])
     for one, seen in zip(("full cache", rule), logits, strict=True):
