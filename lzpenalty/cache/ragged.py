@@ -55,8 +55,8 @@ class Head:
 class RaggedLayer(RPCLayer):
     """Keys and values whose heads have lengths of their own: `entries`, a number for each key head.
 
-    For kernels a head of a row is a run of slots of the buffers [S, D]: it begins at `starts` and has `lengths` entries, both
-    int64 [B, Hkv], of which the first `pads` [B] are padding. A selector that keeps evidence has a number for each slot
+    For kernels a head of a row is a run of slots of the buffers [S, D]: it begins at `starts` and has `lengths` entries,
+    both int64 [B, Hkv], of which the first `pads` [B] are padding. A selector that keeps evidence has a number for each slot
     in `evidence` [S, 1], which moves along with its keys. `length` is what a layer without budgets of its own would have:
     masks and plans count with it."""
 
