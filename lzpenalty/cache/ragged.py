@@ -86,7 +86,8 @@ class RaggedLayer(RPCLayer):
 
     @property
     def is_even(self) -> bool:
-        return min(self.entries) == max(self.entries)
+        """Whether all heads hold as much as those of a layer without budgets, which masks are made for."""
+        return all(entries == self.length for entries in self.entries)
 
     @property
     def buffers(self) -> list[torch.Tensor]:
