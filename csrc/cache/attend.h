@@ -17,8 +17,8 @@ enum {
     PAIR = 2 * VEC_LANES,
     MOST_ROWS = VEC_ROWS / 2, /* rows that are multiplied at once: with 4 keys or values that fills the registers */
     MOST_KEY_ROWS = MOST_ROWS == 3 ? 4 : MOST_ROWS, /* with 3 keys it can be 4 */
-    BLOCK_BYTES = 32768,      /* of keys, and of values: so much of both stays in the nearest cache */
-    MOST_BLOCK = 128,         /* entries, a multiple of all VEC_LANES */
+    BLOCK_BYTES = 32768,                            /* of keys, and of values: so much of both stays in the nearest cache */
+    MOST_BLOCK = 128,                               /* entries, a multiple of all VEC_LANES */
     PRODUCTS = MOST_BLOCK + 16, /* numbers from row to row of products: some are written behind the last one */
     LINE_BYTES = 64
 };
@@ -93,9 +93,9 @@ ALWAYS_INLINE vec load_part(const char *row, float_dtype dtype, int j)
 
 /* products[r, t] = <query r, key t> for n keys. With `fetch`, what will be wanted next is fetched meanwhile. The processor
  * has fewer loads a cycle than it needs for multiply-adds: what is in registers is used as often as they allow. */
-ALWAYS_INLINE void multiply_keys(const int rows, const int fetch, const float_dtype dtype, const float *queries, int64_t size,
-                                 const char *keys, int64_t stride, int64_t n, const char *next, int64_t next_stride,
-                                 float *products)
+ALWAYS_INLINE void multiply_keys(const int rows, const int fetch, const float_dtype dtype, const float *queries,
+                                 int64_t size, const char *keys, int64_t stride, int64_t n, const char *next,
+                                 int64_t next_stride, float *products)
 {
     const int at_once = rows <= MOST_ROWS ? 4 : 3, lines = at_once * PAIR * float_size(dtype) / LINE_BYTES;
     for (int64_t t = 0; t < n; t += at_once) {
@@ -130,9 +130,9 @@ ALWAYS_INLINE void multiply_keys(const int rows, const int fetch, const float_dt
 }
 
 /* outputs[r] = shrink[r] * outputs[r] + sum over t < n of weights[r, t] * values[t], for `parts` vectors of each. */
-ALWAYS_INLINE void add_values(const int rows, const int fetch, const int parts, const float_dtype dtype, const float *weights,
-                              const float *shrink, const char *values, int64_t stride, int64_t n, const char *next,
-                              int64_t next_stride, float *outputs, int64_t size)
+ALWAYS_INLINE void add_values(const int rows, const int fetch, const int parts, const float_dtype dtype,
+                              const float *weights, const float *shrink, const char *values, int64_t stride, int64_t n,
+                              const char *next, int64_t next_stride, float *outputs, int64_t size)
 {
     vec sum[MOST_ROWS][4];
     for (int r = 0; r < rows; r++)
@@ -294,7 +294,7 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
         for (int64_t r = first, rows; r < piece->rows; r += rows) {
             rows = rows_at_once(piece->rows - r, MOST_KEY_ROWS);
 #define MULTIPLY(n, fetch)                                                                                                  \
-    multiply_keys(n, fetch, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, block_values,       \
+    multiply_keys(n, fetch, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, block_values,      \
                   value_stride, s->products + r * PRODUCTS)
             WITH_ROWS(rows, MOST_KEY_ROWS, r == first, MULTIPLY)
         }
@@ -317,7 +317,7 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
                 const float *weights = s->products + r * PRODUCTS;
                 float *outputs = p->outputs + r * value_size + d;
 #define ADD(n, fetch, parts)                                                                                                \
-    add_values(n, fetch, parts, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], next, key_stride,       \
+    add_values(n, fetch, parts, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], next, key_stride,      \
                outputs, value_size)
 #define ADD_PAIR(n, fetch) ADD(n, fetch, 2)
 #define ADD_TWO_PAIRS(n, fetch) ADD(n, fetch, 4)
