@@ -136,14 +136,6 @@ static void start_helpers(int wanted)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-int cpu_started_threads(void)
-{
-    pthread_mutex_lock(&pool.lock);
-    const int started = pool.started;
-    pthread_mutex_unlock(&pool.lock);
-    return started;
-}
-
 /* Invites helpers to the job. Returns whether the caller has the pool. */
 static int invite(fork_join *job, int helpers)
 {
@@ -187,11 +179,6 @@ void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t un
 }
 
 #else
-
-int cpu_started_threads(void)
-{
-    return 0;
-}
 
 void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t unit, int thread), void *job)
 {
