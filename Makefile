@@ -10,7 +10,7 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tes
 .PHONY: test demo build lint sdist wheel docs tables ptx clean \
 	coverage analyze sanitize tsan memcheck test-arch test-scalar fuzz soak gpu-report \
 	test-installed test-pythons test-numpy test-debian test-torch test-versions test-vllm test-llama-cpp test-mlx \
-	bench-lz bench-analysis bench-cache bench-generate bench-recall bench-launch bench-vllm
+	bench-lz bench-analysis bench-cache bench-attention bench-generate bench-recall bench-launch bench-vllm
 
 # Models are tiny, so that a second thread of torch's only waits, and on a busy machine for long.
 test: export OMP_NUM_THREADS ?= 1
@@ -312,7 +312,7 @@ $(FUZZ_TARGETS:%=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $(FUZZ_O
 	$(CLANG) -fsanitize=fuzzer,address,undefined -pthread $^ $(LDLIBS) -lm -o $@
 
 # `lzpenalty bench --list` says what they measure, and what they take.
-bench-lz bench-cache bench-launch: build
+bench-lz bench-cache bench-attention bench-launch: build
 	$(VENV)/bin/lzpenalty bench $(@:bench-%=%)
 
 bench-generate bench-recall: build $(VENV)/model
