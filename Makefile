@@ -81,7 +81,7 @@ $(TOOLS)/installed: Makefile
 
 bench-generate bench-harm bench-recall: $(VENV)/model
 bench-analysis: $(VENV)/peers
-bench-lz bench-cache bench-launch bench-generate bench-harm bench-recall bench-analysis: build
+bench-lz bench-cache bench-attention bench-launch bench-generate bench-harm bench-recall bench-analysis: build
 	$(VENV)/bin/lzpenalty bench $(@:bench-%=%)
 
 # Tests and benchmarks on a real GPU, into build/gpu-report.txt, with a Python that has torch with CUDA, NumPy, pytest,

@@ -216,7 +216,9 @@ def large_call(name):
     }[name]
 
 
-@pytest.mark.parametrize("name", ["penalize", "dry", "period", "score", "attend", "select", "compact", "append", "parse", "loops"])
+@pytest.mark.parametrize(
+    "name", ["penalize", "dry", "period", "score", "attend", "select", "compact", "append", "parse", "loops"]
+)
 def test_large_calls_release_the_gil(name):
     call, done, seen, interval = large_call(name), threading.Event(), [], sys.getswitchinterval()
 
