@@ -28,12 +28,14 @@ BENCHMARKS = {
     "lz": Benchmark("a quarter of an hour"),
     "analysis": Benchmark("some minutes, pydivsufsort"),
     "cache": Benchmark("some minutes, Linux, 8 GB, a C compiler"),
+    "attention": Benchmark("some minutes, 4 GB, a C compiler"),
     "launch": Benchmark("seconds, a C compiler"),
     "generate": Benchmark("an hour, the model of the demo", ("--check", "--whole"), quick=False),
     "recall": Benchmark("half an hour, the model of the demo", quick=False),
+    "harm": Benchmark("a quarter of an hour, the model of the demo"),
     "gpu": Benchmark("some minutes, a GPU"),
 }
-QUOTED = ("lz", "generate", "recall")
+QUOTED = ("harm", "generate", "recall")
 
 
 def listing() -> str:
