@@ -1,4 +1,4 @@
-"""Heads with budgets of their own keep what the definitions say: RPCCache beside masks over a full cache, token for token."""
+"""Heads with budgets of their own keep what the definitions say: the tokens that masks over a full cache come to."""
 
 import copy
 
@@ -95,8 +95,10 @@ def test_queries_are_turned_by_the_models_own_frequencies(kind):
     assert agree(model).stats()["turned"] == ["half"] * 3
 
 
-@pytest.mark.parametrize("options", [{"recent": 1}, {"recent": 15}, {"ratio": 1}, {"ratio": 16}, {"budget": 24}, {"budget": 8},
-                                     {"allocation": "even"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{"recent": 1}, {"recent": 15}, {"ratio": 1}, {"ratio": 16}, {"budget": 24}, {"budget": 8}, {"allocation": "even"}],
+)
 def test_options(options):
     agree(tiny(), **options)
 
@@ -201,7 +203,8 @@ def several_tokens_at_once(architecture):
             assert cache.stats()["compressions"] == 1
             parts = [feed(model, cache, ids[:, i : i + at_once]) for i in range(50, 60, at_once)]
         logits.append(torch.cat(parts, 1))
-        evidence.append(torch.cat([h.evidence.flatten() for layer in cache.layers if isinstance(layer, RaggedLayer) for h in layer.heads()]))  # fmt: skip
+        heads = [head for layer in cache.layers if isinstance(layer, RaggedLayer) for head in layer.heads()]
+        evidence.append(torch.cat([head.evidence.flatten() for head in heads]))
     for other in (1, 2):
         assert torch.allclose(logits[0], logits[other], rtol=1e-3, atol=1e-3)
         assert torch.allclose(evidence[0], evidence[other], rtol=1e-3, atol=1e-5)
