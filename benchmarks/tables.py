@@ -157,6 +157,45 @@ def cache_grid() -> str:
     return markdown([*header, "eager MB", "GFLOP/s", "of a core"], rows) + f"\n\n{provenance(results)}"
 
 
+def attention_ratios(row: dict) -> list[str]:
+    return [times(row["torch_over_ours"]), times(row["torch_grouped_over_ours"]), f"{row['share_of_reading']:.0%}"]
+
+
+@table
+def attention_summary() -> str:
+    """Attention over a cache of 4,096 tokens and more, by model: the worst and the median cells."""
+    results = load("attention")
+    body = []
+    for model in dict.fromkeys(row["model"] for row in results["grid"]):
+        for dtype in ("float32", "bfloat16"):
+            cells = [r for r in results["grid"] if r["model"] == model and r["dtype"] == dtype and r["tokens"] >= 4096]
+            found = []
+            for name, show in (
+                ("torch_over_ours", times),
+                ("torch_grouped_over_ours", times),
+                ("share_of_reading", "{:.0%}".format),
+            ):
+                figures = [row[name] for row in cells]
+                found += [show(min(figures)), show(statistics.median(figures))]
+            body.append([model, dtype, *found])
+    header = ["from 4,096 tokens on", "dtype", "PyTorch / ours: worst", "median", "grouped / ours: worst", "median"]
+    header += ["of reading alone: worst", "median"]
+    return markdown(header, body) + f"\n\n{provenance(results)}"
+
+
+@table
+def attention_grid() -> str:
+    """The whole grid."""
+    results = load("attention")
+    rows = [
+        [r["model"], r["batch"], f"{r['tokens']:,}", r["dtype"], r["threads"], f"{r['ours_us']:,.0f}", *attention_ratios(r)]
+        + [f"{r['gb_per_second']:.1f}", f"{r['gflops']:.0f}"]
+        for r in results["grid"]
+    ]
+    header = ["model", "B", "tokens", "dtype", "threads", "us", "PyTorch / ours", "grouped / ours", "of reading", "GB/s"]
+    return markdown([*header, "GFLOP/s"], rows) + f"\n\n{provenance(results)}"
+
+
 @table
 def launch() -> str:
     """Our share of a call on CUDA tensors."""

@@ -5,6 +5,7 @@ from the definitions in float64: an entry that a head has dropped is masked from
 numbers. Nothing here is shared with the package.
 """
 
+import inspect
 from contextlib import contextmanager
 from unittest import mock
 
@@ -18,7 +19,8 @@ class Masks:
                  interleaved=False):  # fmt: skip
         self.interval, self.ratio, self.recent, self.kernel = interval, ratio, recent, kernel
         self.rule, self.allocation, self.budget = rule, allocation, budget
-        self.angles, self.interleaved = angles, interleaved  # radians a position of each pair of numbers; None: no rotation
+        # angles(layer): radians a position that each pair of numbers is rotated by, or None if they are not
+        self.angles, self.interleaved = angles or (lambda layer: None), interleaved
         self.left, self.evidence, self.queries, self.keys, self.scale = {}, {}, {}, {}, {}
         self.prompt = self.seen = self.held = self.intervals = self.scored = self.compressions = 0
         self.answering = False
@@ -72,14 +74,15 @@ class Masks:
     def kept(self, intervals):
         return intervals * self.interval // self.ratio if self.budget is None else self.budget - self.recent
 
-    def rotate(self, x, positions):
-        if self.angles is None:
+    def rotate(self, layer, x, positions):
+        angles = self.angles(layer)
+        if angles is None:
             return x
-        size = 2 * len(self.angles)
+        size = 2 * len(angles)
         head, rest = x[..., :size], x[..., size:]
         pairs = head.unflatten(-1, (-1, 2)) if self.interleaved else head.unflatten(-1, (2, -1)).mT
         turned = torch.view_as_complex(pairs.contiguous()) * torch.polar(
-            torch.ones(len(positions), len(self.angles), dtype=torch.float64), positions[:, None] * self.angles
+            torch.ones(len(positions), len(angles), dtype=torch.float64), positions[:, None] * angles.double()
         )
         pairs = torch.view_as_real(turned)
         return torch.cat([pairs.flatten(-2) if self.interleaved else pairs.mT.flatten(-2), rest], -1)
@@ -88,7 +91,7 @@ class Masks:
         """Step 1: the queries n - R - 1 .. n - 1, asked at n + P."""
         asked = torch.arange(n - self.recent - 1, n).double()
         queries = self.queries[layer][:, :, n - self.recent - 1 : n]
-        queries = self.rotate(self.rotate(queries, -asked), torch.full_like(asked, n + self.interval))
+        queries = self.rotate(layer, self.rotate(layer, queries, -asked), torch.full_like(asked, n + self.interval))
         keys, heads = self.keys[layer][:, :, :n], self.left[layer].shape[1]
         products = self.scale[layer] * torch.einsum("bhgqd,bhtd->bhgqt", queries.unflatten(1, (heads, -1)), keys)
         there = self.left[layer][..., :n] & self.visible[:, None, :n]
@@ -144,9 +147,7 @@ def masked(model, **options):
     attentions = [module for module in model.modules() if hasattr(module, "layer_idx") and hasattr(module, "scaling")]
     kinds = getattr(model.config, "layer_types", None) or ["full_attention"] * len(attentions)
     full = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
-    space = type(attentions[0]).forward.__globals__
-    while hasattr(space, "__wrapped__"):
-        space = space.__wrapped__
+    space = inspect.unwrap(type(attentions[0]).forward).__globals__
     table, name = space["ALL_ATTENTION_FUNCTIONS"], model.config._attn_implementation
     before = space["eager_attention_forward"] if name == "eager" else table[name]
 

@@ -51,13 +51,13 @@ static struct {
     pthread_cond_t wanted;   /* there are invitations, or it is over */
     pthread_cond_t finished; /* the last helper has left the job */
     pthread_t ids[CPU_MAX_THREADS];
-    int started;      /* helpers that there are */
-    int busy;         /* a caller has them */
-    int invitations;  /* helpers that may still join the job */
-    int working;      /* helpers that have joined and not left it */
-    int joined;       /* how many ever did, which numbers them */
-    int stopping;     /* they are to go home, and none is started any more */
-    int prepared;     /* fork and exit know of them */
+    int started;     /* helpers that there are */
+    int busy;        /* a caller has them */
+    int invitations; /* helpers that may still join the job */
+    int working;     /* helpers that have joined and not left it */
+    int joined;      /* how many ever did, which numbers them */
+    int stopping;    /* they are to go home, and none is started any more */
+    int prepared;    /* fork and exit know of them */
     fork_join *job;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
 
@@ -136,14 +136,6 @@ static void start_helpers(int wanted)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-int cpu_started_threads(void)
-{
-    pthread_mutex_lock(&pool.lock);
-    const int started = pool.started;
-    pthread_mutex_unlock(&pool.lock);
-    return started;
-}
-
 /* Invites helpers to the job. Returns whether the caller has the pool. */
 static int invite(fork_join *job, int helpers)
 {
@@ -187,11 +179,6 @@ void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t un
 }
 
 #else
-
-int cpu_started_threads(void)
-{
-    return 0;
-}
 
 void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t unit, int thread), void *job)
 {

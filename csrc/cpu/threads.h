@@ -15,7 +15,4 @@ int cpu_thread_count(void);
  * caller has the helpers: processors are busy then, and nobody waits for the work of somebody else. */
 void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t unit, int thread), void *job);
 
-/* Threads that have been started and sleep or work. */
-int cpu_started_threads(void);
-
 #endif

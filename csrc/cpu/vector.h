@@ -32,8 +32,7 @@
 #define vec_copysign(a, sign)                                                                                               \
     _mm512_or_ps(_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a), _mm512_and_ps(_mm512_set1_ps(-0.0f), sign))
 #define vec_load_bf16_even(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))
-#define vec_load_bf16_odd(p)                                                                                                \
-    _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_srli_epi32(_mm512_loadu_si512(p), 16), 16))
+#define vec_load_bf16_odd(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_srli_epi32(_mm512_loadu_si512(p), 16), 16))
 static inline __m256 vec_fold_(vec a)
 {
     return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -80,8 +79,7 @@ static inline float vec_top(vec a)
 #define vec_load_bf16_even(p)                                                                                               \
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16))
 #define vec_load_bf16_odd(p) /* two shifts: a mask would take a register, or be loaded each time */                         \
-    _mm256_castsi256_ps(                                                                                                    \
-        _mm256_slli_epi32(_mm256_srli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16), 16))
+    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16), 16))
 static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 {
     const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
@@ -109,8 +107,7 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 #define vec_div vdivq_f32
 #define vec_copysign(a, sign) vbslq_f32(vdupq_n_u32(0x80000000u), sign, a)
 #define vec_load_bf16_even(p) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u16(vld1q_u16(p)), 16))
-#define vec_load_bf16_odd(p)                                                                                                \
-    vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u16(vld1q_u16(p)), vdupq_n_u32(0xffff0000u)))
+#define vec_load_bf16_odd(p) vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u16(vld1q_u16(p)), vdupq_n_u32(0xffff0000u)))
 #define vec_sum_4(sums, a, b, c, d) vst1q_f32(sums, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
 
 #else

@@ -24,9 +24,10 @@ static int check_cpu(const tensor *t)
 {
     if (t->device.type == DL_CPU)
         return 0;
-    PyErr_Format(PyExc_ValueError,
-                 "%s: expected a tensor on cpu, got one on a device, for which PyTorch's scaled_dot_product_attention is meant",
-                 t->name);
+    PyErr_Format(
+        PyExc_ValueError,
+        "%s: expected a tensor on cpu, got one on a device, for which PyTorch's scaled_dot_product_attention is meant",
+        t->name);
     return -1;
 }
 
@@ -58,7 +59,10 @@ int take_counts(module_state *st, PyObject *object, const char *name, int by_row
         return tensor_fail_dtype(t, "int64");
     if (!(by_row && t->ndim == 1) && !(by_head && t->ndim == 2)) {
         PyErr_Format(PyExc_ValueError, "%s: expected shape %s, got %d dimensions", name,
-                     !by_head ? "[batch]" : by_row ? "[batch] or [batch, heads]" : "[batch, heads]", t->ndim);
+                     !by_head ? "[batch]"
+                     : by_row ? "[batch] or [batch, heads]"
+                              : "[batch, heads]",
+                     t->ndim);
         return -1;
     }
     return check_cpu(t);
@@ -88,7 +92,8 @@ static int take_layout(module_state *st, PyObject *const *v, attend_call *c)
             return -1;
     } else {
         if (given & 1) {
-            PyErr_SetString(PyExc_TypeError, "starts: expected none with keys of shape [batch, heads, tokens, size], got one");
+            PyErr_SetString(PyExc_TypeError,
+                            "starts: expected none with keys of shape [batch, heads, tokens, size], got one");
             return -1;
         }
         if (take_array(st, v[KEYS], "keys", &c->t[QUERIES], keys, &c->keys) < 0 ||
@@ -159,10 +164,9 @@ static double take_spans(attend_call *c)
                             c->ragged ? "the slots of keys from this head's first on" : "the tokens of keys", b, head) < 0 ||
                 check_count(pads, first, tokens, c->ragged ? "the slots of keys" : "the tokens of keys", b, head) < 0)
                 return -1;
-            c->spans[b * c->heads + head] =
-                (cache_span){b * c->keys.batch_stride + head * c->keys.head_stride + start * c->keys.token_stride,
-                             b * c->values.batch_stride + head * c->values.head_stride + start * c->values.token_stride,
-                             first, length};
+            c->spans[b * c->heads + head] = (cache_span){
+                b * c->keys.batch_stride + head * c->keys.head_stride + start * c->keys.token_stride,
+                b * c->values.batch_stride + head * c->values.head_stride + start * c->values.token_stride, first, length};
             entries += length > first ? (double)(length - first) : 0;
         }
     }
@@ -190,9 +194,12 @@ const char doc_attend[] =
     "The attention of new tokens to a cache of keys and values on the CPU:\n\n"
     "    out[b, h, i] = sum over t of w[t] * v[b, h // G, t]\n"
     "    w = softmax over t in [pads[b], length - q + 1 + i) of scale * <q[b, h, i], k[b, h // G, t]>\n\n"
-    "with G = Hq / Hkv: the q tokens are the last ones in the cache and each sees what is before it, and itself. Computed in\n"
-    "float32 whatever the dtype, and rounded once. A query that sees nothing gets zeros; what it doesn't see has no influence,\n"
-    "NaN and infinities neither. Of what it sees, a product of NaN or +infinity makes its output NaN, one of -infinity weighs\n"
+    "with G = Hq / Hkv: the q tokens are the last ones in the cache and each sees what is before it, and itself. Computed "
+    "in\n"
+    "float32 whatever the dtype, and rounded once. A query that sees nothing gets zeros; what it doesn't see has no "
+    "influence,\n"
+    "NaN and infinities neither. Of what it sees, a product of NaN or +infinity makes its output NaN, one of -infinity "
+    "weighs\n"
     "nothing, and if all are -infinity it is NaN, as in PyTorch's softmax. Nothing depends on the number of threads.\n\n"
     "Parameters\n----------\n"
     "queries : tensor [B, Hq, q, D]\n"
@@ -213,7 +220,8 @@ const char doc_attend[] =
     "softcap : float, default 0.0\n"
     "    If > 0, products x become softcap * tanh(x / softcap), as in Gemma 2, after scale.\n"
     "out : tensor [B, Hq, q, Dv], optional\n"
-    "    Where to write to, of the dtype of queries; may be a transposed view, but not memory of queries, keys or values.\n\n"
+    "    Where to write to, of the dtype of queries; may be a transposed view, but not memory of queries, keys or "
+    "values.\n\n"
     "Returns\n-------\n"
     "out : tensor [B, Hq, q, Dv], of the library and dtype of `queries`; the argument if there is one\n\n"
     "Raises\n------\n"
@@ -260,8 +268,7 @@ PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
             PyErr_NoMemory();
             goto done;
         }
-        c.out = (cache_array){memory,   c.queries.dtype, shape[0], shape[1], shape[2],
-                              shape[3], 0,               0,        shape[3]};
+        c.out = (cache_array){memory, c.queries.dtype, shape[0], shape[1], shape[2], shape[3], 0, 0, shape[3]};
         c.out.head_stride = shape[2] * shape[3];
         c.out.batch_stride = shape[1] * c.out.head_stride;
     }

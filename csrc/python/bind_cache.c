@@ -6,8 +6,8 @@
 #include "../cuda/cache.h"
 #include "args.h"
 #include "cache_args.h"
-#include "cuda.h"
 #include "functions.h"
+#include "cuda.h"
 #include "tensor.h"
 
 /* From this many numbers on, the work outlasts what it costs to release the GIL. */

@@ -102,6 +102,7 @@ PyObject *py_append_ragged(PyObject *module, PyObject *const *args, Py_ssize_t n
     for (int i = 0; i < 4; i++)
         if (check_apart(&t[2 + i / 2], &t[i % 2]) < 0)
             goto done;
+    keys.dtype = values.dtype = new_keys.dtype;
     RUN_UNLOCKED_IF((double)(new_keys.batch * new_keys.heads * new_keys.tokens) * (double)new_keys.size >= gil_min_numbers,
                     (cache_append_runs(&keys, &new_keys, spans), cache_append_runs(&values, &new_values, spans)));
     result = Py_NewRef(Py_None);
@@ -189,6 +190,7 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
     for (int64_t i = 0; i < echo.queries.batch * echo.heads; i++)
         numbers += (double)spans[i].length * (double)echo.keys.size;
     echo.evidence = evidence.data;
+    echo.keys.dtype = echo.queries.dtype;
     echo.spans = spans;
     RUN_UNLOCKED_IF(numbers >= gil_min_numbers, status = cache_echo_scores(&echo));
     if (status < 0)

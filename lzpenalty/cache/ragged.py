@@ -31,7 +31,7 @@ class Head:
         self.layer, self.number = layer, number
         self.length, self.start, self.keep = layer.entries[number], layer.start, layer.keep
         self.stop = self.length - layer.settings.plan.recent
-        self.scale, self.kernel, self.rotation = layer.scale, layer.kernel, layer.rotation
+        self.scale, self.kernel = layer.scale, layer.kernel
         self.index = layer.index * len(layer.entries) + number
         self.keys, self.values = (
             layer.of_head(buffer, number)[:, :, : self.length] for buffer in (layer.key_slots, layer.value_slots)
@@ -55,8 +55,8 @@ class Head:
 class RaggedLayer(RPCLayer):
     """Keys and values whose heads have lengths of their own: `entries`, a number for each key head.
 
-    For kernels a head of a row is a run of slots of the buffers [S, D]: it begins at `starts` and has `lengths` entries, both
-    int64 [B, Hkv], of which the first `pads` [B] are padding. A selector that keeps evidence has a number for each slot
+    For kernels a head of a row is a run of slots of the buffers [S, D]: it begins at `starts` and has `lengths` entries,
+    both int64 [B, Hkv], of which the first `pads` [B] are padding. A selector that keeps evidence has a number for each slot
     in `evidence` [S, 1], which moves along with its keys. `length` is what a layer without budgets of its own would have:
     masks and plans count with it."""
 
@@ -86,8 +86,8 @@ class RaggedLayer(RPCLayer):
 
     @property
     def is_even(self) -> bool:
-        """Whether all heads hold what masks count with; heads of one length may all have more or less than the mean."""
-        return min(self.entries) == max(self.entries) == self.length
+        """Whether all heads hold as much as those of a layer without budgets, which masks are made for."""
+        return all(entries == self.length for entries in self.entries)
 
     @property
     def buffers(self) -> list[torch.Tensor]:

@@ -10,9 +10,11 @@ from lzpenalty import (
     LZOptions,
     _core,
     append_,
+    append_ragged_,
     attention_scores,
     codelength_deltas,
     compact_,
+    echo_scores_,
     lz_penalize_,
     lz_penalize_rows_,
     select_top,
@@ -55,11 +57,15 @@ def bad_call():
 
 def bad_cache_calls():
     cache, nans = torch.zeros(1, 1, 4, 2), torch.full((1, 1, 4, 2), float("nan"))
+    zeros = torch.zeros(1, 1, dtype=torch.int64)
     for call in (
         lambda: attention_scores(nans, cache, start=0, stop=4),
         lambda: select_top(cache[0], 3),
         lambda: compact_(cache, nans, cache, start=0, stop=4, length=4),
         lambda: append_(cache, nans, cache, cache, position=0),
+        lambda: append_ragged_(cache[0, 0], nans[0, 0], cache, cache, starts=zeros, lengths=zeros + 4),
+        lambda: echo_scores_(torch.zeros(4), nans, cache[0, 0], starts=zeros, lengths=zeros + 4),
+        lambda: echo_scores_(torch.zeros(4), cache, cache[0, 0], starts=zeros, lengths=zeros + 5),
     ):
         with pytest.raises((TypeError, ValueError)):
             call()
@@ -100,6 +106,9 @@ def test_calls_leave_nothing_behind(kind):
     def use_cache():
         append_(keys, values, new, new, position=8)
         compact_(keys, values, positions, start=0, stop=6, length=9)
+        slots, runs = (keys.view(36, 4), values.view(36, 4)), torch.tensor([[0, 9], [18, 27]])
+        append_ragged_(*slots, new, new, starts=runs, lengths=runs.clamp(max=8))
+        echo_scores_(torch.zeros(36), new, slots[0], starts=runs, lengths=runs.clamp(max=8), pads=runs[0].clamp(max=0))
 
     def read_text():
         _core.token_bits(ids[0], 64)

@@ -16,10 +16,12 @@ from lzpenalty import (
     LZOptions,
     _core,
     append_,
+    attend,
     attention_scores,
     codelength_deltas,
     compact_,
     dry_penalize_,
+    echo_scores_,
     lz_penalize_,
     lz_penalize_rows_,
     repetition_period,
@@ -208,13 +210,23 @@ def large_call(name):
     scores, kept = np.zeros((1, 8, n), np.float32), np.arange(1, n).reshape(1, 1, -1)
     return {
         "score": lambda: attention_scores(new[:, :, :32], keys, start=0, stop=n),
+        "attend": lambda: attend(new[:, :, :1], keys, values),
+        "echo": lambda: echo_scores_(
+            np.zeros(8 * n, np.float32),
+            new[:, :, :32],
+            keys.reshape(8 * n, 64),
+            starts=np.arange(0, 8 * n, n).reshape(1, 8),
+            lengths=np.full((1, 8), n),
+        ),
         "select": lambda: select_top(scores, 100),
         "compact": lambda: compact_(keys, values, kept, start=0, stop=n, length=n),
         "append": lambda: append_(keys, values, new, new, position=1),
     }[name]
 
 
-@pytest.mark.parametrize("name", ["penalize", "dry", "period", "score", "select", "compact", "append", "parse", "loops"])
+@pytest.mark.parametrize(
+    "name", ["penalize", "dry", "period", "score", "attend", "echo", "select", "compact", "append", "parse", "loops"]
+)
 def test_large_calls_release_the_gil(name):
     call, done, seen, interval = large_call(name), threading.Event(), [], sys.getswitchinterval()
 
