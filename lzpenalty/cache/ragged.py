@@ -31,7 +31,7 @@ class Head:
         self.layer, self.number = layer, number
         self.length, self.start, self.keep = layer.entries[number], layer.start, layer.keep
         self.stop = self.length - layer.settings.plan.recent
-        self.scale, self.kernel = layer.scale, layer.kernel
+        self.scale, self.kernel, self.rotation = layer.scale, layer.kernel, layer.rotation
         self.index = layer.index * len(layer.entries) + number
         self.keys, self.values = (
             layer.of_head(buffer, number)[:, :, : self.length] for buffer in (layer.key_slots, layer.value_slots)
