@@ -133,6 +133,11 @@ def sizes(tokens: int, recent: int = RECENT) -> list[int]:
     return [PROMPT, 1, recent - 1, *[recent] * (rest // recent), *([rest % recent] if rest % recent else [])]
 
 
+def sizes_to_questions(interval: int) -> list[int]:
+    """Larger pieces, from question to question, for a cache that copies all that it has with each piece."""
+    return [PROMPT, 1, RECENT - 1, *[interval - RECENT, RECENT] * INTERVALS]
+
+
 def ask(model, cache, tails: torch.Tensor, answers: list[int]) -> list[bool]:
     """Whether each row's tail ends as the model would end it; the cache stays as it is."""
     longest = max(answers)
@@ -188,7 +193,7 @@ def facts(model, tokenizer, half: str, rule: str, setting: dict, batch: int) -> 
     ids = torch.tensor([row.ids for row in rows])
     cache, fed, known = open_cache(model, ids, rule, setting), 0, {}
     with torch.inference_mode(), watching(cache):
-        for size in sizes(PROMPT + end):
+        for size in sizes(PROMPT + end) if isinstance(cache, RPCCache) else sizes_to_questions(interval):
             model(ids[:, fed : fed + size], past_key_values=cache, logits_to_keep=1)
             fed += size
             generated = fed - PROMPT
