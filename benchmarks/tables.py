@@ -357,11 +357,8 @@ def recall_generation() -> str:
                     share((sum(one["loop"] for one in answers), len(answers))),
                 ]
             rows.append(row)
-    ways = [way for way in next(iter(by_rule.values()))]
-    header = [
-        ", ".join(results["generation"]),
-        *(f"{way}: {what}" for way in ways for what in ("seq-rep-4", "end in a loop")),
-    ]
+    measures = [f"{way}: {what}" for way in ("greedy", "sampled") for what in ("seq-rep-4", "end in a loop")]
+    header = [", ".join(results["generation"]), *measures]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
 

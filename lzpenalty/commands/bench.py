@@ -31,7 +31,7 @@ BENCHMARKS = {
     "attention": Benchmark("some minutes, 4 GB, a C compiler"),
     "launch": Benchmark("seconds, a C compiler"),
     "generate": Benchmark("an hour, the model of the demo", ("--check", "--whole"), quick=False),
-    "recall": Benchmark("half an hour, the model of the demo", quick=False),
+    "recall": Benchmark("three hours, or as long as it is given; the model of the demo", quick=False),
     "harm": Benchmark("a quarter of an hour, the model of the demo"),
     "gpu": Benchmark("some minutes, a GPU"),
 }
