@@ -110,7 +110,7 @@ class RaggedLayer(RPCLayer):
         elif new > self.room:
             self._lay_out(max(new, self.settings.plan.interval))
         append_heads(self, key_states, value_states)
-        self.lengths += new
+        self.lengths = self.lengths + new
         self.entries = [entries + new for entries in self.entries]
         self.room -= new
 
