@@ -2,7 +2,8 @@
 
     python tests/native/record.py FILE
 
-The number of penalties, penalties, and so on for caches, attention and texts: each is little-endian numbers, int32 and float32 where nothing else is said, in the order in which replay.c reads them."""
+The number of penalties, penalties, and so on for caches, attention and texts: each is little-endian numbers, int32 and
+float32 where nothing else is said, in the order in which replay.c reads them."""
 
 import sys
 
