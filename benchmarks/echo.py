@@ -3,9 +3,9 @@
     python benchmarks/echo.py [--threads 1] [--batch 1] [--recent 32]
 
 One layer of a cache whose key heads have lengths of their own (half of them a quarter of the others'), of the sizes of
-SmolLM2-135M, Qwen2.5-7B and QwQ-32B: `attend` for R single tokens, and `echo_scores_` once for the R + 1 queries of them and of
-the one before, turning not included. Seconds are those of the threads' processors (as wall time means nothing on a machine
-with other work), medians of several runs in turns. Writes results/echo.json."""
+SmolLM2-135M, Qwen2.5-7B and QwQ-32B: `attend` for R single tokens, and `echo_scores_` once for the R + 1 queries of them and
+of the one before, turning not included. Seconds are those of the threads' processors (as wall time means nothing on a
+machine with other work), medians of several runs in turns. Writes results/echo.json."""
 
 import argparse
 import statistics
@@ -64,7 +64,8 @@ def main() -> None:
             for n in LENGTHS:
                 row = measure(model, n, dtype, options.batch, options.recent)
                 rows.append(row)
-                print("{model:14} {entries:6} {dtype:8} attend {attention_ms:8.2f} ms  echo {echo_ms:8.2f} ms  {share:.2f}".format(**row))  # fmt: skip
+                line = "{model:14} {entries:6} {dtype:8} attend {attention_ms:8.2f} ms  echo {echo_ms:8.2f} ms  {share:.2f}"
+                print(line.format(**row))
     write("echo", {"threads": options.threads, "rows": rows})
 
 
