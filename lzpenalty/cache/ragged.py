@@ -130,7 +130,7 @@ class RaggedLayer(RPCLayer):
     def select_rows(self, index: torch.Tensor) -> None:
         if not self.is_initialized:
             return
-        index = torch.as_tensor(index, device=self.device)
+        index = torch.arange(self.rows, device=self.device)[index]
         self._lay_out(self.room, index)
         if self.pads is not None:
             self.pads = self.pads[index]
