@@ -110,7 +110,7 @@ class RaggedLayer(RPCLayer):
         elif new > self.room:
             self._lay_out(max(new, self.settings.plan.interval))
         append_heads(self, key_states, value_states)
-        self.lengths += new
+        self.lengths = self.lengths + new
         self.entries = [entries + new for entries in self.entries]
         self.room -= new
 
@@ -130,7 +130,7 @@ class RaggedLayer(RPCLayer):
     def select_rows(self, index: torch.Tensor) -> None:
         if not self.is_initialized:
             return
-        index = torch.as_tensor(index, device=self.device)
+        index = torch.arange(self.rows, device=self.device)[index]
         self._lay_out(self.room, index)
         if self.pads is not None:
             self.pads = self.pads[index]
