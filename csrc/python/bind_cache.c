@@ -5,6 +5,7 @@
 #include "../cache/cache.h"
 #include "../cuda/cache.h"
 #include "args.h"
+#include "functions.h"
 #include "cuda.h"
 #include "tensor.h"
 
