@@ -156,8 +156,12 @@ static void release(const lz_row *row, const lz_row_ops *ops, const lz_penalty *
         const lz_mark *mark = &p->release.mark[i];
         if (!is_within(mark, row->vocab))
             continue;
-        due[n_due] = due_id(mark, s->recent, n);
-        n_due += find_token(due, due[n_due], 0, n_due) == n_due;
+        const int32_t id = due_id(mark, s->recent, n);
+        int32_t k = 0;
+        while (k < n_due && due[k] != id)
+            k++;
+        due[k] = id;
+        n_due += k == n_due;
     }
     for (int32_t i = 0; i < n_due; i++)
         ops->raise(row, due[i], nats);
