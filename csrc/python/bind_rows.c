@@ -42,19 +42,19 @@ static int match_options(module_state *st, PyObject *args, PyObject *kwargs, PyO
 {
     static const signature sig = {"LZOptions", 0, 0, N_PENALTY, {PENALTY_NAMES}};
     Py_ssize_t n_args = PyTuple_GET_SIZE(args), n = 0, at = 0;
-    PyObject *given[N_PENALTY], *key, *value;
+    PyObject *given[2 * N_PENALTY], *key, *value;
     if (n_args > 0 || !kwargs)
         return args_match(st, &sig, NULL, n_args, NULL, values);
     PyObject *names = PyList_New(0);
     while (names && PyDict_Next(kwargs, &at, &key, &value)) {
-        if (n < N_PENALTY)
+        if (n < 2 * N_PENALTY)
             given[n++] = value;
         if (PyList_Append(names, key) < 0)
             Py_CLEAR(names);
     }
     PyObject *tuple = names ? PyList_AsTuple(names) : NULL;
     int status = -1;
-    if (tuple && PyTuple_GET_SIZE(tuple) > N_PENALTY)
+    if (tuple && PyTuple_GET_SIZE(tuple) > 2 * N_PENALTY)
         PyErr_SetString(PyExc_TypeError, "LZOptions() got an unexpected keyword argument");
     else if (tuple)
         status = args_match(st, &sig, given, 0, tuple, values);

@@ -58,7 +58,7 @@ def test_long_texts(device):
 
 
 def penalized(device, text, **options):
-    return device.of(lz_penalize_)(np.zeros(64), np.array(text), strength=1.0, **options)
+    return device.of(lz_penalize_)(np.zeros(64), np.array(text, np.int64), strength=1.0, **options)
 
 
 def test_a_gate_leaves_what_is_no_loop_alone(device):
