@@ -130,7 +130,8 @@ class RepetitionStoppingCriteria(StoppingCriteria):
 
     By default an exact loop: the row's last ngram + (count - 1) * p tokens repeat with some period p, so that one n-gram
     stands `count` times in a row. The defaults are what "Wait, Wait, Wait" (arXiv 2512.12895) calls a loop, 20 times the
-    same 30 tokens. With `evidence`, any text that circles, exactly or not: a string of so many tokens stands for the third time.
+    same 30 tokens. With `evidence`, any text that circles, exactly or not: a string of so many tokens stands there for the
+    third time.
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ def resolve(preset: str, given: Mapping[str, Any], tokenizer=None) -> dict[str, 
     ValueError
         For an unknown preset, and for "reasoning" if there is nothing to release.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
     given = {name: value for name, value in given.items() if value is not None}
     options = PRESETS[preset] | given
