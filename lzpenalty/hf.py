@@ -110,7 +110,7 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
         }
         options = resolve(preset, given, tokenizer)
         ids = LZOptions(**options).keywords()  # raises for bad options, and reads what can be read only once
-        self.options = options | {name: ids[name] for name in ("neutral", "release", "reset", "until")}
+        self.options = options | {name: ids[name] for name in ("neutral", "gate", "release", "reset", "until")}
         self.prompt_length = check_prompt_length(prompt_length)
         self.inplace = inplace
 

@@ -61,8 +61,8 @@ def close_ids(tokenizer) -> list[list[int]]:
     Parameters
     ----------
     tokenizer
-        transformers' or mlx-lm's, or anything with `encode(text, add_special_tokens=False)` and, if there is one, the string
-        `chat_template`.
+        transformers' or mlx-lm's, or anything with `encode(text, add_special_tokens=False)`, `decode(ids)` and, if there is
+        one, the string `chat_template`.
 
     Returns
     -------
@@ -71,11 +71,10 @@ def close_ids(tokenizer) -> list[list[int]]:
         another context the model may write it as others.
     """
     template = getattr(tokenizer, "chat_template", None)
-    unknown = getattr(tokenizer, "unk_token_id", None)
     found = []
     for tag in CLOSE_TAGS:
         ids = [int(i) for i in tokenizer.encode(tag, add_special_tokens=False)]
-        if not ids or unknown in ids:
+        if tokenizer.decode(ids).strip() != tag:  # it has no name for it
             continue
         if len(ids) == 1 or (isinstance(template, str) and tag in template and len(ids) <= 8):
             found.append(ids)

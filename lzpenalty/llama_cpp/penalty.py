@@ -35,6 +35,9 @@ class _Tokenizer:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self.llama.tokenize(text.encode(), add_bos=add_special_tokens, special=True)
 
+    def decode(self, ids: list[int]) -> str:
+        return self.llama.detokenize(ids, special=True).decode(errors="replace")
+
 
 class LZPenalty(PenaltyOptions):
     """Subtracts the LZ penalty from the scores of tokens that would repeat what was generated (arXiv 2504.20131).

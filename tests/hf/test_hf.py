@@ -101,12 +101,12 @@ def test_a_loop_that_is_let_go_closes(model, prompt):
     close = [VOCAB - 2, VOCAB - 1]
     release = LZPenaltyLogitsProcessor(gate=(1e6, 2e6), release=[close])
     for row, looped in zip(
-        generate(model, prompt, release, max_new_tokens=100)[:, PROMPT:].tolist(),
-        generate(model, prompt, max_new_tokens=100)[:, PROMPT:].tolist(),
+        generate(model, prompt, release, max_new_tokens=200)[:, PROMPT:].tolist(),
+        generate(model, prompt, max_new_tokens=200)[:, PROMPT:].tolist(),
         strict=True,
     ):
-        alarm = next(n for n in range(100) if oracle.loop_evidence(looped[:n]) >= 24)
-        closed = next(n for n in range(100) if row[:n][-2:] == close)
+        alarm = next(n for n in range(201) if oracle.loop_evidence(looped[:n]) >= 24)
+        closed = next(n for n in range(201) if row[:n][-2:] == close)
         assert row[:alarm] == looped[:alarm] and alarm + 2 <= closed <= alarm + 20
 
 

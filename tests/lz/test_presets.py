@@ -1,7 +1,7 @@
 """Presets are options; what ends a thinking section is found in a tokenizer."""
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lzpenalty import LZOptions
@@ -12,12 +12,13 @@ from lzpenalty.presets import CLOSE_TAGS, PRESETS, close_ids, resolve
 LETTERS = {letter: i for i, letter in enumerate("[]</>:|abcdefghijklmnopqrstuvwxyz_ENDTHIKG", 1)}
 
 
-def tokenizer(tokens=(), template=None, unknown=None):
+def tokenizer(tokens=(), template=None):
     """One that writes letters, and has these tokens besides."""
     model = models.WordLevel({"?": 0, **LETTERS}, unk_token="?")
     letters = Tokenizer(model)
+    letters.decoder = decoders.Fuse()
     letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    made = PreTrainedTokenizerFast(tokenizer_object=letters, unk_token=unknown)
+    made = PreTrainedTokenizerFast(tokenizer_object=letters)
     made.add_tokens([*tokens])
     made.chat_template = template
     return made
@@ -50,18 +51,12 @@ def test_a_tag_with_a_token_of_its_own(tag):
 def test_a_tag_of_the_chat_template():
     assert close_ids(tokenizer()) == close_ids(tokenizer(template="<think>")) == []
     ids = [LETTERS[letter] for letter in "</think>"]
-    assert close_ids(tokenizer(template="{{ '</think>' }}", unknown="?")) == [ids]
+    assert close_ids(tokenizer(template="{{ '</think>' }}")) == [ids]
     assert close_ids(tokenizer(template="</seed:think>")) == []  # more than eight
 
 
 def test_unknown_is_no_tag():
-    class Unknowing:
-        unk_token_id = 0
-
-        def encode(self, text, add_special_tokens):
-            return [0]
-
-    assert close_ids(Unknowing()) == []
+    assert close_ids(tokenizer(template="◁/think▷")) == []  # whose first and last signs it can't write
 
 
 def test_given_ids_win():
