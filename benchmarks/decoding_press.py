@@ -5,7 +5,7 @@
 Speed and memory: `generate` on the same prompt with each cache, in turns, twice; megabytes are those of all keys and values
 at their largest. Recall: a passcode stated once in the generated part, and
 asked for behind it, fed token by token, since DecodingPress compresses single steps only (interval and target a quarter of
-the above). Needs kvpress and a transformers that it allows (`nox -s bench_kvpress`). Writes results/decoding_press.json."""
+the above). Needs kvpress and a transformers that it allows (`make bench-kvpress`). Writes results/decoding_press.json."""
 
 import argparse
 import contextlib

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lzpenalty import __version__
 from lzpenalty.commands.bench import BENCHMARKS
+from lzpenalty.presets import PRESETS
 
 
 class UserError(Exception):
@@ -28,21 +29,54 @@ def benchmark(text: str) -> str:
 
 
 def add_penalty_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the LZ penalty, with the defaults of lz_penalize_."""
+    """The options of the LZ penalty; one that isn't given is the preset's."""
     group = parser.add_argument_group("LZ penalty")
-    group.add_argument("--strength", type=float, default=0.15, help="nats a bit (default %(default)s)")
-    group.add_argument("--window", type=int, default=512, help="tokens back that a match may start (default %(default)s)")
-    group.add_argument("--buffer", type=int, default=32, help="tokens that a match may count (default %(default)s)")
-    group.add_argument("--cost", choices=["lzss", "pair", "distance"], default="lzss", help="(default %(default)s)")
-    group.add_argument("--min-match", type=int, default=1, help="shortest match that counts (default %(default)s)")
-    group.add_argument("--min-count", type=int, default=1, help="occurrences that count (default %(default)s)")
-    group.add_argument("--escalation", type=float, default=0.0, help="extra for every turn of a loop (default %(default)s)")
-    group.add_argument("--horizon", type=int, default=0, help="tokens that the strength follows (default %(default)s: off)")
+    paper = PRESETS["paper"]
+    group.add_argument("--preset", choices=[*PRESETS], default="paper", help="what is not given (default %(default)s)")
+    for name, kind, text in (
+        ("strength", float, "nats a bit"),
+        ("window", int, "tokens back that a match may start"),
+        ("buffer", int, "tokens that a match may count"),
+        ("min_match", int, "shortest match that counts"),
+        ("min_count", int, "occurrences that count"),
+        ("escalation", float, "extra for every turn of a loop"),
+        ("horizon", int, "tokens that the strength follows, 0: off"),
+        ("release_rate", float, "nats that what is released gains with every token"),
+        ("release_after", int, "evidence from which on it gains, in tokens"),
+    ):
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, type=kind, metavar="X", help=f"{text} (paper: {paper[name]})")
+    group.add_argument("--cost", choices=["lzss", "pair", "distance"], help=f"(paper: {paper['cost']})")
+    group.add_argument("--gate", type=float, nargs=2, metavar=("FROM", "TO"), help="evidence that lets the penalty begin")
+    for name, text in (
+        ("neutral", "ids that neither lose nor gain"),
+        ("release", "ids that end a loop: they gain while the text circles"),
+        ("reset", "ids behind which the text begins anew"),
+        ("until", "ids behind which nothing is penalised"),
+    ):
+        group.add_argument(f"--{name}", type=int, nargs="+", metavar="ID", help=text)
 
 
 def penalty_options(args: argparse.Namespace) -> dict:
-    names = ("strength", "window", "buffer", "cost", "min_match", "min_count", "escalation", "horizon")
-    return {name: getattr(args, name) for name in names}
+    given = {name: getattr(args, name) for name in PRESETS["paper"]}
+    return {"preset": args.preset} | {name: value for name, value in given.items() if value is not None}
+
+
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """A text, what its tokens are, and what counts as a repetition in it."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="token ids, a JSON list or with spaces between them, or a text, each character a token; - is standard input",
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--tokenizer", metavar="ID", help="hub id or folder; the file is a text, or a JSON list of ids")
+    group.add_argument("--characters", action="store_true", help="the file is a text, whatever it looks like")
+    parser.add_argument("--window", type=positive, metavar="N", default=512, help="tokens (default %(default)s)")
+    parser.add_argument("--repeats", type=positive, metavar="N", default=3, help="turns, from 2 on (default %(default)s)")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="X", default=0.0, help="share of a loop that may differ (default %(default)s)"
+    )
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -107,28 +141,47 @@ def bench(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
 
 
-def analyze(args: argparse.Namespace) -> None:
-    from lzpenalty.commands import analyze
+def read_text(args: argparse.Namespace):
+    """The file that `analyze` or `view` was given."""
+    from lzpenalty.commands import texts
 
-    if args.tokenizer is not None:
-        try:
-            import transformers  # noqa: F401
-        except ImportError:
-            raise UserError("--tokenizer needs transformers: pip install 'lzpenalty[hf]'") from None
+    source = texts.read(args.file, args.tokenizer, args.characters)
+    if source.guessed:
+        print(
+            f"lzpenalty: {args.file}: no token ids, so each character is taken as a token; --tokenizer ID takes a model's",
+            file=sys.stderr,
+        )
+    return source
+
+
+def analyze(args: argparse.Namespace) -> None:
+    from lzpenalty.commands import analyze, texts
+
     try:
-        source = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
-        text = analyze.load(source, args.tokenizer, args.characters)
+        source = read_text(args)
         options = dict(window=args.window, most=args.loops, repeats=args.repeats, tolerance=args.tolerance)
-        found = analyze.analyze(text, **options)
+        found = analyze.analyze(source, **options)
         if args.picture:
-            analyze.draw(text, args.picture, args.window)
-    except UnicodeDecodeError:
-        raise UserError(f"{args.file}: expected UTF-8") from None
+            analyze.draw(source, args.picture, args.window)
+    except texts.TextError as error:
+        raise UserError(str(error)) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{args.file}: {str(error).strip().splitlines()[0]}") from error
     except ImportError as error:
         raise UserError(f"a picture needs {error.name}: pip install 'lzpenalty[plot]'") from error
     print(json.dumps(found) if args.json else analyze.report(found))
+
+
+def view(args: argparse.Namespace) -> None:
+    from lzpenalty.commands import texts, view
+
+    try:
+        options = dict(window=args.window, repeats=args.repeats, tolerance=args.tolerance)
+        text = view.view(read_text(args), args.file, args.html, **options)
+    except texts.TextError as error:
+        raise UserError(str(error)) from error
+    if args.html != "-":
+        print(f"{text.facts}\n{Path(args.html).absolute().as_uri()}")
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -162,22 +215,25 @@ def make_parser() -> argparse.ArgumentParser:
         "analyze",
         help="how repetitive a text is, and where it loops",
         description="Measures how repetitive a text is: bits that Lempel-Ziv coders pay for each token, n-gram entropy, "
-        "seq-rep-4, SER, and the stretches that repeat themselves. The file holds token ids, a JSON list or with spaces "
-        "between them, or a text, with --tokenizer or --characters.",
+        "seq-rep-4, SER, and the stretches that repeat themselves.",
     )
-    command.add_argument("file", metavar="FILE", help="- is standard input")
-    group = command.add_mutually_exclusive_group()
-    group.add_argument("--tokenizer", metavar="ID", help="hub id or folder; the file is text")
-    group.add_argument("--characters", action="store_true", help="the file is text, and each character a token")
+    add_text_options(command)
     command.add_argument("--json", action="store_true", help="everything as one JSON object")
     command.add_argument("--picture", metavar="FILE", help="PNG, SVG or PDF: bits per token, and arcs to earlier places")
-    command.add_argument("--window", type=positive, metavar="N", default=512, help="tokens (default %(default)s)")
     command.add_argument("--loops", type=positive, metavar="N", default=10, help="at most (default %(default)s)")
-    command.add_argument("--repeats", type=positive, metavar="N", default=3, help="turns, from 2 on (default %(default)s)")
-    command.add_argument(
-        "--tolerance", type=float, metavar="X", default=0.0, help="share of a loop that may differ (default %(default)s)"
-    )
     command.set_defaults(run=analyze)
+
+    command = commands.add_parser(
+        "view",
+        help="a text as a page: what it repeats, and from where",
+        description="Writes the text as a page for a browser: each token tinted by the bits that the Lempel-Ziv coder pays, "
+        "phrases with a line to where they stood before, loops at the margin.",
+    )
+    add_text_options(command)
+    command.add_argument(
+        "--html", metavar="OUT", default="lzpenalty-view.html", help="to write; - is standard output (default %(default)s)"
+    )
+    command.set_defaults(run=view)
 
     command = commands.add_parser(
         "sweep",
