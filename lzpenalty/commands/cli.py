@@ -22,6 +22,17 @@ def positive(text: str) -> int:
     return number
 
 
+def gate(text: str) -> tuple[float, float] | None:
+    """20:28, or off."""
+    if text == "off":
+        return None
+    try:
+        start, full = map(float, text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected FROM:TO or off, got {text}") from None
+    return start, full
+
+
 def benchmark(text: str) -> str:
     if text not in BENCHMARKS:
         raise argparse.ArgumentTypeError(f"expected one of {', '.join(BENCHMARKS)}, got {text}")
@@ -47,7 +58,7 @@ def add_penalty_options(parser: argparse.ArgumentParser) -> None:
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, type=kind, metavar="X", help=f"{text} (paper: {paper[name]})")
     group.add_argument("--cost", choices=["lzss", "pair", "distance"], help=f"(paper: {paper['cost']})")
-    group.add_argument("--gate", type=float, nargs=2, metavar=("FROM", "TO"), help="evidence that lets the penalty begin")
+    group.add_argument("--gate", type=gate, metavar="FROM:TO", help="evidence at which the penalty sets in (paper: off)")
     for name, text in (
         ("neutral", "ids that neither lose nor gain"),
         ("release", "ids that end a loop: they gain while the text circles"),
@@ -274,9 +285,10 @@ def make_parser() -> argparse.ArgumentParser:
         ("min-count", int, [1]),
         ("escalation", float, [0.0]),
         ("horizon", int, [0]),
+        ("gate", gate, [None]),
         ("window", int, [512]),
     ):
-        shown = " ".join(f"{value:g}" for value in default)
+        shown = " ".join("off" if value is None else f"{value:g}" for value in default)
         group.add_argument(f"--{name}", type=kind, nargs="+", metavar="X", default=default, help=f"(default {shown})")
     command.set_defaults(run=sweep)
 
