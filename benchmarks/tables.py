@@ -282,7 +282,7 @@ def recall() -> str:
     rows = []
     for rule, found in by_rule.items():
         if rule == "full cache":
-            price = f"{statistics.mean(bits[rule]['bits'].values()):.3f}"
+            price = f"{statistics.mean(bits[rule]['bits'].values()):.3f}" if rule in bits else ""
             counts = [asked(found, age) for age in AGES]
         else:
             worse = rule in bits and difference(bits["full cache"]["bits"], bits[rule]["bits"])
@@ -414,17 +414,14 @@ def recall_lost() -> str:
     results = load("recall")
     setting = "P = 256, c = 4"
     by_rule, bits = results["facts"][setting], results["text"][setting]
-    others = [rule for rule in by_rule if rule not in ("full cache", "echo", "echo of 3")]
-    known = {rule: later(by_rule, rule)[0] for rule in by_rule}
-    worse = {rule: difference(bits["full cache"]["bits"], bits[rule]["bits"])[0] for rule in bits}
-    fewest, most = (f(others, key=known.get) for f in (min, max))
-    losses = sorted(worse[rule] for rule in others if rule in worse)
+    known = {rule: later(by_rule, rule)[0] for rule in by_rule if rule != "full cache"}
+    worse = {rule: difference(bits["full cache"]["bits"], bits[rule]["bits"])[0] for rule in bits if rule != "full cache"}
+    facts = " ".join(f"`{rule}` knew {count}," for rule, count in sorted(known.items(), key=lambda item: -item[1]))
+    price = ", ".join(f"{more:.3f} with `{rule}`" for rule, more in sorted(worse.items(), key=lambda item: item[1]))
     return (
         "Texts stated a fact in each interval of 256 tokens, of which a quarter was kept, and it was asked for after 1 to 8 "
-        f"compressions. Of {later(by_rule, 'echo')[1]} that the full cache knew, `echo` knew {known['echo']}; of "
-        f"{len(others)} other rules the best, `{most}`, knew {known[most]}, the worst, `{fewest}`, {known[fewest]}. Real "
-        f"text took {worse['echo']:.3f} bits a token more with `echo`, {losses[0]:.3f} to {losses[-1]:.3f} with the others. "
-        f"The model was {results['model']}."
+        f"compressions. Of {later(by_rule, 'echo')[1]} that the full cache knew, {facts.rstrip(',')}. Real text took more bits "
+        f"a token: {price}. The model was {results['model']}."
     )
 
 
