@@ -420,8 +420,8 @@ def recall_lost() -> str:
     price = ", ".join(f"{more:.3f} with `{rule}`" for rule, more in sorted(worse.items(), key=lambda item: item[1]))
     return (
         "Texts stated a fact in each interval of 256 tokens, of which a quarter was kept, and it was asked for after 1 to 8 "
-        f"compressions. Of {later(by_rule, 'echo')[1]} answers that the full cache knew, {facts.rstrip(',')}. Real text took "
-        f"more bits a token: {price}. The model was {results['model']}."
+        f"compressions. Of {later(by_rule, 'echo')[1]} answers that the full cache knew, {facts.rstrip(',')}. Real text "
+        f"took more bits a token: {price}. The model was {results['model']}."
     )
 
 
