@@ -42,7 +42,7 @@ def _dialogues(half: str) -> list[str]:
 
 
 def texts(half: str) -> dict[str, list[str]]:
-    """Of each sort four texts, or two, of 800 tokens at least; those that aren't dialogues have some thousands."""
+    """Of each sort four texts, or two, of 640 tokens at least; those that aren't dialogues have some thousands."""
     library, special = _LIBRARY, _package("sympy") / "functions" / "special"
     if half == "choose":
         topics = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]

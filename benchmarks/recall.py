@@ -47,7 +47,7 @@ SETTINGS = {
     "P = 256, budget 288": dict(interval=256, ratio=4, budget=288),
 }
 PASSCODE = dict(interval=128, ratio=4, recent=64, budget=1088)
-TEXT_TOKENS = 768
+TEXT_TOKENS = 640
 ANSWER_TOKENS = 384
 FOUND_AMONG = 35  # rules and variants, by a simulator, before any that is reported here
 PARTS = ("facts", "text", "passcode", "generation")

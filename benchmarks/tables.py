@@ -278,7 +278,7 @@ def recall() -> str:
     """Facts that are still known after compressions, and the price in bits."""
     results = load("recall")
     setting = "P = 256, c = 4"
-    by_rule, bits = results["facts"][setting], results["text"][setting]
+    by_rule, bits = results["facts"][setting], results["text"].get(setting, {})
     rows = []
     for rule, found in by_rule.items():
         if rule == "full cache":
@@ -413,15 +413,16 @@ def recall_lost() -> str:
     """The same in sentences."""
     results = load("recall")
     setting = "P = 256, c = 4"
-    by_rule, bits = results["facts"][setting], results["text"][setting]
+    by_rule, bits = results["facts"][setting], results["text"].get(setting, {})
     known = {rule: later(by_rule, rule)[0] for rule in by_rule if rule != "full cache"}
     worse = {rule: difference(bits["full cache"]["bits"], bits[rule]["bits"])[0] for rule in bits if rule != "full cache"}
     facts = " ".join(f"`{rule}` knew {count}," for rule, count in sorted(known.items(), key=lambda item: -item[1]))
     price = ", ".join(f"{more:.3f} with `{rule}`" for rule, more in sorted(worse.items(), key=lambda item: item[1]))
+    paid = f"Real text took more bits a token: {price}. " if price else ""
     return (
         "Texts stated a fact in each interval of 256 tokens, of which a quarter was kept, and it was asked for after 1 to 8 "
-        f"compressions. Of {later(by_rule, 'echo')[1]} answers that the full cache knew, {facts.rstrip(',')}. Real text "
-        f"took more bits a token: {price}. The model was {results['model']}."
+        f"compressions. Of {later(by_rule, 'echo')[1]} answers that the full cache knew, {facts.rstrip(',')}. {paid}The "
+        f"model was {results['model']}."
     )
 
 
