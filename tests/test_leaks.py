@@ -13,6 +13,8 @@ from lzpenalty import (
     attention_scores,
     codelength_deltas,
     compact_,
+    compact_blocks_,
+    gather_blocks_,
     lz_penalize_,
     lz_penalize_rows_,
     select_top,
@@ -60,6 +62,8 @@ def bad_cache_calls():
         lambda: select_top(cache[0], 3),
         lambda: compact_(cache, nans, cache, start=0, stop=4, length=4),
         lambda: append_(cache, nans, cache, cache, position=0),
+        lambda: compact_blocks_(cache, nans, TOKENS, cache, start=0, stop=4, length=4),
+        lambda: gather_blocks_(cache, cache, TOKENS, start=4),
     ):
         with pytest.raises((TypeError, ValueError)):
             call()
@@ -94,12 +98,15 @@ def test_calls_leave_nothing_behind(kind):
     array, ids = np.zeros((1, 64), np.float32), np.zeros((1, 9), np.int64)
     starts = torch.tensor([0, 1, 2, 3])
     keys, values, new = torch.zeros(2, 2, 9, 4), torch.zeros(2, 2, 9, 4), torch.ones(2, 2, 1, 4)
+    blocks, gathered = torch.tensor([1, 0]), torch.zeros(1, 2, 12, 4)
     scores = attention_scores(new, keys, start=0, stop=6)
     positions = select_top(scores, 3)
 
     def use_cache():
         append_(keys, values, new, new, position=8)
         compact_(keys, values, positions, start=0, stop=6, length=9)
+        compact_blocks_(keys, values, blocks, positions[:1], start=0, stop=6, length=9)
+        gather_blocks_(gathered, keys, blocks, start=0)
 
     def read_text():
         _core.token_bits(ids[0], 64)

@@ -26,7 +26,8 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
     X(ngram) X(count) X(max_period) X(min_repeats) X(tolerance)                                                             \
     X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
-    X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)
+    X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)                \
+    X(blocks) X(cache) X(out)
 /* clang-format on */
 
 typedef struct {
@@ -76,6 +77,8 @@ PyObject *py_attention_scores(FASTCALL_KEYWORDS);
 PyObject *py_select_top(FASTCALL_KEYWORDS);
 PyObject *py_compact(FASTCALL_KEYWORDS);
 PyObject *py_append(FASTCALL_KEYWORDS);
+PyObject *py_compact_blocks(FASTCALL_KEYWORDS);
+PyObject *py_gather_blocks(FASTCALL_KEYWORDS);
 PyObject *py_parse_lz77(FASTCALL_KEYWORDS);
 PyObject *py_parse_lz78(FASTCALL_KEYWORDS);
 PyObject *py_find_loops(FASTCALL_KEYWORDS);
@@ -84,6 +87,7 @@ PyObject *py_cuda_devices(PyObject *module, PyObject *ignored);
 extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[], doc_repetition_period[];
 extern const char doc_lz_penalize_rows[], doc_gather_tokens[], doc_token_bits[];
 extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[];
+extern const char doc_compact_blocks[], doc_gather_blocks[];
 extern const char doc_parse_lz77[], doc_parse_lz78[], doc_find_loops[];
 extern const char doc_warmup[], doc_cuda_devices[];
 
