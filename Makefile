@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-SOURCES := setup.py $(wildcard csrc/*/*.[ch])
+SOURCES := setup.py $(wildcard csrc/*/*.[ch] csrc/cuda/ptx/*.[ch])
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/emulator/*.c tests/emulator/*.h tests/emulator/*.cpp)
 
 .PHONY: test demo build lint sdist wheel docs tables ptx clean \
@@ -45,7 +45,7 @@ $(VENV)/model: $(VENV)/installed
 
 # The adaptors for transformers with older versions of it; .venv has the newest.
 TRANSFORMERS := 4.57.6 5.3.0 5.13.1
-HF_TESTS := tests/test_hf.py tests/test_rpc.py tests/test_selectors.py
+HF_TESTS := tests/hf
 test-versions: $(TRANSFORMERS:%=.venv-transformers-%/installed)
 	for version in $(TRANSFORMERS); do .venv-transformers-$$version/bin/python -m pytest -q $(HF_TESTS) || exit 1; done
 
@@ -60,7 +60,7 @@ test-versions: $(TRANSFORMERS:%=.venv-transformers-%/installed)
 # gigabytes of CUDA libraries of it.
 TORCH := 2.5.1
 test-torch: $(TORCH:%=.venv-torch-%/installed)
-	for version in $(TORCH); do .venv-torch-$$version/bin/python -m pytest -q $(HF_TESTS) tests/test_tensors.py || exit 1; done
+	for version in $(TORCH); do .venv-torch-$$version/bin/python -m pytest -q $(HF_TESTS) tests/binding/test_tensors.py || exit 1; done
 
 .venv-torch-%/installed: pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv $(@D)
@@ -70,10 +70,11 @@ test-torch: $(TORCH:%=.venv-torch-%/installed)
 	touch $@
 
 # What needs neither torch nor a checkout, with the package that $(PYTHON) has installed.
-INSTALLED := formula levels dry period factorize loops metrics threads interpreters
+INSTALLED := lz/test_formula lz/test_dry lz/test_period text/test_factorize text/test_loops text/test_metrics \
+	binding/test_levels binding/test_threads binding/test_interpreters
 test-installed:
 	cd tests && $(PYTHON) -c "import lzpenalty; assert 'site-packages' in lzpenalty.__file__, lzpenalty.__file__"
-	cd tests && $(PYTHON) -m pytest -q -p no:cacheprovider $(INSTALLED:%=test_%.py)
+	cd tests && $(PYTHON) -m pytest -q -p no:cacheprovider $(INSTALLED:%=%.py)
 
 # The package in other Pythons. One that is built with --disable-gil is named like the others, python3.13t, and no module may
 # bring the GIL back.
@@ -81,7 +82,7 @@ PYTHONS := python3.10 python3.12 python3.13
 test-pythons: $(PYTHONS:%=.venv-%/installed)
 	for python in $(PYTHONS); do $(MAKE) test-installed PYTHON=$(CURDIR)/.venv-$$python/bin/python || exit 1; done
 
-.venv-python%/installed: pyproject.toml $(SOURCES) $(wildcard lzpenalty/*.py)
+.venv-python%/installed: pyproject.toml $(SOURCES) $(wildcard lzpenalty/*.py lzpenalty/*/*.py lzpenalty/*/*/*.py)
 	python$* -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --only-binary :all: . hypothesis pytest
 	touch $@
@@ -152,7 +153,7 @@ TORCH_CPU := $(if $(WHEELS),$(addprefix --find-links ,$(WHEELS)),--extra-index-u
 UV = $(VLLM)/bin/uv pip install -q -p $(VLLM)/bin/python
 test-vllm: $(VLLM)/installed $(VENV)/smollm2/config.json
 	for runner in 0 1; do LZPENALTY_MODEL=$(VENV)/smollm2 VLLM_USE_V2_MODEL_RUNNER=$$runner TRITON_INTERPRET=1 \
-	    $(VLLM)/bin/python $(ENGINE) tests/test_vllm.py tests/engines/real_vllm.py || exit 1; done
+	    $(VLLM)/bin/python $(ENGINE) tests/engines/test_vllm.py tests/engines/real_vllm.py || exit 1; done
 
 bench-vllm: $(VLLM)/installed $(VENV)/smollm2/config.json
 	$(VLLM)/bin/python benchmarks/serving.py $(VENV)/smollm2
@@ -184,7 +185,7 @@ $(LLAMA)/compiled:
 
 MLX := .venv-mlx
 test-mlx: $(MLX)/installed $(VENV)/smollm2/config.json
-	LZPENALTY_MODEL=$(VENV)/smollm2 $(MLX)/bin/python $(ENGINE) tests/test_mlx.py tests/engines/real_mlx.py
+	LZPENALTY_MODEL=$(VENV)/smollm2 $(MLX)/bin/python $(ENGINE) tests/engines/test_mlx.py tests/engines/real_mlx.py
 
 $(MLX)/installed: pyproject.toml constraints.txt $(SOURCES)
 	$(PYTHON) -m venv $(MLX)
@@ -200,12 +201,12 @@ SANITIZERS := address,undefined
 sanitize: BUILD := build/sanitize
 sanitize: LIBRARY := libasan.so
 sanitize: build
+	mkdir -p $(BUILD); cp -r lzpenalty $(BUILD)/; rm -f $(BUILD)/lzpenalty/*.so
 	LZPENALTY_SANITIZE=$(SANITIZERS) $(RUN) setup.py -q build_ext --build-lib $(BUILD) --build-temp $(BUILD)
-	cp lzpenalty/*.py lzpenalty/*.pyi $(BUILD)/lzpenalty/
 	LD_PRELOAD="$$($(CC) -print-file-name=$(LIBRARY)) $$($(CC) -print-file-name=libstdc++.so.6)" \
 	LZPENALTY_SANITIZE=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1 PYTHONMALLOC=malloc PYTHONPATH=$(BUILD) \
-	$(VENV)/bin/pytest -q --capture=sys -p no:faulthandler $(SKIPPED:%=--ignore tests/test_%.py)
+	$(VENV)/bin/pytest -q --capture=sys -p no:faulthandler $(SKIPPED:%=--ignore-glob '*/test_%.py')
 
 # The same with ThreadSanitizer, which stops at the first data race. It sees the locks of Python, and the atomic operations of
 # this library alone: the helpers of torch and tokenizers, who have others, are told to stay away; Arrow's, which lm_eval
@@ -215,10 +216,10 @@ tsan:
 
 # The same as on a processor without any of the instruction sets that there is code for.
 test-scalar: build
-	LZPENALTY_TEST_LEVEL=scalar $(VENV)/bin/pytest -q $(SKIPPED:%=--ignore tests/test_%.py)
+	LZPENALTY_TEST_LEVEL=scalar $(VENV)/bin/pytest -q $(SKIPPED:%=--ignore-glob '*/test_%.py')
 
 # GCC's and clang's static analyzers, and clang-tidy's checks (.clang-tidy).
-ANALYZED := $(filter-out csrc/cuda/ptx.c,$(wildcard csrc/*/*.c))
+ANALYZED := $(wildcard csrc/*/*.c)
 INCLUDED = $(addprefix -isystem ,$(shell $(RUN) -c \
     "import numpy, sysconfig; print(sysconfig.get_paths()['include'], numpy.get_include())"))
 analyze: build $(VENV)/analyzer
@@ -236,10 +237,10 @@ $(VENV)/analyzer: $(VENV)/installed
 UNCOVERED := $(SKIPPED) analyze doctor figures hf llama_cpp lm_eval mlx plots rpc sglang stub sweep vllm
 GCOVR := $(VENV)/bin/gcovr --filter csrc/ --exclude-unreachable-branches --txt -
 coverage: build $(VENV)/coverage
+	mkdir -p build/coverage; cp -r lzpenalty build/coverage/; rm -f build/coverage/lzpenalty/*.so
 	LZPENALTY_COVERAGE=1 $(RUN) setup.py -q build_ext --build-lib build/coverage --build-temp build/coverage
-	cp lzpenalty/*.py lzpenalty/*.pyi build/coverage/lzpenalty/
 	find build/coverage -name '*.gcda' -delete
-	PYTHONPATH=build/coverage $(VENV)/bin/pytest -q $(UNCOVERED:%=--ignore tests/test_%.py)
+	PYTHONPATH=build/coverage $(VENV)/bin/pytest -q $(UNCOVERED:%=--ignore-glob '*/test_%.py')
 	$(GCOVR) build/coverage
 	$(GCOVR) --txt-metric branch build/coverage
 
@@ -288,7 +289,7 @@ FUZZ_RUNS := -1
 FUZZ_FLAGS = $(CFLAGS) -fno-omit-frame-pointer \
 	-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all
 FUZZ_OBJECTS := $(patsubst %.c,build/fuzz/%.o,$(KERNELS))
-FUZZ_BINDING := $(patsubst %.c,build/fuzz/%.o,$(wildcard csrc/python/*.c csrc/cuda/*.c))
+FUZZ_BINDING := $(patsubst %.c,build/fuzz/%.o,$(wildcard csrc/python/*.c csrc/cuda/*.c csrc/cuda/ptx/*.c))
 
 fuzz: $(FUZZ_TARGETS:%=build/fuzz/%)
 	for target in $(FUZZ_TARGETS); do mkdir -p build/fuzz/found/$$target; echo $$target; \
@@ -337,7 +338,7 @@ tables:
 	$(PYTHON) benchmarks/tables.py
 
 # The docstrings as HTML.
-DOCUMENTED := lzpenalty $(addprefix lzpenalty.,hf rpc selectors analysis plots serving llama_cpp)
+DOCUMENTED := lzpenalty $(addprefix lzpenalty.,hf cache analysis plots llama_cpp)
 docs: build
 	$(VENV)/bin/pdoc --docformat numpy --output-directory build/docs $(DOCUMENTED)
 

@@ -22,9 +22,9 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, StoppingCriteria
 
 from harness import RESULTS, write
+from lzpenalty.cache.layer import RPCLayer
+from lzpenalty.cache.selectors import SELECTORS
 from lzpenalty.hf import RPCCache
-from lzpenalty.rpc import RPCLayer
-from lzpenalty.selectors import SELECTORS
 
 PROMPT, STRIDE, STEPS = 64, 480, 3  # 480 falls on all phases of an interval
 POINTS = (1024, 2048, 4096, 8192)
@@ -39,7 +39,7 @@ OURS |= {f"{name}, P = 1024": dict(interval=1024, selector=name) for name in SEL
 
 def load(name: str):
     if name == "smollm2":
-        from lzpenalty.demo import load_model
+        from lzpenalty.commands.models import load_model
 
         return load_model()[0]
     torch.manual_seed(0)  # the sizes of Llama 3.2 1B, a smaller vocabulary

@@ -18,16 +18,16 @@ section() {
     date -u
     git log -1 --format='%H %s' 2>/dev/null
     section nvidia-smi
-    section "$python" -m lzpenalty.cli doctor
+    section "$python" -m lzpenalty.commands.cli doctor
     section "$python" csrc/cuda/generate.py --check
-    section "$python" -m pytest -q tests/gpu tests/test_cuda_agrees.py tests/test_cuda_calls.py tests/test_formula.py \
-        tests/test_edge_cases.py tests/test_dry.py tests/test_period.py tests/test_half.py
+    section "$python" -m pytest -q tests/cuda/test_gpu.py tests/cuda/test_cuda_agrees.py tests/cuda/test_cuda_calls.py tests/lz/test_formula.py \
+        tests/lz/test_edge_cases.py tests/lz/test_dry.py tests/lz/test_period.py tests/lz/test_half.py
     # Races and accesses out of bounds, on the real thing; slow, so on the tests of values alone. The plain looks before
     # atomic operations, in history.cuh, are meant: racecheck may list them.
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck synccheck; do
             section compute-sanitizer --tool $tool --error-exitcode 1 \
-                "$python" -m pytest -q tests/gpu -k "values or scores"
+                "$python" -m pytest -q tests/cuda/test_gpu.py -k "values or scores"
         done
     fi
     section "$python" benchmarks/gpu.py

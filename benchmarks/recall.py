@@ -23,9 +23,9 @@ import torch
 from transformers import DynamicCache
 
 from harness import write
-from lzpenalty.demo import load_model
+from lzpenalty.cache.selectors import SELECTORS
+from lzpenalty.commands.models import load_model
 from lzpenalty.hf import RPCCache
-from lzpenalty.selectors import SELECTORS
 
 PROMPT, CHUNK, ROWS = 64, 32, 8
 PASSCODE_TOKENS = 768

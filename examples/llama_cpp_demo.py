@@ -11,8 +11,8 @@ import numpy as np
 from llama_cpp import Llama, LogitsProcessorList
 
 from lzpenalty import repetition_period
+from lzpenalty.commands.prompts import PROMPTS
 from lzpenalty.llama_cpp import LZPenalty
-from lzpenalty.prompts import PROMPTS
 
 
 def answer(llama: Llama, prompt: str, penalty: LZPenalty | None, most: int) -> tuple[str, int, int, float]:

@@ -2,6 +2,6 @@
 
 import sys
 
-from lzpenalty.cli import main
+from lzpenalty.commands.cli import main
 
 sys.exit(main())

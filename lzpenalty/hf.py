@@ -13,8 +13,8 @@ import torch
 from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
 
 from lzpenalty._core import lz_penalize_, repetition_period
-from lzpenalty.adaptor import callers, check_prompt_length
-from lzpenalty.rpc import RPCCache
+from lzpenalty.cache.rpc import RPCCache
+from lzpenalty.engines.adaptor import callers, check_prompt_length
 
 __all__ = ["LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
 

@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
         raise
     sys.exit(f"lzpenalty: this needs lm-evaluation-harness ({error}): pip install 'lzpenalty[eval]'")
 
-from lzpenalty.cli import UserError
+from lzpenalty.commands.cli import UserError
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
 
 __all__ = ["LZPenaltyLM", "local_task", "main"]

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from lzpenalty._core import lz_penalize_
-from lzpenalty.adaptor import PenaltyOptions, callers
+from lzpenalty.engines.adaptor import PenaltyOptions, callers
 
 __all__ = ["LZPenalty"]
 

@@ -76,8 +76,8 @@ def plot_cache(curves: Mapping[str, Mapping[str, Sequence[float]]], *, axes=None
 def survived(cache, row: int = 0) -> np.ndarray:
     """[layers, tokens]: how many compressions each generated token has outlived, mean over the heads of a layer.
 
-    `cache` is an :class:`~lzpenalty.rpc.RPCCache` whose selector is a :class:`~lzpenalty.selectors.Recorder`; tokens are
-    those that have been up for selection.
+    `cache` is an :class:`~lzpenalty.hf.RPCCache` whose selector is a :class:`~lzpenalty.cache.selectors.Recorder`; tokens
+    are those that have been up for selection.
     """
     histories = [selector.history for selector in cache.selectors]
     counts = np.zeros((len(histories), cache.selectors[0].seen))

@@ -18,7 +18,7 @@ import torch
 from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
 
 from lzpenalty._core import LZOptions
-from lzpenalty.serving import PREFIX, penalize_rows_, request_options, supported
+from lzpenalty.engines.serving import PREFIX, penalize_rows_, request_options, supported
 
 __all__ = ["LZPenaltyProcessor", "lz_params"]
 

@@ -56,10 +56,10 @@ def level(request):
 @pytest.fixture(scope="session")
 def smollm2():
     """The real model of the demo, (model, tokenizer); it takes more than half a minute to load."""
-    demo = pytest.importorskip("lzpenalty.demo")
+    models = pytest.importorskip("lzpenalty.commands.models")
     try:
-        return demo.load_model()
-    except demo.ModelMissing as error:
+        return models.load_model()
+    except models.ModelMissing as error:
         pytest.skip(str(error))
 
 

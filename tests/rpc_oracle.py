@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from lzpenalty.rpc import RPCLayer
+from lzpenalty.cache.layer import RPCLayer
 
 
 def softmax(x):

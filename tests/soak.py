@@ -20,13 +20,13 @@ from emulator import Emulator
 from engines import fake_vllm
 from engines.load import adaptor
 from lzpenalty import lz_penalize_
+from lzpenalty.cache.selectors import SELECTORS
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
-from lzpenalty.selectors import SELECTORS
 from resident import resident_bytes
 from rpc_oracle import Reference, following
 from tiny import generate, prompt, tiny
 
-vllm = adaptor("vllm", fake_vllm)
+vllm = adaptor("vllm.penalty", fake_vllm)
 CPU = torch.device("cpu")
 ROWS = 256
 WARM_UP = 5  # a fifth of each run: allocators and caches of Python and torch fill up

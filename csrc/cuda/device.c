@@ -9,7 +9,7 @@
 #include <pthread.h>
 #endif
 
-#include "ptx.h"
+#include "ptx/ptx.h"
 
 static const char *const kernel_names[CUDA_N_KERNELS] = {
 #define KERNEL_NAME(name) #name,

@@ -1,4 +1,4 @@
-"""Compiles kernels.cu to PTX and writes it as C: ptx.c, which is committed, so that nobody else needs CUDA to build.
+"""Compiles kernels.cu to PTX and writes it as C: ptx/ptx.c, which is committed, so that nobody else needs CUDA to build.
 
     python csrc/cuda/generate.py [--check] [--print]
 
@@ -66,10 +66,10 @@ def main() -> None:
     if args.print:
         print(ptx, end="")
         return
-    path = HERE / "ptx.c"
+    path = HERE / "ptx/ptx.c"
     if args.check:
         if path.read_text() != as_c(ptx):
-            sys.exit("ptx.c is not what kernels.cu compiles to: run csrc/cuda/generate.py")
+            sys.exit("ptx/ptx.c is not what kernels.cu compiles to: run csrc/cuda/generate.py")
         return
     assemble(ptx)
     path.write_text(as_c(ptx))

@@ -2,7 +2,7 @@
 #ifndef LZPENALTY_PYTHON_ARGS_H
 #define LZPENALTY_PYTHON_ARGS_H
 
-#include "module.h"
+#include "state.h"
 
 /* A function's parameters: the first n_positional may be given by position, the first n_required have to be given. */
 typedef struct {

@@ -2,7 +2,7 @@
 #include "../cache/blocks.h"
 #include "args.h"
 #include "cache_args.h"
-#include "cuda.h"
+#include "functions.h"
 
 /* From this many numbers on, the work outlasts what it costs to release the GIL. */
 enum { GIL_MIN_NUMBERS = 65536 };

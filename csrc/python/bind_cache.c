@@ -6,6 +6,7 @@
 #include "../cuda/cache.h"
 #include "args.h"
 #include "cache_args.h"
+#include "functions.h"
 #include "cuda.h"
 #include "tensor.h"
 

@@ -6,6 +6,7 @@
 
 #include "../cpu/half.h"
 #include "../lz/scratch.h"
+#include "functions.h"
 #include "lz_args.h"
 
 #if PY_VERSION_HEX < 0x030d0000 /* older Pythons have a GIL */

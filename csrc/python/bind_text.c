@@ -2,6 +2,7 @@
  * before, and names the columns of the results. */
 #include "../text/text.h"
 #include "args.h"
+#include "functions.h"
 #include "tensor.h"
 
 /* From this many tokens on, the work outlasts what it costs to release the GIL. */

@@ -1,6 +1,7 @@
 #include "cuda.h"
 
 #include "args.h"
+#include "functions.h"
 
 static int fail(const cuda_error *error)
 {

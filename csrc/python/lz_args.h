@@ -1,4 +1,4 @@
-/* Arguments that the bindings of the LZ routines share. Defined in bind_lz.c. */
+/* Arguments that the bindings of the LZ routines share. */
 #ifndef LZPENALTY_PYTHON_LZ_ARGS_H
 #define LZPENALTY_PYTHON_LZ_ARGS_H
 
@@ -7,6 +7,9 @@
 
 /* From this many row-tokens on, the work outlasts what it costs to release the GIL. */
 enum { GIL_MIN_WORK = 4096 };
+
+/* One dimension, or two with `columns` in the last. Returns 0, or -1 with an exception. */
+int check_rows(const tensor *t, const char *columns);
 
 /* Logits [batch, V] or [V] that can be written to, borrowed into *t. Returns 0, or -1 with an exception. */
 int take_logits(module_state *st, PyObject *object, tensor *t, lz_logits *logits);

@@ -3,7 +3,7 @@
 #define LZPENALTY_PYTHON_TENSOR_H
 
 #include "../abi/dlpack.h"
-#include "module.h"
+#include "state.h"
 
 enum { TENSOR_MAX_NDIM = 4 };
 

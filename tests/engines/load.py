@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch  # noqa: F401  # imported before, or else it would go away with the fakes
 
-import lzpenalty.serving  # noqa: F401
+import lzpenalty.engines.serving  # noqa: F401
 
 
 def installed(engine):
@@ -16,8 +16,10 @@ def installed(engine):
 
 def adaptor(name, fake, **kwargs):
     """lzpenalty.<name>. A fake is in sys.modules for the length of the import only: others look there for what there is."""
-    if installed(name):
+    engine = name.partition(".")[0]
+    if installed(engine):
         return importlib.import_module(f"lzpenalty.{name}")
     with mock.patch.dict(sys.modules, fake.modules(**kwargs)):
-        sys.modules.pop(f"lzpenalty.{name}", None)
+        for module in [module for module in sys.modules if f"{module}.".startswith(f"lzpenalty.{engine}.")]:
+            del sys.modules[module]
         return importlib.import_module(f"lzpenalty.{name}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from lzpenalty.demo import load_model
+from lzpenalty.commands.models import load_model
 
 
 def write(folder: Path) -> None:

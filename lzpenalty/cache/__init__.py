@@ -1,0 +1,10 @@
+"""Cache selection: a key/value cache that keeps what will be asked for again.
+
+    plan        when a compression is due and how many tokens stay; needs no torch, so engines use it as well
+    selectors   what to keep: a file for each published rule
+    layer       the keys and values of one layer
+    attention   how a cache gets to see queries
+    rpc         the cache of all layers, for transformers
+
+Importing this package imports none of them.
+"""

@@ -1,0 +1,207 @@
+"""A key/value cache for transformers that forgets what a reasoning model no longer looks at.
+
+    with RPCCache(model, interval=4096, ratio=4) as cache:
+        model.generate(**inputs, past_key_values=cache, max_new_tokens=32768)
+
+Reasoning Path Compression (arXiv 2505.13866): each time `interval` tokens have been generated, every layer keeps the
+1 / `ratio` of its generated tokens that the last `recent` queries attended to. The prompt is never touched.
+
+A cache is given keys and values but not queries: attention.py shows them to it.
+"""
+
+import copy
+import weakref
+from contextlib import nullcontext
+
+from transformers import DynamicCache, GenerationMixin
+from transformers.cache_utils import DynamicLayer
+
+from lzpenalty.cache.attention import find_attention, watched
+from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer, Settings, count
+from lzpenalty.cache.plan import Plan
+from lzpenalty.cache.selectors import SELECTORS, Selector
+from lzpenalty.engines.adaptor import callers
+
+__all__ = ["RPCCache"]
+
+
+class RPCCache(DynamicCache):
+    """A preallocated cache of keys and values that is compressed as text is generated (arXiv 2505.13866).
+
+    Pass it to `generate(past_key_values=cache)` inside of its `with` block; it can be used for further turns, in the same
+    block or another. The prompt is what is fed before the first single token. Where the model has layers with a sliding
+    window, these stay as they are. Sampling, beam search, num_return_sequences and left-padded batches work as with
+    transformers' own cache.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Of transformers, with attention "sdpa", "eager" or "flash_attention_*".
+    interval : int or None, default 4096
+        P, tokens between compressions, a multiple of `ratio`. None never compresses: a plain preallocated cache.
+    ratio : int, default 4
+        c: 1 / c of the generated tokens are kept.
+    recent : int, default 32
+        R, the newest queries that vote and the newest tokens that always stay; less than `interval`.
+    kernel : int, default 7
+        Neighbouring tokens that scores are averaged over, odd.
+    aggregation : {'layer', 'group'}
+        Whether all heads of a layer keep the same tokens, or each key head its own.
+    selector : str or Selector, default 'rpc'
+        What decides: 'rpc', 'tova', 'h2o', 'snapkv', 'streaming', 'random', 'rkv', 'vase', or an object of
+        :mod:`lzpenalty.cache.selectors`, of which each layer gets a copy.
+    budget : int, optional
+        At most so many generated tokens stay in a compression, `recent` ones included, however long the text gets: memory is
+        bounded by prompt + budget + interval tokens. By default the cache grows by interval / ratio tokens an interval.
+    max_new_tokens : int, optional
+        Makes room for that many at once; by default buffers grow by an interval at a time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For options that contradict each other, and models that can't be served. While generating: ValueError for a first
+        forward of a single token (it can't be told from an answer) and for FlashAttention with left padding; RuntimeError
+        for assisted decoding, for continuous batching, and for a cache in which an earlier forward was interrupted.
+    """
+
+    def __init__(
+        self,
+        model,
+        interval: int | None = 4096,
+        ratio: int = 4,
+        recent: int = 32,
+        kernel: int = 7,
+        aggregation: str = "layer",
+        selector: str | Selector = "rpc",
+        budget: int | None = None,
+        max_new_tokens: int | None = None,
+    ):
+        settings = Settings(Plan(interval, ratio, recent, budget), kernel, aggregation, max_new_tokens)
+        selector = _check_selector(selector)
+        config = model.config.get_text_config(decoder=True)
+        if model.config.is_encoder_decoder or getattr(config, "num_kv_shared_layers", 0):
+            raise ValueError(
+                f"model: expected a decoder whose layers have keys of their own, got {type(model).__name__}, which has an "
+                "encoder or shares keys between layers"
+            )
+        super().__init__(config=model.config)
+        self.layers = [
+            RPCLayer(settings, selector, i) if type(layer) is DynamicLayer else layer for i, layer in enumerate(self.layers)
+        ]
+        self.settings = settings
+        self._own = [layer for layer in self.layers if isinstance(layer, RPCLayer)]
+        if not self._own:
+            raise ValueError(f"model: expected layers with full attention, {type(model).__name__} has none")
+        self._model = weakref.ref(model)
+        self._entered = []
+        find_attention(model)  # raises for models that can't be served
+
+    def __enter__(self) -> "RPCCache":
+        watching = watched(self._model()) if self.settings.compresses else nullcontext()
+        watching.__enter__()
+        self._entered.append(watching)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._entered.pop().__exit__(*exception)
+
+    def __deepcopy__(self, memo):
+        """A copy of the tensors, as for a prompt that several answers start from."""
+        twin = copy.copy(self)
+        twin.layers = copy.deepcopy(self.layers, memo)
+        twin._own = [layer for layer in twin.layers if isinstance(layer, RPCLayer)]
+        twin._entered = []
+        return twin
+
+    @property
+    def selectors(self) -> list[Selector]:
+        """Each layer's own copy of the selector, for those that have something to tell."""
+        return [layer.own_selector for layer in self._own]
+
+    def get_mask_sizes(self, query_length, *args, **kwargs):
+        """Called when a forward begins: the time to refuse what can't be done."""
+        new = count(query_length)
+        self._check_whole()
+        if self.settings.compresses:
+            first = self._own[0]
+            if new == 1 and first.seen == 0:
+                raise ValueError(
+                    "prompt: expected at least 2 tokens in the first forward, got 1. RPCCache takes what comes before the "
+                    "first single token for the prompt, which is never dropped"
+                )
+            if new > 1 and first.padded and first.length < first.seen and not ASKS_FOR_QUERY_OFFSET:
+                raise RuntimeError(
+                    "cache: a left-padded batch can't be continued by several tokens at once after a compression; this "
+                    "needs transformers >= 5.14"
+                )
+        if new > 1:
+            _refuse_assisted_decoding()
+        return super().get_mask_sizes(query_length, *args, **kwargs)
+
+    def get_seq_length(self, layer_idx: int | None = None) -> int:
+        """Tokens seen. Models that ask in the middle of a forward say for which layer."""
+        if layer_idx is None:
+            self._check_whole()
+        return super().get_seq_length(layer_idx or 0)
+
+    def _check_whole(self) -> None:
+        if any(layer.waiting for layer in self._own) or len({_seen(layer) for layer in self.layers} - {None}) > 1:
+            raise RuntimeError(
+                "cache: an earlier forward ended before all layers were done, or RPCCache could not see its attention; what "
+                "it holds is not a text. Use a new RPCCache, or reset() this one"
+            )
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        layer = self.layers[layer_idx] if layer_idx < len(self.layers) else None
+        return layer.length if isinstance(layer, RPCLayer) else self.get_seq_length(layer_idx)
+
+    def activate_past_recording(self) -> None:
+        self._own[0].activate_past_recording()
+
+    def crop(self, *args) -> None:
+        self._own[0].crop()
+
+    def stats(self) -> dict:
+        """seen, kept, prompt: tokens a row; compressions; bytes of all buffers; seconds for appending and compressing."""
+        first = self._own[0]
+        tensors = [
+            tensor
+            for layer in self.layers
+            for tensor in (
+                (layer._key_buffer, layer._value_buffer)
+                if isinstance(layer, RPCLayer)
+                else (getattr(layer, "keys", None), getattr(layer, "values", None))
+            )
+            if tensor is not None
+        ]
+        return {
+            "seen": first.seen,
+            "kept": first.length,
+            "prompt": first.start,
+            "compressions": first.compressions,
+            "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            "seconds": sum(layer.seconds for layer in self._own),
+        }
+
+    def __repr__(self) -> str:
+        return f"RPCCache({self.settings}, selector={type(self._own[0].selector).__name__}, {self.stats()})"
+
+
+def _seen(layer) -> int | None:
+    return layer.get_seq_length() if isinstance(layer, DynamicLayer) else None
+
+
+def _check_selector(selector: str | Selector) -> Selector:
+    if isinstance(selector, Selector):
+        return selector
+    if not isinstance(selector, str):
+        raise TypeError(f"selector: expected a name or a Selector, got {type(selector).__name__}")
+    if selector not in SELECTORS:
+        raise ValueError(f"selector: expected one of {', '.join(map(repr, SELECTORS))}, got {selector!r}")
+    return SELECTORS[selector]()
+
+
+def _refuse_assisted_decoding() -> None:
+    """Its drafts are rolled back, and what has been dropped can't come back. Older versions ask for that only afterwards."""
+    if any(frame.f_code is GenerationMixin._assisted_decoding.__code__ for frame in callers()):
+        raise RuntimeError("RPCCache can't take tokens back, so assisted decoding is not supported")

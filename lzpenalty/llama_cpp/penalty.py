@@ -1,0 +1,61 @@
+"""llama.cpp, by way of llama-cpp-python: the LZ penalty as a logits processor. Needs no torch.
+
+    llama = Llama("model.gguf")
+    llama.create_completion(prompt, temperature=0, logits_processor=LogitsProcessorList([LZPenalty()]))
+
+The scores are a view of llama.cpp's own candidates, every third float of them, and are written to where they are.
+"""
+
+import threading
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from lzpenalty._core import lz_penalize_
+from lzpenalty.engines.adaptor import PenaltyOptions, callers
+
+__all__ = ["LZPenalty"]
+
+
+def _sampler():
+    """What the running `Llama.generate` call samples with: made anew for every call. None outside of any."""
+    for frame in callers():
+        if frame.f_code.co_name == "apply_func":
+            return getattr(frame.f_locals.get("self"), "_sampler", None)
+    return None
+
+
+class LZPenalty(PenaltyOptions):
+    """Subtracts the LZ penalty from the scores of tokens that would repeat what was generated (arXiv 2504.20131).
+
+    Only generated tokens count, not the prompt. One object serves any number of completions and models.
+
+    Parameters
+    ----------
+    strength, window, buffer, cost, min_match, min_count, escalation, horizon, neutral
+        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ...
+    prompt_length : int, optional
+        Tokens at the beginning that do not count. By default the prompt of the completion that is running; outside of
+        llama-cpp-python every token counts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
+    """
+
+    def __init__(self, strength: float = 0.15, window: int = 512, buffer: int = 32, **options):
+        super().__init__(strength, window, buffer, **options)
+        self._prompts: WeakKeyDictionary = WeakKeyDictionary()  # by what samples
+        self._lock = threading.Lock()
+
+    def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """`scores` [V], float32, in place, after the tokens `input_ids` [T], intc."""
+        start = self.prompt_length
+        if start is None:
+            sampler = _sampler()
+            start = 0
+            if sampler is not None:
+                with self._lock:
+                    start = self._prompts.setdefault(sampler, len(input_ids))
+        return lz_penalize_(scores, input_ids, starts=min(start, len(input_ids)), **self.options)

@@ -1,0 +1,189 @@
+"""vLLM: the LZ penalty for requests that ask for it, with either of vLLM's model runners.
+
+    vllm serve MODEL --logits-processors lzpenalty.vllm:LZPenalty
+    LLM(MODEL, logits_processors=["lzpenalty.vllm:LZPenalty"])
+
+A request asks with `vllm_xargs={"lz_strength": 0.15}` over HTTP, with `SamplingParams(extra_args={"lz_strength": 0.15})` in
+Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and one is enough. The environment variable
+LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does for requests that name none; `lz_strength` 0
+switches it off again. Only generated tokens count.
+
+vLLM has two interfaces for logits processors. One is for its first model runner (CPUs, older releases): a processor is told
+which request is in which row, and holds on to their lists of tokens. One is for its second (GPUs, since 0.32): tokens of all
+requests lie on the device, by slot. `LZPenalty` is a class of both. Nothing is remembered of a text from step to step, so
+requests that are preempted, moved or recomputed need no care.
+"""
+
+import json
+import logging
+import os
+from functools import lru_cache
+from typing import Any
+
+import torch
+from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
+
+from lzpenalty._core import LZOptions
+from lzpenalty.engines.serving import penalize_groups_, penalize_rows_, request_options, supported
+
+try:
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as _SlotLogitsProcessor
+except ImportError:  # before vLLM 0.32
+    _INTERFACES: tuple[type, ...] = (LogitsProcessor,)
+else:
+    _INTERFACES = (LogitsProcessor, _SlotLogitsProcessor)
+
+__all__ = ["LZPenalty"]
+
+logger = logging.getLogger("lzpenalty")
+DEFAULT = "LZPENALTY_DEFAULT"
+
+
+@lru_cache(maxsize=1)
+def _parse_default(text: str) -> dict[str, Any]:
+    try:
+        default = json.loads(text or "{}")
+    except ValueError:
+        default = None
+    if not isinstance(default, dict):
+        raise ValueError(f'{DEFAULT}: expected a JSON object such as {{"lz_strength": 0.15}}, got {text!r}')
+    try:
+        request_options(None, default)
+    except ValueError as error:
+        raise ValueError(f"{DEFAULT}: {error}") from None
+    return default
+
+
+def _options(params) -> LZOptions | None:
+    return request_options(params.extra_args, _parse_default(os.environ.get(DEFAULT, "")))
+
+
+def _admitted(params, device: torch.device) -> LZOptions | None:
+    """The same where an exception would end the engine: releases that do not validate, devices that are too small."""
+    try:
+        options = _options(params)
+    except ValueError as error:
+        logger.warning("a request goes without the penalty: %s", error)
+        return None
+    return options if options is not None and supported(options, device) else None
+
+
+class _Lists:
+    """The requests of the first runner, by row: options, and the list that the runner appends its tokens to."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.rows: dict[int, tuple[LZOptions, list[int]]] = {}
+
+    def update(self, removed, added, moved) -> None:
+        rows = self.rows
+        for row in removed:
+            rows.pop(row, None)
+        for row, params, _, tokens in added:  # may take the place of another request
+            rows.pop(row, None)
+            options = _admitted(params, self.device)
+            if options is not None:
+                rows[row] = options, tokens
+        for source, target, direction in moved:
+            going, coming = rows.pop(source, None), rows.pop(target, None)
+            if going is not None:
+                rows[target] = going
+            if coming is not None and direction is MoveDirectionality.SWAP:
+                rows[source] = coming
+
+
+class _Slots:
+    """The requests of the second runner, by slot. What a step does stays on the device: no value is waited for."""
+
+    def __init__(self, state):
+        self.state = state
+        self.options: dict[int, LZOptions] = {}
+        self.groups: dict[LZOptions, int] = {}  # equal options have one number, from 1 on
+        self.group_of_slot = [0] * state.max_num_reqs
+        self.staged = True
+
+    def add(self, slot: int, params) -> bool:
+        options = _admitted(params, self.state.device)
+        self.options.pop(slot, None)
+        if options is not None:
+            self.options[slot] = options
+            if options not in self.groups:
+                in_use = set(self.options.values())
+                self.groups = {known: group for known, group in self.groups.items() if known in in_use}
+                self.groups[options] = max(self.groups.values(), default=0) + 1
+        group = self.groups[options] if options is not None else 0
+        self.staged |= self.group_of_slot[slot] != group
+        self.group_of_slot[slot] = group
+        return options is not None
+
+    def apply_staged_writes(self) -> None:
+        if self.staged:
+            device = self.state.device
+            host = torch.tensor(self.group_of_slot, pin_memory=device.type == "cuda")
+            self.group_on_device = host.to(device, non_blocking=True)
+            self.staged = False
+
+    def apply(self, logits: torch.Tensor, context) -> torch.Tensor:
+        wanted = {self.options[slot] for slot in context.idx_mapping_np.tolist() if slot in self.options}
+        if not wanted:
+            return logits
+        self.apply_staged_writes()
+        state = self.state
+        slots = context.expanded_idx_mapping.long()
+        texts = state.all_token_ids.gpu
+        longest = min(int(context.seq_lens_upper_bound_np.max()), texts.shape[1])
+        length = max(1, min(max(options.context for options in wanted), longest))
+        ends = state.total_len.gpu[slots].long()
+        columns = ends[:, None] - torch.arange(length, 0, -1, device=logits.device)
+        tokens = texts[slots[:, None], columns.clamp_(min=0)]
+        starts = (length - ends + state.prompt_len.gpu[slots]).clamp_(0, length)
+        group = self.group_on_device[slots]
+        return penalize_groups_(
+            logits,
+            tokens,
+            [(options, torch.where(group == self.groups[options], starts, length)) for options in wanted],
+        )
+
+
+class LZPenalty(*_INTERFACES):
+    """The logits processor; vLLM makes one for each worker.
+
+    Raises
+    ------
+    ValueError
+        At start-up with speculative decoding, whose drafts are in neither runner's texts, and if LZPENALTY_DEFAULT is
+        malformed. At admission of a request, which vLLM answers with HTTP status 400, if its options are.
+    """
+
+    def __init__(self, vllm_config, device_or_state, is_pin_memory: bool | None = None):
+        if getattr(vllm_config, "speculative_config", None) is not None:
+            raise ValueError("lzpenalty.vllm:LZPenalty does not support speculative decoding, start without one of them")
+        _parse_default(os.environ.get(DEFAULT, ""))
+        if is_pin_memory is None:
+            self.slots = _Slots(device_or_state)
+        else:
+            self.lists = _Lists(torch.device(device_or_state))
+
+    @classmethod
+    def validate_params(cls, sampling_params) -> None:
+        """Raises ValueError for options that are refused."""
+        _options(sampling_params)
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update) -> None:
+        """First runner: which requests came, went and moved."""
+        if batch_update is not None:
+            self.lists.update(batch_update.removed, batch_update.added, batch_update.moved)
+
+    def add_request(self, req_idx: int, sampling_params) -> bool:
+        """Second runner: a request takes a slot. Whether it wants the penalty."""
+        return self.slots.add(req_idx, sampling_params)
+
+    def apply_staged_writes(self) -> None:
+        self.slots.apply_staged_writes()
+
+    def apply(self, logits: torch.Tensor, ctx=None) -> torch.Tensor:
+        """Subtracts the penalty from the rows of requests that want it, in place."""
+        return penalize_rows_(logits, self.lists.rows) if ctx is None else self.slots.apply(logits, ctx)

@@ -1,0 +1,270 @@
+"""`lzpenalty.vllm` driven as vLLM's two runners drive it: whatever joins, leaves, moves or starts over, every row gets the
+formula for its own request, and rows that did not ask keep their logits bit for bit."""
+
+import inspect
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracle
+from engines import fake_vllm
+from engines.load import adaptor, installed
+
+vllm = adaptor("vllm.penalty", fake_vllm)
+if installed("vllm"):
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+else:
+    from engines.fake_vllm import (
+        BatchUpdate,
+        LogitsContext,
+        LogitsProcRequestState,
+        MoveDirectionality,
+        SamplingParams,
+    )
+
+VOCAB, SLOTS, LENGTH = 9, 6, 60
+CPU = torch.device("cpu")
+CONFIG = SimpleNamespace(speculative_config=None)
+ASKS = [
+    None,
+    {},
+    {"other": 1},
+    {"lz_strength": 0},
+    {"lz_strength": 1.0},
+    {"lz_window": 5, "lz_buffer": 2},
+    {"lz_strength": 0.5, "lz_min_match": 2, "lz_horizon": 8, "lz_neutral": [0, 3], "lz_escalation": 1.0},
+    {"lz_neutral": [VOCAB + 100]},
+]
+
+
+def options_of(extra):
+    return {name[3:]: value for name, value in (extra or {}).items() if name.startswith("lz_")}
+
+
+def expected(logits, requests):
+    """`requests`: what asked and which tokens have been generated, by row."""
+    logits = logits.clone()
+    for row, (extra, output) in requests.items():
+        if options := options_of(extra):
+            output = [token if token >= 0 else -1 - at for at, token in enumerate(output)]
+            for token, penalty in oracle.penalties(output, VOCAB, **options).items():
+                if token < VOCAB:
+                    logits[row, token] -= penalty
+    return logits
+
+
+def check(apply, rows, requests):
+    logits = torch.randn(rows, VOCAB)
+    logits[0, 3] = -torch.inf
+    got = apply(logits.clone())
+    torch.testing.assert_close(got, expected(logits, requests), atol=1e-5, rtol=1e-5)
+    for row in range(rows):
+        if not options_of(requests.get(row, (None,))[0]):
+            assert torch.equal(got[row], logits[row])
+
+
+class FirstRunner:
+    """Rows of a persistent batch, and the lists of tokens that the runner appends to."""
+
+    def __init__(self):
+        self.processor = vllm.LZPenalty(CONFIG, CPU, False)
+        self.rows = {}
+        self.preempted = []
+
+    def step(self, data):
+        removed, added, moved = [], [], []
+        for row in list(self.rows):
+            fate = data.draw(st.sampled_from(["stay"] * 6 + ["leave", "preempt"]))
+            if fate != "stay":
+                request = self.rows.pop(row)
+                removed.append(row)
+                if fate == "preempt":
+                    self.preempted.append(request)
+        for row in range(SLOTS):
+            taken = row in self.rows
+            if data.draw(st.booleans() if not taken else st.sampled_from([False] * 9 + [True])):
+                if self.preempted and data.draw(st.booleans()):
+                    extra, output = self.preempted.pop()
+                    request = extra, list(output)  # another list with the same tokens
+                else:
+                    request = data.draw(st.sampled_from(ASKS)), []
+                self.rows[row] = request
+                added.append((row, SamplingParams(extra_args=request[0]), [1, 2, 1, 2], request[1]))
+                removed = [other for other in removed if other != row]  # as vLLM has it: replaced, not removed
+        for _ in range(data.draw(st.integers(0, 2))):
+            a, b = data.draw(st.permutations(range(SLOTS)))[:2]
+            if a in self.rows and b in self.rows:
+                self.rows[a], self.rows[b] = self.rows[b], self.rows[a]
+                moved.append((a, b, MoveDirectionality.SWAP))
+            elif a in self.rows:
+                self.rows[b] = self.rows.pop(a)
+                moved.append((a, b, MoveDirectionality.UNIDIRECTIONAL))
+        changed = removed or added or moved
+        update = BatchUpdate(batch_size=len(self.rows), removed=removed, added=added, moved=moved) if changed else None
+        self.processor.update_state(update)
+        check(self.processor.apply, SLOTS, self.rows)
+        for _, output in self.rows.values():
+            output.append(data.draw(st.integers(0, 3)))
+            if data.draw(st.sampled_from([False] * 9 + [True])):
+                output[-1] = -1
+
+
+class SecondRunner:
+    """Slots with their tokens on the device, rows in another order at every step."""
+
+    def __init__(self):
+        texts = torch.randint(0, 4, (SLOTS, LENGTH), dtype=torch.int32)  # left by whom was there before
+        lengths = [torch.zeros(SLOTS, dtype=torch.int32) for _ in range(3)]
+        buffers = [SimpleNamespace(gpu=tensor) for tensor in (texts, *lengths)]
+        self.state = LogitsProcRequestState(CPU, SLOTS, VOCAB, *buffers)
+        self.processor = vllm.LZPenalty(CONFIG, self.state)
+        self.slots = {}
+        self.preempted = []
+
+    def step(self, data):
+        state = self.state
+        for slot in list(self.slots):
+            fate = data.draw(st.sampled_from(["stay"] * 6 + ["leave", "preempt"]))
+            if fate != "stay":
+                request = self.slots.pop(slot)
+                if fate == "preempt":
+                    self.preempted.append(request)
+        for slot in set(range(SLOTS)) - set(self.slots):
+            if data.draw(st.booleans()):
+                if self.preempted and data.draw(st.booleans()):
+                    request = self.preempted.pop()
+                else:
+                    request = data.draw(st.sampled_from(ASKS)), data.draw(st.integers(1, 5)), []
+                extra, prompt, output = self.slots[slot] = request
+                asked = self.processor.add_request(slot, SamplingParams(extra_args=extra))
+                assert asked == bool(options_of(extra) and options_of(extra) != {"strength": 0})
+                state.prompt_len.gpu[slot] = prompt
+                state.prefill_len.gpu[slot] = prompt + len(output)
+        self.processor.apply_staged_writes()
+        order = data.draw(st.permutations(sorted(self.slots)))
+        for slot, (_, prompt, output) in self.slots.items():
+            state.total_len.gpu[slot] = prompt + len(output)
+            state.all_token_ids.gpu[slot, prompt : prompt + len(output)] = torch.tensor(output, dtype=torch.int32)
+        if order:
+            mapping = torch.tensor(order, dtype=torch.int32)
+            pos = state.total_len.gpu[mapping.long()].long() - 1
+            last = state.all_token_ids.gpu[mapping.long(), pos]
+            context = LogitsContext(
+                expanded_idx_mapping=mapping,
+                idx_mapping=mapping,
+                idx_mapping_np=mapping.numpy(),
+                expanded_local_pos=torch.zeros_like(mapping),
+                input_ids=last,
+                pos=pos,
+                seq_lens_upper_bound_np=(pos + 1).numpy().astype(np.int32),
+            )
+            requests = {row: (self.slots[slot][0], self.slots[slot][2]) for row, slot in enumerate(order)}
+            check(lambda logits: self.processor.apply(logits, context), len(order), requests)
+        for _, _, output in self.slots.values():
+            output.append(data.draw(st.integers(0, 3)))
+
+
+@pytest.mark.parametrize("runner", [FirstRunner, SecondRunner])
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_every_row_is_the_formula_for_its_own_request(runner, data):
+    engine = runner()
+    for _ in range(data.draw(st.integers(1, 25))):
+        engine.step(data)
+
+
+def test_unasked_nothing_is_done():
+    class Untouchable:
+        def __getattr__(self, name):
+            raise AssertionError(f"asked for {name}")
+
+    first, second = vllm.LZPenalty(CONFIG, CPU, False), SecondRunner()
+    first.update_state(BatchUpdate(batch_size=1, removed=[], added=[(0, SamplingParams(), [1], [2])], moved=[]))
+    logits = Untouchable()
+    assert first.apply(logits) is logits
+    assert second.processor.add_request(0, SamplingParams(extra_args={"x": 1})) is False
+    assert second.processor.apply(logits, SimpleNamespace(idx_mapping_np=np.array([0, 3]))) is logits
+
+
+def test_the_prompt_does_not_count():
+    processor = vllm.LZPenalty(CONFIG, CPU, False)
+    added = [(0, SamplingParams(extra_args={"lz_strength": 1}), [1, 2, 1, 2, 1], [])]
+    processor.update_state(BatchUpdate(batch_size=1, removed=[], added=added, moved=[]))
+    assert not processor.apply(torch.zeros(1, VOCAB)).any()
+
+
+def test_bad_options_are_refused_at_admission_and_end_no_engine(caplog):
+    bad = SamplingParams(extra_args={"lz_strength": -2})
+    with pytest.raises(ValueError, match="lz_strength: expected a finite number >= 0"):
+        vllm.LZPenalty.validate_params(bad)
+    vllm.LZPenalty.validate_params(SamplingParams(extra_args={"lz_strength": 2, "mine": "x"}))
+    vllm.LZPenalty.validate_params(SamplingParams())
+    processor = vllm.LZPenalty(CONFIG, CPU, False)  # of a release that does not ask
+    processor.update_state(BatchUpdate(batch_size=1, removed=[], added=[(0, bad, [1], [2, 2])], moved=[]))
+    assert not processor.apply(torch.zeros(1, VOCAB)).any()
+    assert SecondRunner().processor.add_request(0, bad) is False
+    assert caplog.text.count("goes without the penalty: lz_strength") == 2
+
+
+def test_the_server_may_have_a_default(monkeypatch):
+    monkeypatch.setenv("LZPENALTY_DEFAULT", '{"lz_strength": 1.0, "lz_min_match": 2}')
+    runner = SecondRunner()
+    assert runner.processor.add_request(0, SamplingParams())
+    assert not runner.processor.add_request(1, SamplingParams(extra_args={"lz_strength": 0}))
+    processor, text = vllm.LZPenalty(CONFIG, CPU, False), [1, 2, 1]
+    asks = [None, {"lz_strength": 0}, {"lz_min_match": 1}]
+    added = [(row, SamplingParams(extra_args=extra), [1], text) for row, extra in enumerate(asks)]
+    processor.update_state(BatchUpdate(batch_size=3, removed=[], added=added, moved=[]))
+    full = [{"lz_strength": 1.0, "lz_min_match": 2}, None, {"lz_strength": 1.0, "lz_min_match": 1}]
+    check(processor.apply, 3, {row: (extra, text) for row, extra in enumerate(full)})
+
+
+@pytest.mark.parametrize("text", ["strength=1", "[1]", '{"lz_strength": -1}', '{"strength": 1}'])
+def test_a_bad_default_is_refused_at_the_start(text, monkeypatch):
+    monkeypatch.setenv("LZPENALTY_DEFAULT", text)
+    with pytest.raises(ValueError, match="LZPENALTY_DEFAULT: "):
+        vllm.LZPenalty(CONFIG, CPU, False)
+
+
+def test_speculative_decoding_is_refused_at_the_start():
+    for rest in ((CPU, False), (SecondRunner().state,)):
+        with pytest.raises(ValueError, match="does not support speculative decoding"):
+            vllm.LZPenalty(SimpleNamespace(speculative_config=object()), *rest)
+
+
+def test_many_different_options_leave_nothing_behind():
+    runner = SecondRunner()
+    for i in range(1000):
+        runner.processor.add_request(i % SLOTS, SamplingParams(extra_args={"lz_strength": 1 + i}))
+    assert len(runner.processor.slots.groups) <= SLOTS
+    numbers = [runner.processor.slots.groups[options] for options in runner.processor.slots.options.values()]
+    assert runner.processor.slots.group_of_slot == [
+        runner.processor.slots.groups[runner.processor.slots.options[slot]] for slot in range(SLOTS)
+    ]
+    assert len(set(numbers)) == SLOTS
+
+
+def test_what_vllm_asks_of_the_class():
+    penalty = vllm.LZPenalty
+    assert penalty(CONFIG, CPU, False).is_argmax_invariant() is False  # or vLLM would skip it in greedy batches
+    for method, arguments in {
+        "validate_params": ["sampling_params"],
+        "apply": ["self", "logits", "ctx"],
+        "update_state": ["self", "batch_update"],
+        "add_request": ["self", "req_idx", "sampling_params"],
+        "apply_staged_writes": ["self"],
+    }.items():
+        assert list(inspect.signature(getattr(penalty, method)).parameters) == arguments
+
+
+@pytest.mark.skipif(installed("vllm"), reason="of the fake")
+def test_releases_without_the_second_runner():
+    old = adaptor("vllm.penalty", fake_vllm, second_runner=False)
+    assert old.LZPenalty.__bases__ == (fake_vllm.LogitsProcessor,)
+    assert not old.LZPenalty(CONFIG, CPU, False).apply(torch.zeros(1, 2)).any()
