@@ -42,6 +42,7 @@ class _Compressing:
                 # An exception would end the engine. It comes here only if no LZPenalty was there to refuse the request.
                 logger.error("request %s is ended: %s", request.request_id, error)
                 self.grammar_compile_error_reqs.add(request.request_id)
+                request.sampling_params.extra_args = {"rpc_interval": 0}  # until then
                 options = None
             if options is not None:
                 self.compressed.plans[request.request_id] = RequestPlan(request.num_prompt_tokens, options)

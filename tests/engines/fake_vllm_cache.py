@@ -44,11 +44,9 @@ class FullAttentionManager:
         return max(0, cdiv(num_tokens, self.block_size) - len(self.req_to_blocks.get(request_id, ())))
 
     def allocate_new_blocks(self, request_id, num_tokens, num_tokens_main_model):
-        new = self.block_pool.take(self.get_num_blocks_to_allocate(request_id, num_tokens))
-        return FullAttentionManager._extend(self, request_id, new)
-
-    def _extend(self, request_id, new):
-        self.req_to_blocks[request_id].extend(new)
+        blocks = self.req_to_blocks[request_id]
+        new = self.block_pool.take(max(0, cdiv(num_tokens, self.block_size) - len(blocks)))
+        blocks.extend(new)
         return new
 
     def cache_blocks(self, request, num_tokens):

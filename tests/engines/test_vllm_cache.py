@@ -262,11 +262,12 @@ class Request:
     st.lists(st.tuples(cache_plans(), st.integers(1, 20), st.integers(1, 90)), min_size=1, max_size=4),
     st.sampled_from([1, 3, 8]),
     st.booleans(),
-    st.randoms(use_true_random=False),
+    st.integers(0, 2**32),
 )
 @settings(max_examples=150, deadline=None)
-def test_blocks_are_given_back_and_nobody_elses_are_written(drawn, block_size, ahead, chance):
+def test_blocks_are_given_back_and_nobody_elses_are_written(drawn, block_size, ahead, seed):
     """Requests that are computed in pieces, preempted and computed anew, with the worker in step or one behind."""
+    chance = chances.Random(seed)
     requests = [
         Request(f"r{i}", RequestPlan(prompt, CacheOptions(plan)), prompt + generated)
         for i, (plan, prompt, generated) in enumerate(drawn)
@@ -283,9 +284,9 @@ def test_blocks_are_given_back_and_nobody_elses_are_written(drawn, block_size, a
             for request, *step in in_flight.pop(0):
                 request.execute(memory, block_size, step)
 
-    for _ in range(10_000):
+    for _ in range(3000):
         running = [request for request in requests if request.computed < request.total]
-        if not running:
+        if not running and not any(in_flight):
             break
         step, preempted = [], False
         for request in running:
@@ -296,15 +297,20 @@ def test_blocks_are_given_back_and_nobody_elses_are_written(drawn, block_size, a
                 continue  # not in this step
             behind = {id(r): start for flying in in_flight for r, _, _, start, _ in flying}
             manager.remove_skipped_blocks(name, behind.get(id(request), computed))
-            if manager.get_num_blocks_to_allocate(name, computed + count) > len(pool.free):
-                victim = requests[-1] if request is not requests[-1] else requests[0]
-                for other in {id(victim): victim, id(request): request}.values():
-                    pool.free_blocks(reversed(manager.pop_blocks_for_free(other.request_id)))
-                    step = [entry for entry in step if entry[0] is not other]
-                    execute(0)
-                    other.computed = other.executed = 0
-                    other.row, other.held = [], []
+            fits = lambda: manager.get_num_blocks_to_allocate(name, computed + count) <= len(pool.free)  # noqa: E731, B023
+            if computed == 0 and not fits():
+                continue  # who waits preempts nobody
+            while not fits():
+                execute(0)
+                victim = [other for other in requests if manager.req_to_blocks.get(other.request_id)][-1]
+                pool.free_blocks(reversed(manager.pop_blocks_for_free(victim.request_id)))
+                step = [entry for entry in step if entry[0] is not victim]
+                victim.computed = victim.executed = 0
+                victim.row, victim.held = [], []
                 preempted = True
+                if victim is request:
+                    break
+            if request.computed != computed:
                 continue
             new = manager.allocate_new_blocks(name, computed + count, computed + count)
             assert len(manager.req_to_blocks[name]) <= most[requests.index(request)]
@@ -314,14 +320,13 @@ def test_blocks_are_given_back_and_nobody_elses_are_written(drawn, block_size, a
             step.append((request, cut, [block.block_id for block in new], computed, count))
         in_flight.append(step)
         execute(1 if ahead else 0)
+        for request in requests:
+            if request.executed == request.total and manager.req_to_blocks.get(request.request_id):
+                blocks = manager.pop_blocks_for_free(request.request_id)
+                assert not any(block.block_hash for block in blocks[request.plan.prompt // block_size :])
+                pool.free_blocks(blocks)
     else:
         raise AssertionError("no end")
-    execute(0)
-    for request in requests:
-        assert request.executed == request.total
-        for block in manager.req_to_blocks[request.request_id][request.plan.prompt // block_size :]:
-            assert block.block_hash is None
-        pool.free_blocks(manager.pop_blocks_for_free(request.request_id))
     assert len(pool.free) == len(pool.blocks) and not manager.highest and not manager.truncated
 
 
@@ -458,11 +463,12 @@ LAYOUT = [None]
         ),
         min_size=1, max_size=3,
     ),
-    st.randoms(use_true_random=False),
+    st.integers(0, 2**32),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_steps_of_mixed_batches(cache, drawn, chance):
+def test_steps_of_mixed_batches(cache, drawn, seed):
     """Requests join, are computed in pieces, preempted, and end; after each step every token is where it should be."""
+    chance = chances.Random(seed)
     layers = [new_layer(*cache, blocks=60) for _ in range(2)]
     compressor = Compressor(ServerOptions({}, slots=2, most_recent=47), 200, torch.float32, torch.device("cpu"))
     compressor.make_rings(layers)
