@@ -82,8 +82,12 @@ class Blocks:
         """Of the request's tokens [start, stop) only those at start + positions stay."""
         if self.keys.device.type == "cpu":
             compact_blocks_(self.keys, self.values, row, positions, start=start, stop=stop, length=length)
-            return
-        # There are no CUDA kernels for blocks yet: the tokens are copied out, moved, and copied back.
+        else:
+            self._compact_copies_(row, positions, start, stop, length)
+
+    # There are no CUDA kernels for blocks yet: tokens are copied out, moved, and copied back.
+
+    def _compact_copies_(self, row: torch.Tensor, positions: torch.Tensor, start: int, stop: int, length: int) -> None:
         both = [self._pick(which, row, start, length).contiguous() for which in (self.keys, self.values)]
         left = compact_(*both, positions, start=0, stop=stop - start, length=length - start)
         slots = torch.arange(start, start + left, device=row.device)

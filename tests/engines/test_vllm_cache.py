@@ -385,6 +385,21 @@ def test_layouts_are_found_by_writing(layout, order):
         assert blocks._pick(which, row, 1, 6).equal(written[1:6].transpose(0, 1)[None])  # as on a GPU
 
 
+@pytest.mark.parametrize(("layout", "order"), CACHES)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_what_gpus_do_without_kernels_of_their_own(layout, order, heads):
+    layers = [new_layer(layout, order) for _ in range(2)]
+    layers[0].kv_cache.copy_(random(*layers[0].kv_cache.shape))
+    layers[1].kv_cache.copy_(layers[0].kv_cache)
+    row, positions = torch.tensor([7, 0, 11, 4], dtype=torch.int32), torch.tensor([[[0, 3, 7], [1, 2, 5]]])[:, :heads]
+    one, other = (Blocks(layer, find_layout(layer)) for layer in layers)
+    one.compact_(row, positions, 3, 11, 13)
+    other._compact_copies_(row, positions, 3, 11, 13)
+    for which, same in ((one.keys, other.keys), (one.values, other.values)):
+        assert Blocks._pick(which, row, 0, 8).equal(Blocks._pick(same, row, 0, 8))
+    assert layers[0].kv_cache[[1, 2, 3, 5, 6, 8, 9, 10]].equal(layers[1].kv_cache[[1, 2, 3, 5, 6, 8, 9, 10]])
+
+
 def test_unknown_layouts_are_refused():
     for layer in (new_layer("beside", permuted=True), new_layer("transposed", permuted=True)):
         with pytest.raises(
