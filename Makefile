@@ -145,7 +145,7 @@ $(VENV)/smollm2/config.json: $(VENV)/built $(VENV)/model tests/engines/smollm2.p
 ENGINE := -m pytest -q -p no:cacheprovider --show-capture=no
 
 # vLLM on a CPU, about 2 GB, with both of its model runners: one process each, since a process has room for one engine. The
-# second runs in Triton's interpreter, at a few tokens a second. pip needs minutes to resolve all this, uv does not; uv asks
+# second runs in Triton's interpreter, at a few tokens a second. The cache is tried with the scheduler ahead as well. pip needs minutes to resolve all this, uv does not; uv asks
 # neither pip's configuration nor, for a +cpu build of torch, the usual index.
 VLLM := .venv-vllm
 WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2> /dev/null)
@@ -154,9 +154,13 @@ UV = $(VLLM)/bin/uv pip install -q -p $(VLLM)/bin/python
 test-vllm: $(VLLM)/installed $(VENV)/smollm2/config.json
 	for runner in 0 1; do LZPENALTY_MODEL=$(VENV)/smollm2 VLLM_USE_V2_MODEL_RUNNER=$$runner TRITON_INTERPRET=1 \
 	    $(VLLM)/bin/python $(ENGINE) tests/engines/test_vllm.py tests/engines/real_vllm.py || exit 1; done
+	for runner in 0 1; do for ahead in 0 1; do VLLM_USE_V2_MODEL_RUNNER=$$runner LZPENALTY_AHEAD=$$ahead \
+	    $(VLLM)/bin/python $(ENGINE) tests/engines/real_vllm_cache.py || exit 1; done; done
+	LZPENALTY_MODEL=$(VENV)/smollm2 $(VLLM)/bin/python $(ENGINE) tests/engines/real_vllm_drafts.py
 
 bench-vllm: $(VLLM)/installed $(VENV)/smollm2/config.json
 	$(VLLM)/bin/python benchmarks/serving.py $(VENV)/smollm2
+	$(VLLM)/bin/python benchmarks/serving_cache.py $(VENV)/smollm2
 	$(RUN) benchmarks/tables.py
 
 $(VLLM)/installed: tests/engines/vllm-overrides.txt $(wildcard tests/engines/triton_interpreter/*/*.py) pyproject.toml $(SOURCES)
