@@ -87,12 +87,12 @@ class Run:
             for layer in self.cache.layers:
                 keys = torch.randn(self.batch, *self._shape, dtype=self.model.dtype)[:, :, None].expand(-1, -1, new, -1)
                 layer.update(keys, keys)
-                if isinstance(layer, RPCLayer) and layer.settings.interval is not None:
+                if isinstance(layer, RPCLayer) and layer.settings.compresses:
                     layer.answering = True
                     shape = (
                         self.batch,
                         self.model.config.num_attention_heads,
-                        min(new, layer.settings.recent),
+                        min(new, layer.settings.plan.recent),
                         keys.shape[3],
                     )
                     layer.attended(torch.randn(shape, dtype=keys.dtype), None)
@@ -107,10 +107,10 @@ class Run:
 
     def _left(self) -> int:
         """Tokens until the one that brings a compression."""
-        if not self.ours or self.cache.settings.interval is None:
+        if not self.ours or not self.cache.settings.compresses:
             return 1 << 30
         layer = self.cache._own[0]
-        return layer.settings.due(layer.intervals) - (layer.stop - layer.start)
+        return layer.settings.plan.due(layer.intervals) - (layer.stop - layer.start)
 
     def _count(self, before: int, new: int) -> None:
         self.lengths.extend(range(before + 1, before + new + 1))

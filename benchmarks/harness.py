@@ -63,7 +63,7 @@ def machine() -> dict:
 
 
 def write(name: str, results: dict) -> None:
-    """benchmarks/results/<name>.json; README's tables are made from these files by tables.py."""
+    """benchmarks/results/<name>.json; the tables of README and docs are made from these files by tables.py."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")

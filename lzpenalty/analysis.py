@@ -12,6 +12,7 @@ import numpy as np
 from lzpenalty import _core
 
 __all__ = [
+    "apart",
     "codelength",
     "distinct_n",
     "factorize",
@@ -245,6 +246,19 @@ def find_loops(tokens, *, min_repeats: int = 2, tolerance: float = 0.0, max_peri
     loops["period"], loops["start"], loops["length"] = found[np.lexsort(found[:, :2].T)].T
     loops["repeats"] = loops["length"] / loops["period"]
     return loops
+
+
+def apart(loops) -> np.ndarray:
+    """Of the loops of :func:`find_loops` those that share no token with a longer one, longest first. Among equally long ones
+    the shorter period goes before, then the earlier."""
+    taken = np.zeros(int((loops["start"] + loops["length"]).max(initial=0)), np.bool_)
+    chosen = []
+    for k in np.lexsort((loops["start"], loops["period"], -loops["length"])):
+        start, end = loops["start"][k], loops["start"][k] + loops["length"][k]
+        if not (taken[start] or taken[end - 1]):  # a longer one that it meets covers one of its ends
+            taken[start:end] = True
+            chosen.append(k)
+    return loops[chosen]
 
 
 def _ngrams(tokens, n: int) -> np.ndarray:

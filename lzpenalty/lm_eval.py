@@ -23,7 +23,8 @@ except ModuleNotFoundError as error:
         raise
     sys.exit(f"lzpenalty: this needs lm-evaluation-harness ({error}): pip install 'lzpenalty[eval]'")
 
-from lzpenalty.commands.cli import UserError
+from lzpenalty import livecodebench
+from lzpenalty.commands.cli import UserError, positive
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
 
 __all__ = ["LZPenaltyLM", "local_task", "main"]
@@ -72,19 +73,26 @@ class LZPenaltyLM(HFLM):
             return super()._model_generate(context, max_length, stop, past_key_values=cache, **generation_kwargs)
 
 
-def local_task(task: str, file: str | Path) -> str:
-    """A YAML task that is the harness's own of that name on the rows of a file, which have the fields of its dataset.
+def local_task(task: str, file: str | Path, samples: int = 1, trust_pickles: bool = False) -> dict[str, str]:
+    """The files, {name: content}, of a task on the rows of a local file: the harness's own of that name, whose data set has
+    the same fields, or `livecodebench`, which is :mod:`lzpenalty.livecodebench`'s.
 
-    The file is the split that is evaluated, and the one that examples are drawn from where the task shows some.
+    The file is the split that is evaluated, and the one that examples are drawn from where the task shows some. `samples`
+    and `trust_pickles` are for livecodebench.
 
     Raises
     ------
     UserError
-        If there is no such file or task.
+        If there is no such file or task, or its rows can't be used.
     """
     file = Path(file).absolute()
     if not file.is_file():
         raise UserError(f"--data {task}={file}: there is no such file")
+    if task == "livecodebench":
+        try:
+            return livecodebench.task(file, samples, trust_pickles)
+        except ValueError as error:
+            raise UserError(f"--data {task}={file}: {error}") from error
     line = re.compile(rf"^task: *['\"]?{re.escape(task)}['\"]? *$", re.MULTILINE)
     folder = Path(lm_eval.__file__).parent / "tasks"
     source = next((path for path in sorted(folder.rglob("*.yaml")) if line.search(path.read_text(encoding="utf-8"))), None)
@@ -100,7 +108,7 @@ def local_task(task: str, file: str | Path) -> str:
         "test_split": "test",
         "fewshot_split": "test",
     }
-    return yaml.safe_dump(changes)
+    return {f"{task}.yaml": yaml.safe_dump(changes)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,6 +123,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data", metavar="TASK=FILE", action="append", default=[], help="rows for a task: JSON, JSON lines, CSV or Parquet"
     )
+    parser.add_argument(
+        "--samples",
+        metavar="N",
+        type=positive,
+        default=1,
+        help="answers to each problem of livecodebench (default 1: greedy)",
+    )
+    parser.add_argument(
+        "--trust-pickles",
+        action="store_true",
+        help="read private tests of livecodebench that are pickles, which can run any code when they are read",
+    )
     parser.add_argument("--include_path", help=argparse.SUPPRESS)
     args, rest = parser.parse_known_args(argv)
     if {"-h", "--help"} & {*rest}:
@@ -127,7 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
             for task, _, file in (pair.partition("=") for pair in args.data):
-                (Path(folder) / f"{task}.yaml").write_text(local_task(task, file), encoding="utf-8")
+                for name, content in local_task(task, file, args.samples, args.trust_pickles).items():
+                    (Path(folder) / name).write_text(content, encoding="utf-8")
         except UserError as error:
             print(f"lzpenalty: {error}", file=sys.stderr)
             return 1

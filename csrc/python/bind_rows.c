@@ -185,7 +185,7 @@ static PyGetSetDef options_getset[] = {
 
 static PyMethodDef options_methods[] = {
     {"keywords", options_keywords, METH_NOARGS,
-     "keywords($self, /)\n--\n\nThe options as a dict, for lz_penalize_(logits, tokens, **options.keywords())."},
+     "keywords($self, /)\n--\n\nThe options as a dict, for ``lz_penalize_(logits, tokens, **options.keywords())``."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,55 +1,15 @@
-"""`lzpenalty analyze`: how repetitive is this file? Needs NumPy alone, for token ids and characters."""
+"""`lzpenalty analyze`: how repetitive is this file?"""
 
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
 from lzpenalty import analysis, repetition_period
+from lzpenalty.commands.texts import Source
 
 
-@dataclass
-class Text:
-    """Token ids, and how to show some of them."""
-
-    tokens: np.ndarray
-    unit: str
-    decode: Callable[[Sequence[int]], str]
-    characters: str | None = None
-
-
-def read_ids(source: str) -> list[int] | None:
-    """The ids of a JSON list, or of numbers with spaces, commas or line ends between them; None if it is no such thing."""
-    words = source.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
-    try:
-        return [int(word) for word in words]
-    except ValueError:
-        return None
-
-
-def load(source: str, tokenizer: str | None, characters: bool) -> Text:
-    """Raises ValueError for a text of which nobody said what its tokens are, or with ids that are none; what transformers
-    raises for a tokenizer that isn't there."""
-    if characters:
-        return Text(np.array([ord(c) for c in source], np.int64), "characters", lambda ids: "".join(map(chr, ids)), source)
-    if tokenizer is not None:
-        from transformers import AutoTokenizer
-
-        tool = AutoTokenizer.from_pretrained(tokenizer)
-        ids = tool(source, add_special_tokens=False, verbose=False).input_ids
-        return Text(np.array(ids, np.int64), "tokens", tool.decode, source)
-    ids = read_ids(source)
-    if ids is None:
-        raise ValueError(
-            "this is not a list of token ids: say --tokenizer ID, or --characters to take each character as one"
-        )
-    if not all(0 <= i < 2**31 for i in ids):
-        raise ValueError("a token id is a number from 0 to 2^31 - 1")
-    return Text(np.array(ids, np.int64), "tokens", lambda ids: " ".join(map(str, ids)))
-
-
-def measures(text: Text, window: int) -> dict[str, Callable[[], float]]:
+def measures(text: Source, window: int) -> dict[str, Callable[[], float]]:
     """The measures by name, each to be called; rates in bits per token."""
     tokens = text.tokens
     n = max(1, len(tokens))
@@ -69,21 +29,17 @@ def measures(text: Text, window: int) -> dict[str, Callable[[], float]]:
     return found
 
 
-def loops(text: Text, most: int, repeats: int, tolerance: float) -> list[dict]:
+def loops(text: Source, most: int, repeats: int, tolerance: float) -> list[dict]:
     """The longest stretches that repeat themselves, without those that lie within longer ones."""
-    found = analysis.find_loops(text.tokens, min_repeats=repeats, tolerance=tolerance)
-    chosen: list[dict] = []
-    for loop in found[np.lexsort((found["period"], -found["length"]))]:
-        start, end = int(loop["start"]), int(loop["start"] + loop["length"])
-        if all(end <= other["start"] or start >= other["start"] + other["length"] for other in chosen):
-            turn = text.decode(text.tokens[start : start + int(loop["period"])].tolist())
-            chosen.append({name: loop[name].item() for name in ("start", "length", "period", "repeats")} | {"turn": turn})
-        if len(chosen) == most:
-            break
-    return sorted(chosen, key=lambda loop: loop["start"])
+    found = analysis.apart(analysis.find_loops(text.tokens, min_repeats=repeats, tolerance=tolerance))[:most]
+    return [
+        {name: loop[name].item() for name in ("start", "length", "period", "repeats")}
+        | {"turn": text.decode(text.tokens[loop["start"] : loop["start"] + loop["period"]].tolist())}
+        for loop in np.sort(found, order="start")
+    ]
 
 
-def analyze(text: Text, *, window: int = 512, most: int = 10, repeats: int = 3, tolerance: float = 0.0) -> dict:
+def analyze(text: Source, *, window: int = 512, most: int = 10, repeats: int = 3, tolerance: float = 0.0) -> dict:
     """Everything that is found, as plain numbers and strings. Shows how far it is where that takes more than a second."""
     wanted = measures(text, window) | {"loops": lambda: loops(text, most, repeats, tolerance)}
     found = {name: find() for name, find in _progress(wanted.items(), len(text.tokens))}
@@ -104,7 +60,7 @@ def _progress(items, length: int):
     return tqdm(items, desc="measures", unit="", leave=False, disable=length < 200_000)
 
 
-def draw(text: Text, path: str, window: int = 512) -> None:
+def draw(text: Source, path: str, window: int = 512) -> None:
     """Bits per token over time, and an arc from each phrase to where it stood before."""
     import matplotlib
 

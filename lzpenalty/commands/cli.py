@@ -45,6 +45,23 @@ def penalty_options(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in names}
 
 
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """A text, what its tokens are, and what counts as a repetition in it."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="token ids, a JSON list or with spaces between them, or a text, each character a token; - is standard input",
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--tokenizer", metavar="ID", help="hub id or folder; the file is a text, or a JSON list of ids")
+    group.add_argument("--characters", action="store_true", help="the file is a text, whatever it looks like")
+    parser.add_argument("--window", type=positive, metavar="N", default=512, help="tokens (default %(default)s)")
+    parser.add_argument("--repeats", type=positive, metavar="N", default=3, help="turns, from 2 on (default %(default)s)")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="X", default=0.0, help="share of a loop that may differ (default %(default)s)"
+    )
+
+
 def demo(args: argparse.Namespace) -> None:
     try:
         from lzpenalty.commands import demo, models
@@ -107,28 +124,47 @@ def bench(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
 
 
-def analyze(args: argparse.Namespace) -> None:
-    from lzpenalty.commands import analyze
+def read_text(args: argparse.Namespace):
+    """The file that `analyze` or `view` was given."""
+    from lzpenalty.commands import texts
 
-    if args.tokenizer is not None:
-        try:
-            import transformers  # noqa: F401
-        except ImportError:
-            raise UserError("--tokenizer needs transformers: pip install 'lzpenalty[hf]'") from None
+    source = texts.read(args.file, args.tokenizer, args.characters)
+    if source.guessed:
+        print(
+            f"lzpenalty: {args.file}: no token ids, so each character is taken as a token; --tokenizer ID takes a model's",
+            file=sys.stderr,
+        )
+    return source
+
+
+def analyze(args: argparse.Namespace) -> None:
+    from lzpenalty.commands import analyze, texts
+
     try:
-        source = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
-        text = analyze.load(source, args.tokenizer, args.characters)
+        source = read_text(args)
         options = dict(window=args.window, most=args.loops, repeats=args.repeats, tolerance=args.tolerance)
-        found = analyze.analyze(text, **options)
+        found = analyze.analyze(source, **options)
         if args.picture:
-            analyze.draw(text, args.picture, args.window)
-    except UnicodeDecodeError:
-        raise UserError(f"{args.file}: expected UTF-8") from None
+            analyze.draw(source, args.picture, args.window)
+    except texts.TextError as error:
+        raise UserError(str(error)) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{args.file}: {str(error).strip().splitlines()[0]}") from error
     except ImportError as error:
         raise UserError(f"a picture needs {error.name}: pip install 'lzpenalty[plot]'") from error
     print(json.dumps(found) if args.json else analyze.report(found))
+
+
+def view(args: argparse.Namespace) -> None:
+    from lzpenalty.commands import texts, view
+
+    try:
+        options = dict(window=args.window, repeats=args.repeats, tolerance=args.tolerance)
+        text = view.view(read_text(args), args.file, args.html, **options)
+    except texts.TextError as error:
+        raise UserError(str(error)) from error
+    if args.html != "-":
+        print(f"{text.facts}\n{Path(args.html).absolute().as_uri()}")
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -162,22 +198,25 @@ def make_parser() -> argparse.ArgumentParser:
         "analyze",
         help="how repetitive a text is, and where it loops",
         description="Measures how repetitive a text is: bits that Lempel-Ziv coders pay for each token, n-gram entropy, "
-        "seq-rep-4, SER, and the stretches that repeat themselves. The file holds token ids, a JSON list or with spaces "
-        "between them, or a text, with --tokenizer or --characters.",
+        "seq-rep-4, SER, and the stretches that repeat themselves.",
     )
-    command.add_argument("file", metavar="FILE", help="- is standard input")
-    group = command.add_mutually_exclusive_group()
-    group.add_argument("--tokenizer", metavar="ID", help="hub id or folder; the file is text")
-    group.add_argument("--characters", action="store_true", help="the file is text, and each character a token")
+    add_text_options(command)
     command.add_argument("--json", action="store_true", help="everything as one JSON object")
     command.add_argument("--picture", metavar="FILE", help="PNG, SVG or PDF: bits per token, and arcs to earlier places")
-    command.add_argument("--window", type=positive, metavar="N", default=512, help="tokens (default %(default)s)")
     command.add_argument("--loops", type=positive, metavar="N", default=10, help="at most (default %(default)s)")
-    command.add_argument("--repeats", type=positive, metavar="N", default=3, help="turns, from 2 on (default %(default)s)")
-    command.add_argument(
-        "--tolerance", type=float, metavar="X", default=0.0, help="share of a loop that may differ (default %(default)s)"
-    )
     command.set_defaults(run=analyze)
+
+    command = commands.add_parser(
+        "view",
+        help="a text as a page: what it repeats, and from where",
+        description="Writes the text as a page for a browser: each token tinted by the bits that the Lempel-Ziv coder pays, "
+        "phrases with a line to where they stood before, loops at the margin.",
+    )
+    add_text_options(command)
+    command.add_argument(
+        "--html", metavar="OUT", default="lzpenalty-view.html", help="to write; - is standard output (default %(default)s)"
+    )
+    command.set_defaults(run=view)
 
     command = commands.add_parser(
         "sweep",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lzpenalty import analysis
-from lzpenalty.commands import analyze, cli
+from lzpenalty.commands import analyze, cli, texts
 
 LOOP = list(range(40, 60)) + [7, 8, 9] * 20
 
@@ -49,21 +49,33 @@ def test_characters_for_people(tmp_path, capsys, monkeypatch):
     assert any(line.split()[2] == "9" and "over and" in line for line in out.splitlines()[-2:])
 
 
-def test_text_with_a_tokenizer(tmp_path, capsys):
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "rose": 2, "is": 3}, unk_token="[UNK]"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(tmp_path / "words")
+def test_text_with_a_tokenizer(tmp_path, capsys, words):
     text = write(tmp_path / "text", "a rose is a rose is a rose is a rose")
-    code, out, _ = run(capsys, text, "--tokenizer", tmp_path / "words", "--json")
+    code, out, _ = run(capsys, text, "--tokenizer", words, "--json")
     found = json.loads(out)
     assert code == 0 and found["length"] == 11
     assert [(loop["period"], loop["turn"]) for loop in found["loops"]] == [(3, "a rose is")]
 
 
+def test_ids_that_a_tokenizer_explains(tmp_path, capsys, words):
+    ids = write(tmp_path / "ids", "[1, 2, 3, 1, 2, 3, 1, 2, 3]\n")
+    code, out, _ = run(capsys, ids, "--tokenizer", words, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["length"] == 9 and found["loops"][0]["turn"] == "a rose is"
+
+
+def test_a_text_without_a_word_about_it(tmp_path, capsys):
+    """Its characters are taken, and that is said where it disturbs no program."""
+    text = write(tmp_path / "text", "hello there, " * 4)
+    code, out, err = run(capsys, text, "--json")
+    assert code == 0 and json.loads(out) == json.loads(run(capsys, text, "--json", "--characters")[1])
+    assert err == f"lzpenalty: {text}: no token ids, so each character is taken as a token; --tokenizer ID takes a model's\n"
+    assert run(capsys, text, "--characters")[2] == "" == run(capsys, write(tmp_path / "ids", "1 2 3"))[2]
+    assert json.loads(run(capsys, write(tmp_path / "ids", "1 2 3"), "--characters", "--json")[1])["unit"] == "characters"
+
+
 def test_loops_within_longer_ones_are_left_out():
-    text = analyze.Text(np.array([1, 1, 1, 2] * 6 + [5] + [3] * 4), "tokens", str)
+    text = texts.Source(np.array([1, 1, 1, 2] * 6 + [5] + [3] * 4), "tokens", str)
     found = analyze.loops(text, most=5, repeats=3, tolerance=0.0)
     assert [(loop["start"], loop["period"]) for loop in found] == [(0, 4), (25, 1)]
     assert len(analyze.loops(text, most=1, repeats=3, tolerance=0.0)) == 1
@@ -71,7 +83,7 @@ def test_loops_within_longer_ones_are_left_out():
 
 def test_long_texts_show_how_far_it_is(capsys):
     rng = np.random.default_rng(0)
-    found = analyze.analyze(analyze.Text(rng.integers(0, 50, 200_000), "tokens", str))
+    found = analyze.analyze(texts.Source(rng.integers(0, 50, 200_000), "tokens", str))
     assert found["length"] == 200_000 and "measures" in capsys.readouterr().err
 
 
@@ -84,9 +96,8 @@ def test_nothing_is_no_mistake(tmp_path, capsys):
     ("text", "arguments", "message"),
     [
         (None, (), "No such file or directory"),
-        ("hello there", (), "this is not a list of token ids: say --tokenizer ID, or --characters"),
         ("1 2 -3", (), "a token id is a number from 0 to 2^31 - 1"),
-        ("[1, 2.5]", (), "this is not a list of token ids"),
+        ("[1, 2.5]", (), "a JSON list, but not one of token ids"),
         ("hello", ("--tokenizer", "no/such/folder"), "no/such/folder"),
         ("1 1 1", ("--repeats", 1), "min_repeats: expected"),
         ("1 1 1", ("--tolerance", 2), "tolerance: expected"),

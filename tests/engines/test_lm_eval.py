@@ -128,7 +128,8 @@ def test_tasks_of_the_harness_on_files(task, folder, monkeypatch):
     file, content, metric, answers = FILES[task]
     (folder / file).write_text(content)
     (folder / "tasks").mkdir()
-    (folder / "tasks" / f"{task}.yaml").write_text(ours.local_task(task, file))
+    for name, content in ours.local_task(task, file).items():
+        (folder / "tasks" / name).write_text(content)
     loaded = TaskManager(include_path=str(folder / "tasks"), include_defaults=False).load([task])["tasks"][task]
     (row,) = loaded.eval_docs
     assert "1 + 1" in loaded.doc_to_text(row)

@@ -349,7 +349,7 @@ def test_an_interrupted_forward_breaks_the_cache(where, monkeypatch):
             if where == "attention":
                 patch.setattr(torch.nn.functional, "scaled_dot_product_attention", fail)
             elif where == "compression":
-                patch.setattr("lzpenalty.cache.rpc.compact_", fail)
+                patch.setattr("lzpenalty.cache.layer.compact_", fail)
             else:
                 patch.setattr(model.model.layers[1].mlp, "forward", fail)
             with pytest.raises(Interrupted):
