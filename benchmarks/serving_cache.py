@@ -32,7 +32,7 @@ from harness import write
 PROMPT, TOKENS, REQUESTS, BLOCK = 128, 1024, 8, 32
 NEEDED = REQUESTS * (PROMPT + TOKENS) // BLOCK
 POOL = NEEDED // 4
-ROUNDS, SHORT = 7, 48
+ROUNDS, SHORT = 5, 32
 MODES = {
     "full": None,
     "interval 64, ratio 4": {"rpc_interval": 64, "rpc_ratio": 4, "rpc_recent": 16},
@@ -49,17 +49,22 @@ class Without:
         self.scheduler, self.impls = core.scheduler, [layer.impl for layer in self.runner.compressor.layers]
 
     def __enter__(self):
-        self.classes = type(self.runner), type(self.scheduler)
+        self.kind = type(self.runner)
+        self.runner.__class__ = self.kind.__mro__[3]  # behind what is added
         self.forwards = [impl.forward for impl in self.impls]
-        self.runner.__class__ = self.classes[0].__mro__[3]  # behind what is added
-        self.scheduler.__class__ = self.classes[1].__mro__[2]
         for impl in self.impls:
             del impl.forward
+        added, plain = type(self.scheduler).__mro__[1:3]
+        self.methods = [name for name, value in vars(added).items() if callable(value) and not name.startswith("__")]
+        for name in self.methods:
+            setattr(self.scheduler, name, getattr(plain, name).__get__(self.scheduler))
 
     def __exit__(self, *exception):
-        self.runner.__class__, self.scheduler.__class__ = self.classes
+        self.runner.__class__ = self.kind
         for impl, forward in zip(self.impls, self.forwards, strict=True):
             impl.forward = forward
+        for name in self.methods:
+            delattr(self.scheduler, name)
 
 
 def main(model: str) -> None:

@@ -18,8 +18,10 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
 }
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from triton.runtime.interpreter import InterpreterBuilder
 from vllm import LLM, SamplingParams
 
 from lzpenalty.hf import LZPenaltyLogitsProcessor
@@ -30,7 +32,19 @@ ASKS = [{"lz_strength": 0.1}, {"lz_strength": 0.3, "lz_min_match": 2, "lz_window
 TOKENS = 40
 
 
+def take_masks_of_any_dtype():
+    """As compilers do. A kernel of vLLM's that proposes drafts has products of conditions for masks."""
+    load = InterpreterBuilder.create_masked_load
+
+    def loaded(self, pointers, mask, *rest):
+        mask.data = mask.data.astype(np.bool_)
+        return load(self, pointers, mask, *rest)
+
+    InterpreterBuilder.create_masked_load = loaded
+
+
 def test_greedy_answers_with_drafts_are_those_without():
+    take_masks_of_any_dtype()
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
     prompts = [

@@ -500,7 +500,7 @@ def test_steps_of_mixed_batches(cache, drawn, seed):
     while any(text.computed < text.total for text in texts):
         batch = []
         for text in texts:
-            if text.computed and chance.random() < 0.03:
+            if 0 < text.computed < text.total and chance.random() < 0.03:
                 text.computed, text.held = 0, [held[:, :0] for held in text.held]
                 preempted.add(text.name)
                 windows.discard(text.name)
