@@ -434,16 +434,18 @@ class Text:
         self.held = [torch.cat([held, new], 1) for held in self.held]
         if not self.plan or stop != self.plan.boundary(start):
             return
-        plan, recent = self.plan, self.plan.options.plan.recent
+        plan = self.plan
         for i, held in enumerate(self.held):
             queries, keys, _ = self.states[i]
+            recent = plan.options.plan.recent
             end = held.shape[1] - recent
             region = held[:, self.prompt : end]
             own = torch.stack([keys[region[head], head] for head in range(2)])[None]
-            scores = attention_scores(
-                queries[stop - recent : stop].transpose(0, 1)[None].contiguous(), own, start=0, stop=region.shape[1],
-                scale=Impl.scale, kernel=plan.options.kernel, aggregation=plan.options.aggregation,
-            )  # fmt: skip
+            rule = {"kernel": plan.options.kernel, "aggregation": plan.options.aggregation}
+            if plan.options.selector == "tova":  # the newest query alone
+                recent, rule = 1, {"kernel": 1}
+            asked = queries[stop - recent : stop].transpose(0, 1)[None]
+            scores = attention_scores(asked, own, start=0, stop=region.shape[1], scale=Impl.scale, **rule)
             kept = region[:, :0]
             if keep := plan.kept(stop):
                 kept = region.gather(1, select_top(scores, keep)[0].expand(2, -1))
@@ -467,11 +469,12 @@ LAYOUT = [None]
         st.tuples(
             st.none()
             | st.builds(
-                lambda plan, kernel, aggregation: {
+                lambda plan, kernel, aggregation, selector: {
                     "rpc_interval": plan.interval, "rpc_ratio": plan.ratio, "rpc_recent": plan.recent,
                     "rpc_budget": plan.budget, "rpc_kernel": kernel, "rpc_aggregation": aggregation,
+                    "rpc_selector": selector,
                 },
-                cache_plans(), st.sampled_from([1, 3]), st.sampled_from(["layer", "group"]),
+                cache_plans(), *map(st.sampled_from, ([1, 3], ["layer", "group"], ["rpc", "tova"])),
             ),
             st.integers(1, 12),
             st.integers(1, 60),
@@ -552,6 +555,32 @@ def test_steps_of_mixed_batches(cache, drawn, seed):
                 windows.discard(text.name)
     compressor.remember(SimpleNamespace(finished_req_ids=finished, preempted_req_ids=None, scheduled_new_reqs=[]))
     assert not compressor.plans and not compressor.slots and len(compressor.free) == 2
+
+
+def test_a_preempted_request_begins_anew():
+    """Its place for queries is free for others, and a selector that draws draws the same again."""
+    layers = [new_layer("beside")]
+    compressor = Compressor(ServerOptions({}, slots=1), 20, torch.float32, torch.device("cpu"))
+    compressor.make_rings(layers)
+    compressor.bind(layers)
+    nothing = dict(finished_req_ids=(), scheduled_new_reqs=())
+    for name in ("r", "s"):
+        options_ = CacheOptions(Plan(interval=4, ratio=2, recent=2), selector="random")
+        compressor.plans[name] = RequestPlan(1, options_)
+
+    def compress(name):
+        """Which of the tokens stay, by their keys."""
+        compressor.begin([name], [5], [2])
+        layers[0].kv_cache[:] = torch.arange(4.0)[:, None] + 4 * torch.arange(12.0)[:, None, None, None]
+        compressor.end(lambda i: torch.tensor([0, 1], dtype=torch.int32))
+        return layers[0].kv_cache[:2, 0, :, 0].flatten()[:5].tolist()
+
+    first = compress("r")
+    compressor.begin(["r"], [9], [1])
+    assert compressor.statistics() | {"seconds": 0} == {"compressions": 1, "seconds": 0, "requests": 2, "windows": 1}
+    compressor.remember(SimpleNamespace(preempted_req_ids={"r"}, **nothing))
+    assert compressor.statistics()["windows"] == 0
+    assert compress("s") == compress("r") == first
 
 
 def test_what_contradicts_the_plan_is_an_error_not_a_text():
