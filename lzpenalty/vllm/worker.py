@@ -1,5 +1,7 @@
 """vLLM's worker with a compressed cache."""
 
+import logging
+
 from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
@@ -8,6 +10,8 @@ from lzpenalty.vllm.compressor import Compressor
 from lzpenalty.vllm.runners import FirstRunner, SecondRunner
 
 __all__ = ["Worker"]
+
+logger = logging.getLogger("vllm.lzpenalty")
 
 _RUNNERS = {
     FirstRunner: "vllm.v1.worker.gpu_model_runner.GPUModelRunner",
@@ -32,6 +36,8 @@ class Worker(_base()):
     def __init__(self, vllm_config, *args, **kwargs):
         self.cache_server = check_configuration(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
+        if vllm_config.parallel_config.tensor_parallel_size > 1:
+            logger.warning("compressed cache: each rank chooses by its own heads, which was not tested")
 
     def init_device(self):
         super().init_device()
@@ -43,6 +49,9 @@ class Worker(_base()):
         most_tokens = max(
             self.scheduler_config.max_num_batched_tokens, self.compilation_config.max_cudagraph_capture_size or 0
         )
+        if self.device.type == "cuda":
+            logger.warning("compressed cache: its use of GPUs was read, not run")
+            logger.info("compressed cache: queries are copied within graphs (%s)", self.compilation_config.cudagraph_mode)
         runner.compressor = Compressor(self.cache_server, most_tokens, self.model_config.dtype, self.device)
 
     def cache_statistics(self) -> dict[str, float]:
