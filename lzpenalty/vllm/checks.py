@@ -85,8 +85,8 @@ def _compresses(given) -> bool:
 
 def is_served(vllm_config) -> bool:
     """Whether a server with this configuration compresses caches."""
-    given = (vllm_config.parallel_config.worker_cls, vllm_config.scheduler_config.scheduler_cls)
-    return given == (WORKER, SCHEDULER) or all(map(_compresses, given))
+    given = (vllm_config.scheduler_config.scheduler_cls, vllm_config.parallel_config.worker_cls)
+    return given == (SCHEDULER, WORKER) or all(map(_compresses, given))
 
 
 def check_configuration(vllm_config) -> ServerOptions:
