@@ -242,7 +242,7 @@ def test_vllm(session):
     """vLLM on a CPU with both of its model runners.
 
     One process each, since a process has room for one engine. The second runs in Triton's interpreter, at a few tokens a
-    second. The cache is tried with the scheduler a step ahead as well, and drafts are for the second runner.
+    second. The cache is tried with the scheduler a step ahead as well.
     """
     develop(session, "smollm2/config.json")
     install_vllm(session)
@@ -255,7 +255,6 @@ def test_vllm(session):
     for runner, ahead in itertools.product("01", "01"):
         env = {**model, "VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead}
         session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
-    session.run(*ENGINE, "tests/engines/real_vllm_drafts.py", env=model)
 
 
 @nox.session(name="bench-vllm", venv_backend="uv")

@@ -96,8 +96,8 @@ class _Lists:
 class _Slots:
     """The requests of the second runner, by slot. What a step does stays on the device: no value is waited for."""
 
-    def __init__(self, state, drafts: bool = False):
-        self.state, self.drafts = state, drafts
+    def __init__(self, state):
+        self.state = state
         self.options: dict[int, LZOptions] = {}
         self.groups: dict[LZOptions, int] = {}  # equal options have one number, from 1 on
         self.group_of_slot = [0] * state.max_num_reqs
@@ -134,17 +134,9 @@ class _Slots:
         texts = state.all_token_ids.gpu
         longest = min(int(context.seq_lens_upper_bound_np.max()), texts.shape[1])
         length = max(1, min(max(options.context for options in wanted), longest))
-        committed = state.total_len.gpu[slots].long()
-        ends = committed + context.expanded_local_pos if self.drafts else committed
+        ends = state.total_len.gpu[slots].long()
         columns = ends[:, None] - torch.arange(length, 0, -1, device=logits.device)
-        tokens = texts[slots[:, None], columns.clamp(0, texts.shape[1] - 1)]
-        if self.drafts:
-            # A row sees the drafts before it, which are not in the texts yet: the tokens that were fed to the rows of its
-            # request behind the first one, whose own was committed.
-            rows = torch.arange(len(slots), device=logits.device) - context.expanded_local_pos
-            behind = columns - committed[:, None]
-            drafts = context.input_ids[(rows[:, None] + 1 + behind).clamp(0, len(slots) - 1)]
-            tokens = torch.where(behind >= 0, drafts, tokens)
+        tokens = texts[slots[:, None], columns.clamp_(min=0)]
         starts = (length - ends + state.prompt_len.gpu[slots]).clamp_(0, length)
         group = self.group_on_device[slots]
         return penalize_groups_(
@@ -160,20 +152,16 @@ class LZPenalty(*_INTERFACES):
     Raises
     ------
     ValueError
-        At start-up with speculative decoding on the first runner, which shows no drafts, and if LZPENALTY_DEFAULT is
+        At start-up with speculative decoding, whose drafts are in neither runner's texts, and if LZPENALTY_DEFAULT is
         malformed. At admission of a request, which vLLM answers with HTTP status 400, if its options are.
     """
 
     def __init__(self, vllm_config, device_or_state, is_pin_memory: bool | None = None):
-        speculating = getattr(vllm_config, "speculative_config", None) is not None
+        if getattr(vllm_config, "speculative_config", None) is not None:
+            raise ValueError("lzpenalty.vllm:LZPenalty does not support speculative decoding, start without one of them")
         _parse_default(os.environ.get(DEFAULT, ""))
         if is_pin_memory is None:
-            self.slots = _Slots(device_or_state, drafts=speculating)
-        elif speculating:
-            raise ValueError(
-                "lzpenalty.vllm:LZPenalty supports speculative decoding with vLLM's second model runner alone, start with "
-                "VLLM_USE_V2_MODEL_RUNNER=1 or without one of them"
-            )
+            self.slots = _Slots(device_or_state)
         else:
             self.lists = _Lists(torch.device(device_or_state))
 

@@ -118,14 +118,12 @@ class FirstRunner:
 class SecondRunner:
     """Slots with their tokens on the device, rows in another order at every step."""
 
-    config = CONFIG
-
     def __init__(self):
         texts = torch.randint(0, 4, (SLOTS, LENGTH), dtype=torch.int32)  # left by whom was there before
         lengths = [torch.zeros(SLOTS, dtype=torch.int32) for _ in range(3)]
         buffers = [SimpleNamespace(gpu=tensor) for tensor in (texts, *lengths)]
         self.state = LogitsProcRequestState(CPU, SLOTS, VOCAB, *buffers)
-        self.processor = vllm.LZPenalty(self.config, self.state)
+        self.processor = vllm.LZPenalty(CONFIG, self.state)
         self.slots = {}
         self.preempted = []
 
@@ -155,46 +153,24 @@ class SecondRunner:
             state.all_token_ids.gpu[slot, prompt : prompt + len(output)] = torch.tensor(output, dtype=torch.int32)
         if order:
             mapping = torch.tensor(order, dtype=torch.int32)
-            drafts = [self.drafts(data) for _ in order]
-            rows = [(slot, at) for slot, guesses in zip(order, drafts, strict=True) for at in range(len(guesses) + 1)]
-            expanded, local = torch.tensor(rows, dtype=torch.int32).unbind(1)
-            first = state.total_len.gpu[expanded.long()].long() - 1
-            fed = [
-                token
-                for slot, guesses in zip(order, drafts, strict=True)
-                for token in (int(state.all_token_ids.gpu[slot, state.total_len.gpu[slot] - 1]), *guesses)
-            ]
-            longest = [int(state.total_len.gpu[slot]) + len(guesses) for slot, guesses in zip(order, drafts, strict=True)]
+            pos = state.total_len.gpu[mapping.long()].long() - 1
+            last = state.all_token_ids.gpu[mapping.long(), pos]
             context = LogitsContext(
-                expanded_idx_mapping=expanded,
+                expanded_idx_mapping=mapping,
                 idx_mapping=mapping,
                 idx_mapping_np=mapping.numpy(),
-                expanded_local_pos=local,
-                input_ids=torch.tensor(fed, dtype=torch.int32),
-                pos=first + local,
-                seq_lens_upper_bound_np=np.array(longest, np.int32),
+                expanded_local_pos=torch.zeros_like(mapping),
+                input_ids=last,
+                pos=pos,
+                seq_lens_upper_bound_np=(pos + 1).numpy().astype(np.int32),
             )
-            by_slot = dict(zip(order, drafts, strict=True))
-            requests = {
-                row: (self.slots[slot][0], self.slots[slot][2] + by_slot[slot][:at]) for row, (slot, at) in enumerate(rows)
-            }
-            check(lambda logits: self.processor.apply(logits, context), len(rows), requests)
+            requests = {row: (self.slots[slot][0], self.slots[slot][2]) for row, slot in enumerate(order)}
+            check(lambda logits: self.processor.apply(logits, context), len(order), requests)
         for _, _, output in self.slots.values():
             output.append(data.draw(st.integers(0, 3)))
 
-    def drafts(self, data):
-        """What a step guesses of a request's next tokens."""
-        return []
 
-
-class SpeculatingRunner(SecondRunner):
-    config = SimpleNamespace(speculative_config=object())
-
-    def drafts(self, data):
-        return data.draw(st.lists(st.integers(0, 3), max_size=4))
-
-
-@pytest.mark.parametrize("runner", [FirstRunner, SecondRunner, SpeculatingRunner])
+@pytest.mark.parametrize("runner", [FirstRunner, SecondRunner])
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_every_row_is_the_formula_for_its_own_request(runner, data):
@@ -256,9 +232,10 @@ def test_a_bad_default_is_refused_at_the_start(text, monkeypatch):
         vllm.LZPenalty(CONFIG, CPU, False)
 
 
-def test_speculative_decoding_is_refused_by_the_first_runner():
-    with pytest.raises(ValueError, match="supports speculative decoding with vLLM's second model runner alone"):
-        vllm.LZPenalty(SimpleNamespace(speculative_config=object()), CPU, False)
+def test_speculative_decoding_is_refused_at_the_start():
+    for rest in ((CPU, False), (SecondRunner().state,)):
+        with pytest.raises(ValueError, match="does not support speculative decoding"):
+            vllm.LZPenalty(SimpleNamespace(speculative_config=object()), *rest)
 
 
 def test_many_different_options_leave_nothing_behind():
