@@ -5,7 +5,8 @@ underscore means in place. Importing this package imports neither torch nor tran
 serving engines are modules of their own:
 
     lzpenalty.hf        transformers: LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
-    lzpenalty.cache.rpc       transformers: RPCCache
+    lzpenalty.presets   options by name, and their reasons
+    lzpenalty.cache.rpc transformers: RPCCache
     lzpenalty.analysis  how repetitive is a text?
     lzpenalty.lm_eval   lm-evaluation-harness: a model with both, tasks on local files
     lzpenalty.vllm, lzpenalty.sglang, lzpenalty.llama_cpp, lzpenalty.mlx
@@ -15,6 +16,7 @@ serving engines are modules of their own:
 from lzpenalty._core import (
     LZOptions,
     append_,
+    attend,
     attention_scores,
     codelength_deltas,
     compact_,
@@ -23,6 +25,7 @@ from lzpenalty._core import (
     gather_blocks_,
     gather_tokens_,
     get_num_threads,
+    loop_evidence,
     lz_penalize_,
     lz_penalize_rows_,
     repetition_period,
@@ -34,6 +37,7 @@ from lzpenalty._core import (
 __all__ = [
     "LZOptions",
     "append_",
+    "attend",
     "attention_scores",
     "codelength_deltas",
     "compact_",
@@ -42,6 +46,7 @@ __all__ = [
     "gather_blocks_",
     "gather_tokens_",
     "get_num_threads",
+    "loop_evidence",
     "lz_penalize_",
     "lz_penalize_rows_",
     "repetition_period",

@@ -115,7 +115,7 @@ int check_apart(const tensor *t, const tensor *from)
 {
     const tensor *both[2] = {t, from};
     intptr_t first[2], last[2];
-    int same_strides = t->dtype == from->dtype;
+    int same_strides = t->dtype == from->dtype && t->ndim == from->ndim;
     for (int n = 0; n < 2; n++) {
         first[n] = last[n] = (intptr_t)both[n]->data;
         for (int i = 0; i < both[n]->ndim; i++) {

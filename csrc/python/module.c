@@ -59,12 +59,14 @@ static PyMethodDef methods[] = {
     {"codelength_deltas", METHOD(py_codelength_deltas), doc_codelength_deltas},
     {"token_bits", METHOD(py_token_bits), doc_token_bits},
     {"repetition_period", METHOD(py_repetition_period), doc_repetition_period},
+    {"loop_evidence", METHOD(py_loop_evidence), doc_loop_evidence},
     {"attention_scores", METHOD(py_attention_scores), doc_attention_scores},
     {"select_top", METHOD(py_select_top), doc_select_top},
     {"compact_", METHOD(py_compact), doc_compact},
     {"append_", METHOD(py_append), doc_append},
     {"compact_blocks_", METHOD(py_compact_blocks), doc_compact_blocks},
     {"gather_blocks_", METHOD(py_gather_blocks), doc_gather_blocks},
+    {"attend", METHOD(py_attend), doc_attend},
     {"parse_lz77", METHOD(py_parse_lz77), doc_parse_lz77},
     {"parse_lz78", METHOD(py_parse_lz78), doc_parse_lz78},
     {"find_loops", METHOD(py_find_loops), doc_find_loops},
@@ -77,8 +79,9 @@ static PyMethodDef methods[] = {
     {"cpu_level", py_cpu_level, METH_NOARGS, "cpu_level($module, /)\n--\n\nThe instruction-set level in use."},
     {"cpu_levels", py_cpu_levels, METH_NOARGS, "cpu_levels($module, /)\n--\n\nThe levels that this machine runs."},
     {"set_cpu_level", py_set_cpu_level, METH_O,
-     "set_cpu_level($module, level, /)\n--\n\nForces a level for the whole process, for tests: only attention scores depend "
-     "on it, by roundings."},
+     "set_cpu_level($module, level, /)\n--\n\nForces a level for the whole process, for tests: only attention and its "
+     "scores "
+     "depend on it, by roundings."},
     {NULL, NULL, 0, NULL},
 };
 

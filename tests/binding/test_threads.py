@@ -16,6 +16,7 @@ from lzpenalty import (
     LZOptions,
     _core,
     append_,
+    attend,
     attention_scores,
     codelength_deltas,
     compact_,
@@ -139,7 +140,7 @@ def test_one_set_of_arrays_for_all_threads():
     rng = np.random.default_rng(0)
     tokens, queries = rng.integers(0, 9, 700), rng.standard_normal((1, 2, 8, 16), np.float32)
     keys = rng.standard_normal((1, 2, 300, 16), np.float32)
-    options, text = LZOptions(neutral=[1, 2]), tokens.tolist()
+    options, text = LZOptions(neutral=[1, 2], gate=(6, 9), release=[[1, 2], 3], reset=[[8, 8, 8]]), tokens.tolist()
 
     def run(_):
         logits = np.zeros((2, 9), np.float32)
@@ -208,13 +209,16 @@ def large_call(name):
     scores, kept = np.zeros((1, 8, n), np.float32), np.arange(1, n).reshape(1, 1, -1)
     return {
         "score": lambda: attention_scores(new[:, :, :32], keys, start=0, stop=n),
+        "attend": lambda: attend(new[:, :, :1], keys, values),
         "select": lambda: select_top(scores, 100),
         "compact": lambda: compact_(keys, values, kept, start=0, stop=n, length=n),
         "append": lambda: append_(keys, values, new, new, position=1),
     }[name]
 
 
-@pytest.mark.parametrize("name", ["penalize", "dry", "period", "score", "select", "compact", "append", "parse", "loops"])
+@pytest.mark.parametrize(
+    "name", ["penalize", "dry", "period", "score", "attend", "select", "compact", "append", "parse", "loops"]
+)
 def test_large_calls_release_the_gil(name):
     call, done, seen, interval = large_call(name), threading.Event(), [], sys.getswitchinterval()
 

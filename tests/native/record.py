@@ -2,8 +2,8 @@
 
     python tests/native/record.py FILE
 
-The number of penalties, penalties, the number of caches, caches, the number of texts, texts: each is little-endian numbers,
-int32 and float32 where nothing else is said, in the order in which replay.c reads them."""
+The number of penalties, penalties, and so on for caches, attention and texts: each is little-endian numbers, int32 and
+float32 where nothing else is said, in the order in which replay.c reads them."""
 
 import sys
 
@@ -13,10 +13,12 @@ import torch
 from lzpenalty import (
     _core,
     append_,
+    attend,
     attention_scores,
     codelength_deltas,
     compact_,
     dry_penalize_,
+    loop_evidence,
     lz_penalize_,
     repetition_period,
     select_top,
@@ -32,6 +34,14 @@ def ints(out, *values):
 
 def floats(out, *values):
     out.write(np.array(values, np.float32).tobytes())
+
+
+def marks(out, *sets):
+    """Of each set: how many, and of each its ids, with their number before them."""
+    for chosen in sets:
+        ints(out, len(chosen or ()))
+        for ids in chosen or ():
+            ints(out, len(ids), *ids)
 
 
 def tensors(out, *values):
@@ -62,6 +72,13 @@ def record_penalties(rng, out):
         neutral = [1] if rng.integers(2) else []
         dry = dict(multiplier=0.8, base=1.75, allowed_length=int(rng.integers(1, 4)), window=int(rng.integers(0, 800)))
         breakers = [3] if rng.integers(2) else []
+        loops = dict(gate=(6, float(rng.integers(7, 30))) if rng.integers(2) else None)
+        loops |= dict(release_rate=float(rng.choice([0.5, 2])), release_after=int(rng.integers(1, 30)))
+        for name, often in (("release", 2), ("reset", 4), ("until", 8)):
+            sizes = rng.integers(1, 4, int(rng.integers(1, 4)))
+            wanted = sorted({tuple(rng.integers(0, vocab, size).tolist()) for size in sizes})
+            loops[name] = None if rng.integers(often) else wanted
+        evidence = dict(gram=int(rng.integers(1, 9)), window=int(rng.integers(0, 800)))
         loop = dict(ngram=int(rng.integers(1, 9)), count=int(rng.integers(2, 5)), max_period=int(rng.integers(1, 60)))
 
         ints(out, len(tokens), vocab)
@@ -69,7 +86,10 @@ def record_penalties(rng, out):
         ints(out, COSTS.index(coder["cost"]), *(coder[k] for k in ("window", "buffer", "min_match", "min_count")))
         floats(out, more["strength"], more["escalation"])
         ints(out, more["horizon"], len(neutral))
-        out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, neutral=neutral).tobytes())
+        floats(out, *(loops["gate"] or (0, 0)), loops["release_rate"])
+        ints(out, loops["release_after"])
+        marks(out, loops["release"], loops["reset"], loops["until"])
+        out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, **loops, neutral=neutral).tobytes())
         ids, bits = codelength_deltas(tokens, vocab, **coder)
         ints(out, len(ids), *ids)
         floats(out, *bits)
@@ -77,6 +97,7 @@ def record_penalties(rng, out):
         ints(out, dry["allowed_length"], dry["window"], len(breakers))
         out.write(dry_penalize_(logits.copy(), tokens, **dry, breakers=breakers).tobytes())
         ints(out, *loop.values(), int(repetition_period(tokens, **loop)))
+        ints(out, *evidence.values(), int(loop_evidence(tokens, **evidence)))
 
 
 def record_caches(rng, out):
@@ -102,6 +123,23 @@ def record_caches(rng, out):
             tensors(out, scores, positions, keys, values)
 
 
+def record_attention(rng, out):
+    shapes = [(1, 1, 1, 1, 1, 1), (2, 3, 2, 5, 17, 3), (1, 7, 2, 1, 600, 64), (2, 5, 1, 2, 130, 32), (1, 1, 3, 4, 40, 128)]
+    ints(out, len(shapes) * len(DTYPES))
+    for dtype in DTYPES:
+        for B, group, H, q, T, D in shapes:
+            queries, keys, values = (
+                torch.from_numpy(rng.normal(size=size)).to(dtype)
+                for size in ((B, H * group, q, D), (B, H, T, D), (B, H, T, D))
+            )
+            lengths, pads = rng.integers(0, T + 1, (B, H)), rng.integers(0, T // 2 + 1, B)
+            scale, softcap = float(rng.normal()), float(rng.choice([0, 20]))
+            ints(out, DTYPES.index(dtype), B, H * group, H, q, T, D, *lengths.ravel(), *pads)
+            floats(out, scale, softcap)
+            options = dict(lengths=torch.from_numpy(lengths), pads=torch.from_numpy(pads), scale=scale, softcap=softcap)
+            tensors(out, queries, keys, values, attend(queries, keys, values, **options))
+
+
 def record_texts(rng, out):
     cases = [text for _ in range(6) for text in texts(rng)]
     ints(out, len(cases))
@@ -123,6 +161,7 @@ def main(path: str) -> None:
     with open(path, "wb") as out:
         record_penalties(rng, out)
         record_caches(rng, out)
+        record_attention(rng, out)
         record_texts(rng, out)
 
 

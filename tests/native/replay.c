@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../../csrc/cache/cache.h"
+#include "../../csrc/cpu/half.h"
 #include "../../csrc/lz/lz.h"
 #include "../../csrc/text/text.h"
 
@@ -64,6 +65,17 @@ static void expect(const char *what, int at, const void *got, const void *wanted
         fail(what, at);
 }
 
+static lz_marks read_marks(void)
+{
+    lz_marks marks = {.n = read_int()};
+    for (int m = 0; m < marks.n; m++) {
+        marks.mark[m].n = read_int();
+        for (int k = 0; k < marks.mark[m].n; k++)
+            marks.mark[m].id[k] = read_int();
+    }
+    return marks;
+}
+
 static void replay_penalties(void)
 {
     static const int32_t neutral[] = {1}, breakers[] = {3};
@@ -77,6 +89,8 @@ static void replay_penalties(void)
         p.coder.min_count = read_int();
         p.strength = read_float(), p.escalation = read_float();
         p.horizon = read_int(), p.n_neutral = read_int();
+        p.gate_from = read_float(), p.gate_to = read_float(), p.release_rate = read_float(), p.release_after = read_int();
+        p.release = read_marks(), p.reset = read_marks(), p.until = read_marks();
         float *penalized = read_items((size_t)vocab, sizeof *penalized);
         int32_t n = read_int(), *ids = read_items((size_t)n, sizeof *ids);
         float *bits = read_items((size_t)n, sizeof *bits);
@@ -87,6 +101,9 @@ static void replay_penalties(void)
         lz_loop loop;
         loop.ngram = read_int(), loop.count = read_int(), loop.max_period = read_int();
         int64_t period = read_int(), got_period;
+        lz_evidence evidence;
+        evidence.gram = read_int(), evidence.window = read_int();
+        int64_t circling = read_int(), got_circling;
 
         lz_tokens tokens = {.data = ids64, .is_int64 = 1, .rows = 1, .length = length, .column_stride = 1};
         lz_logits logits = {.data = row, .dtype = FLOAT32, .rows = 1, .vocab = vocab, .column_stride = 1};
@@ -98,7 +115,7 @@ static void replay_penalties(void)
             int32_t *got_ids;
             float *got_bits;
             if (lz_reserve(&ws, &p, length) < 0 || lz_reserve_dry(&ws, &dry, length) < 0 ||
-                lz_reserve_loop(&ws, &loop, length) < 0)
+                lz_reserve_loop(&ws, &loop, length) < 0 || lz_reserve_evidence(&ws, &evidence, length) < 0)
                 exit(2);
             memcpy(row, before, row_size);
             if (p.coder.window > 0)
@@ -114,6 +131,8 @@ static void replay_penalties(void)
             expect("dry", at, row, dried, row_size);
             kernels->periods(&loop, &tokens, &got_period, &ws);
             expect("the period", at, &got_period, &period, sizeof period);
+            kernels->evidence(&evidence, &tokens, &got_circling, &ws);
+            expect("the evidence", at, &got_circling, &circling, sizeof circling);
             lz_workspace_clear(&ws);
         }
         free(ids64), free(before), free(row), free(penalized), free(ids), free(bits), free(dried);
@@ -225,6 +244,58 @@ static void replay_texts(void)
     }
 }
 
+static float number_at(const void *numbers, float_dtype dtype, int64_t i)
+{
+    if (dtype == FLOAT32)
+        return ((const float *)numbers)[i];
+    return dtype == FLOAT16 ? f16_to_float(((const uint16_t *)numbers)[i]) : bf16_to_float(((const uint16_t *)numbers)[i]);
+}
+
+static void replay_attention(void)
+{
+    for (int at = 0, cases = read_int(); at < cases; at++) {
+        const float_dtype dtype = (const float_dtype[]){FLOAT32, FLOAT16, BFLOAT16}[read_int()];
+        const float precision = dtype == FLOAT32 ? 2e-5f : dtype == FLOAT16 ? 2e-3f : 2e-2f;
+        const size_t item = dtype == FLOAT32 ? 4 : 2;
+        int64_t batch = read_int(), query_heads = read_int(), heads = read_int(), q = read_int(), tokens = read_int();
+        int64_t size = read_int();
+        cache_span *spans = malloc((size_t)(batch * heads) * sizeof *spans);
+        for (int64_t i = 0; i < batch * heads; i++)
+            spans[i] = (cache_span){i * tokens * size, i * tokens * size, 0, read_int()};
+        for (int64_t b = 0; b < batch; b++) {
+            const int64_t pad = read_int();
+            for (int64_t head = 0; head < heads; head++)
+                spans[b * heads + head].first = pad;
+        }
+        cache_decode decode = {.queries = contiguous(dtype, batch, query_heads, q, size),
+                               .heads = heads,
+                               .key_stride = size,
+                               .value_stride = size,
+                               .spans = spans,
+                               .threads = 2};
+        decode.scale = read_float(), decode.softcap = read_float();
+        decode.out = decode.queries;
+        const size_t count = (size_t)(batch * query_heads * q * size), cached = (size_t)(batch * heads * tokens * size);
+        void *queries = read_items(count, item), *keys = read_items(cached, item), *values = read_items(cached, item);
+        void *wanted = read_items(count, item);
+        decode.queries.data = queries, decode.keys = keys, decode.values = values;
+        decode.out.data = malloc(count * item);
+        for (int level = 0; level < CPU_LEVELS; level++) {
+            if (cpu_set_level((cpu_level)level) < 0)
+                continue;
+            memset(decode.out.data, 0xff, count * item);
+            if (cache_attend(&decode) != 0)
+                fail("the status of attention", at);
+            for (int64_t i = 0; i < (int64_t)count; i++) {
+                const float x = number_at(wanted, dtype, i), got = number_at(decode.out.data, dtype, i);
+                if (!(fabsf(got - x) <= precision * (1 + fabsf(x))))
+                    fail("attention", at);
+            }
+        }
+        free(queries), free(keys), free(values), free(wanted), free(decode.out.data), free(spans);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2 || !(file = fopen(argv[1], "rb"))) {
@@ -233,6 +304,7 @@ int main(int argc, char **argv)
     }
     replay_penalties();
     replay_caches();
+    replay_attention();
     replay_texts();
     fclose(file);
     printf("replay: all cases agree at");
