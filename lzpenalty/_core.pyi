@@ -116,6 +116,19 @@ def compact_blocks_(
 ) -> int: ...
 def gather_blocks_(out: _T, cache: _Tensor, blocks: _Tensor, *, start: int) -> _T: ...
 def append_(keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, position: int) -> int: ...
+def append_ragged_(
+    keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, starts: _Tensor, lengths: _Tensor
+) -> None: ...
+def echo_scores_(
+    evidence: _Tensor,
+    queries: _Tensor,
+    keys: _Tensor,
+    *,
+    starts: _Tensor,
+    lengths: _Tensor,
+    pads: _Tensor | None = None,
+    scale: float | None = None,
+) -> None: ...
 def attend(
     queries: _T,
     keys: _Tensor,

@@ -21,6 +21,8 @@ PyObject *py_append(FASTCALL_KEYWORDS);
 PyObject *py_compact_blocks(FASTCALL_KEYWORDS);
 PyObject *py_gather_blocks(FASTCALL_KEYWORDS);
 PyObject *py_attend(FASTCALL_KEYWORDS);
+PyObject *py_append_ragged(FASTCALL_KEYWORDS);
+PyObject *py_echo_scores(FASTCALL_KEYWORDS);
 PyObject *py_parse_lz77(FASTCALL_KEYWORDS);
 PyObject *py_parse_lz78(FASTCALL_KEYWORDS);
 PyObject *py_find_loops(FASTCALL_KEYWORDS);
@@ -30,6 +32,7 @@ extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[]
 extern const char doc_lz_penalize_rows[], doc_gather_tokens[], doc_token_bits[], doc_loop_evidence[];
 extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[], doc_attend[];
 extern const char doc_compact_blocks[], doc_gather_blocks[];
+extern const char doc_append_ragged[], doc_echo_scores[];
 extern const char doc_parse_lz77[], doc_parse_lz78[], doc_find_loops[];
 extern const char doc_warmup[], doc_cuda_devices[];
 
