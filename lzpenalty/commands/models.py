@@ -2,15 +2,19 @@
 
 import contextlib
 import importlib.util
+from itertools import groupby
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
 from lzpenalty.hf import RPCCache
 
-__all__ = ["ModelMissing", "greedy", "load_model"]
+__all__ = ["ModelMissing", "answers", "greedy", "load_model"]
 
 
 class ModelMissing(Exception):
@@ -43,15 +47,27 @@ def load_model(name: str | None = None):
     return model.eval(), tokenizer
 
 
+def _texts(tokenizer, prompts) -> list[str]:
+    """Prompts as the model reads them."""
+    if not tokenizer.chat_template:
+        return [*prompts]
+    chats = [[{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in prompts]
+    return [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
+
+
+def _ends(model) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    return {ends} if isinstance(ends, int) else set(ends or ())
+
+
 def greedy(
     model, tokenizer, prompts, max_new_tokens: int, processors=(), cache: RPCCache | None = None, streamer=None
 ) -> list[list[int]]:
     """The tokens of the greedy answers to a batch of prompts, without the end of text and what follows. A prompt is what a
     user says, or a list of messages, which needs a chat template."""
-    if tokenizer.chat_template:
-        chats = [[{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in prompts]
-        prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+    inputs = tokenizer(
+        _texts(tokenizer, prompts), return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template
+    )
     with cache or contextlib.nullcontext():
         output = model.generate(
             **inputs,
@@ -62,10 +78,121 @@ def greedy(
             pad_token_id=tokenizer.pad_token_id,
             streamer=streamer,
         )
-    ends = model.generation_config.eos_token_id
-    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    ends = _ends(model)
     rows = []
     for row in output[:, inputs["input_ids"].shape[1] :].tolist():
         stop = next((i for i, token in enumerate(row) if token in ends), len(row))
         rows.append(row[:stop])
     return rows
+
+
+class _Room(DynamicLayer):
+    """Keys and values of a layer in a buffer that has room for all tokens to come."""
+
+    def __init__(self, tokens: int):
+        super().__init__()
+        self.room, self.held = tokens, 0
+
+    def lazy_initialization(self, key_states, value_states) -> None:
+        super().lazy_initialization(key_states, value_states)
+        shape = (*key_states.shape[:2], self.room, key_states.shape[3])
+        self.buffers = [states.new_empty(shape) for states in (key_states, value_states)]
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before, self.held = self.held, self.held + key_states.shape[2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, before : self.held] = states
+        self.keys, self.values = (buffer[:, :, : self.held] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices) -> None:
+        self.buffers = [buffer[indices] for buffer in self.buffers]
+        self.keys, self.values = (buffer[:, :, : self.held] for buffer in self.buffers)
+
+
+def _grouped(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """Attention of one new token: query heads that share keys take them where they are, while transformers copies them for
+    each."""
+    if query.shape[2] > 1 or attention_mask is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    batch, heads, _, width = query.shape
+    groups = query.view(batch, key.shape[1], heads // key.shape[1], width)
+    scores = (groups @ key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
+    scores.masked_fill_(~attention_mask[..., : key.shape[2]], -torch.inf)
+    return (scores.softmax(-1) @ value).reshape(batch, 1, heads, width), None
+
+
+AttentionInterface.register("lzpenalty_grouped", _grouped)
+AttentionMaskInterface.register("lzpenalty_grouped", sdpa_mask)
+
+
+def answers(
+    model, tokenizer, prompts, max_new_tokens: int, penalties=(None,), *, opening: str = "", step=None
+) -> list[list[list[int]]]:
+    """The greedy answers to all prompts under each of some penalties: what :func:`greedy` returns for each, much sooner. All
+    are generated as one batch, and rows that have ended leave it.
+
+    Parameters
+    ----------
+    penalties : list of lzpenalty.commands.penalties.Penalty or None
+    opening : str
+        What the answers begin with; it counts as prompt.
+    step : callable, optional
+        Called after each step with the number of rows that it was for.
+    """
+    texts = [text + opening for text in _texts(tokenizer, prompts)] * len(penalties)
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+    tokens, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
+    width = tokens.shape[1]
+    processors = [penalty.processors(width) if penalty else [] for penalty in penalties]
+    rows = [(kind, at) for kind in range(len(penalties)) for at in range(len(prompts))]
+    found: list[list[list[int]]] = [[[] for _ in prompts] for _ in penalties]
+    ends = _ends(model)
+    attention = model.config._attn_implementation
+    if attention == "sdpa":
+        model.set_attn_implementation("lzpenalty_grouped")
+    try:
+        with torch.inference_mode():
+            cache = DynamicCache()
+            cache.layers = [_Room(width + max_new_tokens) for _ in range(model.config.num_hidden_layers)]
+            cache.layer_class_to_replicate = None
+            fed = tokens
+            for _ in range(max_new_tokens):
+                positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -fed.shape[1] :]
+                scores = model(
+                    input_ids=fed, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+                ).logits[:, -1].float()  # fmt: skip
+                chosen = _choose(scores, tokens, [kind for kind, _ in rows], processors)
+                stay = [i for i, token in enumerate(chosen.tolist()) if token not in ends]
+                for i in stay:
+                    kind, at = rows[i]
+                    found[kind][at].append(int(chosen[i]))
+                if step:
+                    step(len(rows))
+                if not stay:
+                    break
+                if len(stay) < len(rows):
+                    kept = torch.tensor(stay, device=model.device)
+                    rows, tokens, mask, chosen = [rows[i] for i in stay], tokens[kept], mask[kept], chosen[kept]
+                    cache.batch_select_indices(kept)
+                fed = chosen[:, None]
+                tokens = torch.cat([tokens, fed], 1)
+                mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+    finally:
+        model.set_attn_implementation(attention)
+    return found
+
+
+def _choose(scores, tokens, kinds: list[int], processors: list[list]) -> torch.Tensor:
+    """The most likely token of each row, under its penalty. Rows of a penalty stand together."""
+    chosen = []
+    for kind, group in groupby(range(len(kinds)), kinds.__getitem__):
+        part = [*group]
+        part = slice(part[0], part[-1] + 1)
+        lowered = scores[part]
+        for processor in processors[kind]:
+            lowered = processor(tokens[part], lowered)
+        chosen.append(lowered.argmax(-1))
+    return torch.cat(chosen)

@@ -29,6 +29,7 @@ from transformers.generation.streamers import BaseStreamer
 from lzpenalty import LZOptions, lz_penalize_, repetition_period
 from lzpenalty.analysis import seq_rep
 from lzpenalty.commands import models
+from lzpenalty.commands.penalties import Penalty
 from lzpenalty.commands.prompts import PROMPTS
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 
@@ -90,32 +91,41 @@ def grid(values: dict[str, list]) -> list[dict]:
 
 
 class Reading:
-    """A text and its last `copied` tokens a second time, as the model reads them: logits that any penalty is tried on."""
+    """A text, and its last `copied` tokens another `times`, as the model reads them: logits that any penalty is tried on."""
 
-    def __init__(self, model, ids: list[int], copied: int):
-        fed = torch.tensor(ids + ids[-copied:], device=model.device)
-        with torch.no_grad():
+    def __init__(self, model, ids: list[int], copied: int, times: int = 1):
+        fed = torch.tensor(ids + ids[max(0, len(ids) - copied) :] * times, device=model.device)
+        with torch.inference_mode():
             self.logits = model(fed[None, :-1]).logits[0].cpu()
         self.tokens, self.targets = fed[:-1].cpu(), fed[1:].cpu()
         self.bits, self.best = self.under(BASELINE)
         self.is_text = torch.arange(len(self.targets)) < len(ids) - 1
         self.known = self.best & ~self.is_text
 
-    def under(self, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    def under(self, penalty: dict | Penalty) -> tuple[torch.Tensor, torch.Tensor]:
         """Bits of each token but the first [T - 1], and whether it is the most likely one, under the penalty that the tokens
-        before it bring."""
-        rows, context = len(self.tokens), max(1, LZOptions(**options).context)
-        seen = pad(self.tokens, (context - 1, 0)).unfold(0, context, 1)  # [rows, context], nothing is copied
-        starts = (context - 1 - torch.arange(rows)).clamp(min=0)
+        before it bring. Of ours the options are enough."""
+        ours = penalty.options if isinstance(penalty, Penalty) else (penalty,)
+        processors = [] if ours else penalty.processors(0)
         bits, best = [], []
-        for at in range(0, rows, ROWS):
+        for at in range(0, len(self.tokens), ROWS):
             part = slice(at, at + ROWS)
             logits = self.logits[part].to(torch.float32, copy=True)
-            lz_penalize_(logits, seen[part], starts=starts[part], **options)
+            for options in ours:
+                self._lower(logits, part, options)
+            for processor in processors:
+                for row in range(len(logits)):
+                    logits[row] = processor(self.tokens[None, : at + row + 1], logits[row : row + 1])[0]
             targets = self.targets[part, None]
             bits.append(-logits.log_softmax(-1).gather(1, targets)[:, 0].double() / math.log(2))
             best.append(logits.argmax(-1, keepdim=True) == targets)
         return torch.cat(bits), torch.cat(best)[:, 0]
+
+    def _lower(self, logits: torch.Tensor, part: slice, options: dict) -> None:
+        rows, context = len(self.tokens), max(1, LZOptions(**options).context)
+        seen = pad(self.tokens, (context - 1, 0)).unfold(0, context, 1)  # [rows, context], nothing is copied
+        starts = (context - 1 - torch.arange(rows)).clamp(min=0)
+        lz_penalize_(logits, seen[part], starts=starts[part], **options)
 
 
 def damage(readings: list[Reading], options: dict) -> dict:
