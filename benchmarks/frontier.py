@@ -34,7 +34,7 @@ COUNTED_FROM = 64
 CAPPED_AT = 20.0  # nats
 PASSAGES = (40, 100, 200)  # tokens
 COPIED = ("prose", "code")
-TOGETHER = 6  # rows whose answers are generated as one batch
+TOGETHER = 7  # rows whose answers are generated as one batch
 
 # "gentle" is chosen among these, on the half that is there to choose on: (gate from, to), strength, and a strength that is
 # always there. All have min_match 2.

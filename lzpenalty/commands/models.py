@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -87,29 +86,29 @@ def greedy(
 
 
 class _Room(DynamicLayer):
-    """Keys and values of a layer in a buffer that has room for all tokens to come."""
+    """Keys and values of a layer in buffers that have room for all rows and tokens to come."""
 
-    def __init__(self, tokens: int):
+    def __init__(self, rows: int, tokens: int):
         super().__init__()
-        self.room, self.held = tokens, 0
+        self.room, self.held = (rows, tokens), 0
 
     def lazy_initialization(self, key_states, value_states) -> None:
         super().lazy_initialization(key_states, value_states)
-        shape = (*key_states.shape[:2], self.room, key_states.shape[3])
-        self.buffers = [states.new_empty(shape) for states in (key_states, value_states)]
+        rows, tokens = self.room
+        self.buffers = [s.new_empty(rows, s.shape[1], tokens, s.shape[3]) for s in (key_states, value_states)]
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        before, self.held = self.held, self.held + key_states.shape[2]
+        rows, before, self.held = len(key_states), self.held, self.held + key_states.shape[2]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, before : self.held] = states
-        self.keys, self.values = (buffer[:, :, : self.held] for buffer in self.buffers)
+            buffer[:rows, :, before : self.held] = states
+        self.keys, self.values = (buffer[:rows, :, : self.held] for buffer in self.buffers)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices) -> None:
-        self.buffers = [buffer[indices] for buffer in self.buffers]
-        self.keys, self.values = (buffer[:, :, : self.held] for buffer in self.buffers)
+    def copy_row(self, source: int, to: int) -> None:
+        for buffer in self.buffers:
+            buffer[to, :, : self.held] = buffer[source, :, : self.held]
 
 
 def _grouped(module, query, key, value, attention_mask, scaling=None, **kwargs):
@@ -131,8 +130,10 @@ AttentionMaskInterface.register("lzpenalty_grouped", sdpa_mask)
 def answers(
     model, tokenizer, prompts, max_new_tokens: int, penalties=(None,), *, opening: str = "", step=None
 ) -> list[list[list[int]]]:
-    """The greedy answers to all prompts under each of some penalties: what :func:`greedy` returns for each, much sooner. All
-    are generated as one batch, and rows that have ended leave it.
+    """The greedy answers to all prompts under each of some penalties: what :func:`greedy` returns for each, much sooner.
+
+    All are generated as one batch. Answers to a prompt share a row of it until penalties choose different tokens; those that
+    have ended leave.
 
     Parameters
     ----------
@@ -140,14 +141,14 @@ def answers(
     opening : str
         What the answers begin with; it counts as prompt.
     step : callable, optional
-        Called after each step with the number of rows that it was for.
+        Called after each step with the number of answers that it was for.
     """
-    texts = [text + opening for text in _texts(tokenizer, prompts)] * len(penalties)
+    texts = [text + opening for text in _texts(tokenizer, prompts)]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
     tokens, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
     width = tokens.shape[1]
     processors = [penalty.processors(width) if penalty else [] for penalty in penalties]
-    rows = [(kind, at) for kind in range(len(penalties)) for at in range(len(prompts))]
+    rows = [(at, [*range(len(penalties))]) for at in range(len(prompts))]  # of the batch: a prompt, and whose answers it is
     found: list[list[list[int]]] = [[[] for _ in prompts] for _ in penalties]
     ends = _ends(model)
     attention = model.config._attn_implementation
@@ -156,7 +157,8 @@ def answers(
     try:
         with torch.inference_mode():
             cache = DynamicCache()
-            cache.layers = [_Room(width + max_new_tokens) for _ in range(model.config.num_hidden_layers)]
+            room = len(prompts) * len(penalties), width + max_new_tokens
+            cache.layers = [_Room(*room) for _ in range(model.config.num_hidden_layers)]
             cache.layer_class_to_replicate = None
             fed = tokens
             for _ in range(max_new_tokens):
@@ -164,35 +166,57 @@ def answers(
                 scores = model(
                     input_ids=fed, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
                 ).logits[:, -1].float()  # fmt: skip
-                chosen = _choose(scores, tokens, [kind for kind, _ in rows], processors)
-                stay = [i for i, token in enumerate(chosen.tolist()) if token not in ends]
-                for i in stay:
-                    kind, at = rows[i]
-                    found[kind][at].append(int(chosen[i]))
                 if step:
-                    step(len(rows))
-                if not stay:
+                    step(sum(len(kinds) for _, kinds in rows))
+                sources, rows, chosen = _go_on(rows, _choices(scores, tokens, rows, processors), ends)
+                if not rows:
                     break
-                if len(stay) < len(rows):
-                    kept = torch.tensor(stay, device=model.device)
-                    rows, tokens, mask, chosen = [rows[i] for i in stay], tokens[kept], mask[kept], chosen[kept]
-                    cache.batch_select_indices(kept)
-                fed = chosen[:, None]
-                tokens = torch.cat([tokens, fed], 1)
-                mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+                for (at, kinds), token in zip(rows, chosen, strict=True):
+                    for kind in kinds:
+                        found[kind][at].append(token)
+                for to, source in enumerate(sources):
+                    if to != source:
+                        for layer in cache.layers:
+                            layer.copy_row(source, to)
+                fed = torch.tensor(chosen, device=model.device)[:, None]
+                tokens = torch.cat([tokens[sources], fed], 1)
+                mask = torch.nn.functional.pad(mask[sources], (0, 1), value=1)
     finally:
         model.set_attn_implementation(attention)
     return found
 
 
-def _choose(scores, tokens, kinds: list[int], processors: list[list]) -> torch.Tensor:
-    """The most likely token of each row, under its penalty. Rows of a penalty stand together."""
-    chosen = []
-    for kind, group in groupby(range(len(kinds)), kinds.__getitem__):
-        part = [*group]
-        part = slice(part[0], part[-1] + 1)
-        lowered = scores[part]
-        for processor in processors[kind]:
-            lowered = processor(tokens[part], lowered)
-        chosen.append(lowered.argmax(-1))
-    return torch.cat(chosen)
+def _choices(scores, tokens, rows, processors: list[list]) -> list[dict[int, list[int]]]:
+    """For each row, whose penalties choose which token."""
+    chosen: list[dict[int, list[int]]] = [{} for _ in rows]
+    for kind, used in enumerate(processors):
+        mine = [row for row, (_, kinds) in enumerate(rows) if kind in kinds]
+        if not mine:
+            continue
+        lowered, seen = scores[mine], tokens[mine]
+        for processor in used:
+            lowered = processor(seen, lowered)
+        for row, token in zip(mine, lowered.argmax(-1).tolist(), strict=True):
+            chosen[row].setdefault(token, []).append(kind)
+    return chosen
+
+
+def _go_on(rows, choices: list[dict[int, list[int]]], ends: set[int]) -> tuple[list[int], list, list[int]]:
+    """The rows that follow, which rows they go on from, and with which token. Few change their place: a row that has ended is
+    replaced by one that splits off another, or by the last one."""
+    follow, split, ended = {}, [], []  # follow: by their places
+    for row, (at, _) in enumerate(rows):
+        ways = [(row, (at, kinds), token) for token, kinds in choices[row].items() if token not in ends]
+        if ways:
+            follow[row] = ways[0]
+            split += ways[1:]
+        else:
+            ended.append(row)
+    for way in split:
+        follow[ended.pop(0) if ended else len(follow)] = way
+    for place in ended:
+        last = max(follow, default=-1)
+        if last > place:
+            follow[place] = follow.pop(last)
+    places = sorted(follow)
+    return [follow[i][0] for i in places], [follow[i][1] for i in places], [follow[i][2] for i in places]
