@@ -5,11 +5,11 @@
 The prompts and texts of corpus.py, in two halves: options are chosen on one, the other is reported. Each row of `ROWS` is a
 penalty, and they have the same model, prompts and texts:
 
-answers   Greedy, at most 600 tokens, measured by lzpenalty/commands/measures.py: exact loops at their end, approximate loops,
-          repeated 4-grams, tokens that say what was said twice before, length.
-harm      The first 600 tokens of a text count as generated, and are fed to the model as they stand. By how many nats is a token
-          less likely than without a penalty, from the 64th on? The mean over the tokens of a kind. A token counts with 20 nats
-          at most: some penalties forbid tokens, and a mean would be infinite.
+answers   Greedy, at most 600 tokens, measured by lzpenalty/commands/measures.py: exact loops at their end, approximate
+          loops, repeated 4-grams, tokens that say what was said twice before, length.
+harm      The first 600 tokens of a text count as generated, and are fed to the model as they stand. By how many nats is a
+          token less likely than without a penalty, from the 64th on? The mean over the tokens of a kind. A token counts with
+          20 nats at most: some penalties forbid tokens, and a mean would be infinite.
 copies    A passage of prose or code stands there three times. Of the tokens of the second and of the third copy that are the
           most likely ones without a penalty, how many still are?
 

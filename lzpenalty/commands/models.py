@@ -202,8 +202,8 @@ def _choices(scores, tokens, rows, processors: list[list]) -> list[dict[int, lis
 
 
 def _go_on(rows, choices: list[dict[int, list[int]]], ends: set[int]) -> tuple[list[int], list, list[int]]:
-    """The rows that follow, which rows they go on from, and with which token. Few change their place: a row that has ended is
-    replaced by one that splits off another, or by the last one."""
+    """Which rows those that follow go on from, whose they are, and with which token. Few change their place: a row that has
+    ended is replaced by one that splits off another, or by the last one."""
     follow, split, ended = {}, [], []  # follow: by their places
     for row, (at, _) in enumerate(rows):
         ways = [(row, (at, kinds), token) for token, kinds in choices[row].items() if token not in ends]

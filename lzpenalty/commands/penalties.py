@@ -36,8 +36,8 @@ class DRYLogitsProcessor(LogitsProcessor):
 
 @dataclass(frozen=True)
 class Penalty:
-    """What to call it, and how to make its processors for answers that begin after so many tokens. Of ours also the options of
-    each processor: with them a whole text is read at once."""
+    """What to call it, and how to make its processors for answers that begin after so many tokens. Of ours also the options
+    of each processor: with them a whole text is read at once."""
 
     name: str
     processors: Callable[[int], list[LogitsProcessor]] = field(compare=False)
@@ -45,7 +45,7 @@ class Penalty:
 
 
 def lz(name: str, *options: Mapping[str, Any]) -> Penalty:
-    """Ours, with options of :func:`lzpenalty.lz_penalize_`; those that are not given are the paper's. Several are added up."""
+    """Ours, with options of :func:`lzpenalty.lz_penalize_`; those that are not given are the paper's. Several add up."""
     whole = tuple(PRESETS["paper"] | dict(given) for given in options)
     for given in whole:
         LZPenaltyLogitsProcessor(**given)  # raises for options that are none
