@@ -5,10 +5,10 @@
 The prompts of corpus.py; each answer is made to begin with `<think>`. Greedy, at most 600 tokens, under no penalty, "gentle"
 and "reasoning". The small model has no token for `</think>`: this closer is several ids, which it seldom writes by itself.
 
-The alarm is the first token of the section after which :func:`lzpenalty.loop_evidence` is at least `release_after`. An answer
-is closed in time if the whole closer stands there at most 64 tokens after the alarm. An answer without an alarm that is
-closed under "reasoning" and is not under "gentle" was closed without a reason. Alarms in the last 64 tokens that an answer may
-have are not counted.
+The alarm is the first token of the section after which :func:`lzpenalty.loop_evidence` is at least `release_after`. An
+answer is closed in time if the whole closer stands there at most 64 tokens after the alarm. One without an alarm that is
+closed under "reasoning" and not under "gentle" was closed without a reason. Alarms in the last 64 tokens that an answer may
+have don't count.
 
 Nothing is sampled. Writes results/thinking.json."""
 
