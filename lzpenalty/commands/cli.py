@@ -62,6 +62,14 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def gate(value: str) -> tuple[float, float] | None:
+    """What --gate takes: two numbers with a colon between, or "none"."""
+    if value == "none":
+        return None
+    low, _, high = value.partition(":")
+    return float(low), float(high)
+
+
 def demo(args: argparse.Namespace) -> None:
     try:
         from lzpenalty.commands import demo, models
@@ -104,6 +112,7 @@ def sweep(args: argparse.Namespace) -> None:
             count=args.count,
             text_tokens=args.text_tokens,
             copy_tokens=args.copy_tokens,
+            others=args.others,
         )
         grid.run()
     except (sweep.SweepError, models.ModelMissing) as error:
@@ -261,6 +270,17 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         shown = " ".join(f"{value:g}" for value in default)
         group.add_argument(f"--{name}", type=kind, nargs="+", metavar="X", default=default, help=f"(default {shown})")
+    group.add_argument(
+        "--gate", type=gate, nargs="+", metavar="FROM:TO", default=[None], help="tokens of evidence, or none (default none)"
+    )
+    group.add_argument(
+        "--others",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="rows beside the grid: presets (paper, gentle, reasoning) and peers (repetition=1.1, ngram=6, dry=0.8,1.75,2, "
+        "dry-breakers=0.8,1.75,2)",
+    )
     command.set_defaults(run=sweep)
 
     command = commands.add_parser(
