@@ -33,7 +33,15 @@ from lzpenalty.commands.measures import describe
 from lzpenalty.commands.penalties import Penalty, lz, named
 from lzpenalty.commands.prompts import PROMPTS
 
-BASELINE = {"strength": 0.0, "min_match": 1, "min_count": 1, "escalation": 0.0, "horizon": 0, "window": 512, "gate": None}
+BASELINE = {
+    "strength": 0.0,
+    "min_match": 1,
+    "min_count": 1,
+    "escalation": 0.0,
+    "horizon": 0,
+    "gate": None,
+    "window": 512,
+}
 MEASURES = (
     "answers", "loop_rate", "approximate_loops", "seq_rep_4", "near_duplicates", "tokens", "cut", "bits_per_token",
     "bits_lost", "copies_kept",
@@ -78,6 +86,13 @@ def read_prompts(path: str | Path) -> list[str | list[dict]]:
 def default_texts() -> list[str]:
     """Prose and code that every Python brings."""
     return [pydoc_data.topics.topics["execmodel"], inspect.getsource(textwrap)]
+
+
+def cell(value) -> str:
+    """The value of an option as it stands in the table, and as it is typed."""
+    if value is None:
+        return "off"
+    return ":".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
 
 
 def grid(values: dict[str, list]) -> list[dict]:
@@ -130,13 +145,6 @@ class Reading:
         seen = pad(self.tokens, (context - 1, 0)).unfold(0, context, 1)  # [rows, context], nothing is copied
         starts = (context - 1 - torch.arange(rows)).clamp(min=0)
         lz_penalize_(logits, seen[part], starts=starts[part], **options)
-
-
-def cell(value) -> str:
-    """An option as the table holds it: a gate as from:to, none as nothing."""
-    if value is None:
-        return ""
-    return ":".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
 
 
 def damage(readings: list[Reading], penalty: dict | Penalty) -> dict:
@@ -274,7 +282,7 @@ class Sweep:
                     answers = self._answers(model, tokenizer, penalty, bar)
                     found = describe(answers, tokenizer.decode, limit) | damage(readings, penalty)
                     found["loop_rate"] = loops(answers, self.settings["ngram"], self.settings["count"])
-                    options = row if combination else dict.fromkeys(BASELINE)
+                    options = row if combination else dict.fromkeys(BASELINE, "")
                     line = self.origin | {"penalty": _name(row) if combination else row}
                     line |= {name: cell(value) for name, value in options.items()}
                     line |= {name: f"{found[name]:.6g}" for name in MEASURES}

@@ -132,6 +132,7 @@ def test_python_runs(page, engines, model):
         "tokenizer": tokenizer(),
         "tokens": np.tile(np.arange(7), 20),
         "vocab_size": VOCAB,
+        "close_id": VOCAB - 1,
         "torch": torch,
         "LZPenaltyLogitsProcessor": LZPenaltyLogitsProcessor,
         "RPCCache": RPCCache,
@@ -184,7 +185,7 @@ def check_lm_eval(words, model):
     parsed = []
     with (
         mock.patch.object(ours, "cli_evaluate", lambda: parsed.append(HarnessCLI().parse_args())),
-        mock.patch.object(ours, "local_task", lambda task, file: ""),
+        mock.patch.object(ours, "local_task", lambda *given: {}),
         mock.patch.object(sys, "argv", []),
     ):
         assert ours.main(words) == 0
