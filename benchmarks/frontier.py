@@ -23,7 +23,7 @@ import math
 import torch
 
 from corpus import HALVES, prompts, texts
-from harness import RESULTS, machine
+from harness import RESULTS, write
 from lzpenalty.commands import models, penalties
 from lzpenalty.commands.measures import describe
 from lzpenalty.commands.sweep import Reading
@@ -119,22 +119,30 @@ class Results:
     """results/frontier.json, as far as it has got."""
 
     def __init__(self, settings: dict, again: bool, written: bool = True):
-        self.path, self.written = RESULTS / "frontier.json", written
-        there = json.loads(self.path.read_text()) if self.path.exists() and written and not again else {}
-        if there and {name: there.get(name) for name in settings} != settings:
+        self.path, self.settings, self.written = RESULTS / "frontier.json", settings, written
+        self.rows: dict[str, dict] = {half: {} for half in HALVES}
+        if not again:
+            self._read()
+
+    def _read(self) -> None:
+        if not (self.written and self.path.exists()):
+            return
+        there = json.loads(self.path.read_text())
+        if {name: there.get(name) for name in self.settings} != self.settings:
             raise SystemExit(f"{self.path} is of other settings; --again forgets it")
-        self.content = {"machine": machine(), **settings, **{half: there.get(half, {}) for half in HALVES}}
+        for half in HALVES:
+            self.rows[half] = there[half] | self.rows[half]
 
     def left(self, half: str, wanted: list[penalties.Penalty]) -> list[penalties.Penalty]:
-        there = self.content[half]
+        there = self.rows[half]
         return [penalty for penalty in wanted if there.get(penalty.name, {}).get("options") != _plain(penalty)]
 
     def add(self, half: str, penalty: penalties.Penalty, found: dict) -> None:
-        self.content[half][penalty.name] = {"options": _plain(penalty), **found}
+        self.rows[half][penalty.name] = {"options": _plain(penalty), **found}
         print(half, penalty.name, json.dumps(found), flush=True)
         if self.written:
-            RESULTS.mkdir(exist_ok=True)
-            self.path.write_text(json.dumps(self.content, indent=1) + "\n")
+            self._read()  # another process may have added some
+            write("frontier", {**self.settings, **self.rows})
 
 
 def _plain(penalty: penalties.Penalty) -> list[dict]:
