@@ -333,7 +333,8 @@ def frontier_half(half: str, names) -> tuple[str, str, str]:
 @table
 def frontier() -> str:
     """Everything that was measured on the half that is reported."""
-    return "\n\n".join([*frontier_half("report", LONG), frontier_about(load("frontier"))])
+    results = load("frontier")
+    return "\n\n".join([*frontier_half("report", [n for n in LONG if n in results["report"]]), frontier_about(results)])
 
 
 @table
