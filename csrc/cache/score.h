@@ -19,6 +19,7 @@ typedef struct {
     float *tile;     /* [VEC_ROWS, D] keys widened to float32 */
     float *products; /* [n + SCORE_SPARE, SCORE_LANES] products, then exponentials */
     float *maxima;   /* [blocks, SCORE_LANES] the maximum that a block's exponentials are relative to */
+    int sides;       /* 1 if the right half of the lanes has no query, else 2 */
 } score_scratch;
 
 typedef void (*pack_function)(const cache_attention *attn, int64_t b, int64_t key_head, int64_t first, int64_t lanes,
@@ -111,7 +112,12 @@ static void multiply_tile(const float *const rows[VEC_ROWS], const char *const n
         const int64_t to = from + LINE < size ? from + LINE : size;
         for (int i = 0; i < VEC_ROWS; i++)
             PREFETCH(next[i] + from / LINE * next_line);
-        for (int64_t d = from; d < to; d++) {
+        for (int64_t d = from; d < to && s->sides == 1; d++) {
+            const vec q = vec_load(s->queries + d * SCORE_LANES);
+            for (int i = 0; i < VEC_ROWS; i++)
+                left[i] = vec_fma(vec_set(rows[i][d]), q, left[i]);
+        }
+        for (int64_t d = from; d < to && s->sides == 2; d++) {
             const vec q0 = vec_load(s->queries + d * SCORE_LANES), q1 = vec_load(s->queries + d * SCORE_LANES + VEC_LANES);
             for (int i = 0; i < VEC_ROWS; i++) {
                 const vec k = vec_set(rows[i][d]);
@@ -178,7 +184,7 @@ static void add_up(const cache_attention *attn, int64_t b, int64_t key_head, int
         vec_store(s->maxima + block * SCORE_LANES + VEC_LANES, max[1]);
         vec sum[2] = {vec_set(0), vec_set(0)};
         for (int64_t t = from; t < to; t++) {
-            for (int side = 0; side < 2; side++) {
+            for (int side = 0; side < s->sides; side++) {
                 float *at = s->products + t * SCORE_LANES + side * VEC_LANES;
                 const vec weight = vec_exp2(vec_sub(vec_load(at), max[side]));
                 if (keep)
@@ -265,6 +271,7 @@ static void score_group(const cache_attention *attn, int64_t b, int64_t key_head
 #endif
     for (int64_t first = 0; first < queries; first += SCORE_LANES) {
         const int64_t lanes = queries - first < SCORE_LANES ? queries - first : SCORE_LANES;
+        s.sides = lanes > VEC_LANES ? 2 : 1;
         pack(attn, b, key_head, first, lanes, s.queries);
         (largest ? raise_logarithms : add_weights)(attn, b, key_head, lanes, row, &s, multiply);
     }

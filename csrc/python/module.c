@@ -64,6 +64,8 @@ static PyMethodDef methods[] = {
     {"select_top", METHOD(py_select_top), doc_select_top},
     {"compact_", METHOD(py_compact), doc_compact},
     {"append_", METHOD(py_append), doc_append},
+    {"compact_blocks_", METHOD(py_compact_blocks), doc_compact_blocks},
+    {"gather_blocks_", METHOD(py_gather_blocks), doc_gather_blocks},
     {"append_ragged_", METHOD(py_append_ragged), doc_append_ragged},
     {"echo_scores_", METHOD(py_echo_scores), doc_echo_scores},
     {"attend", METHOD(py_attend), doc_attend},

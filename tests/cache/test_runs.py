@@ -99,8 +99,9 @@ def good():
     keys, queries = torch.ones(12, 4), torch.ones(2, 4, 3, 4)
     starts, lengths = torch.tensor([[0, 3], [6, 9]]), torch.full((2, 2), 2)
     new = torch.ones(2, 2, 1, 4)
+    pads = torch.zeros(2, dtype=torch.int64)
     return dict(evidence=torch.zeros(12), queries=queries, keys=keys, values=torch.zeros(12, 4), new_keys=new,
-                new_values=new, starts=starts, lengths=lengths, pads=torch.zeros(2, dtype=torch.int64), scale=1.0)  # fmt: skip
+                new_values=new, starts=starts, lengths=lengths, pads=pads, scale=1.0)  # fmt: skip
 
 
 ECHO = ("evidence", "queries", "keys", "starts", "lengths", "pads", "scale")
