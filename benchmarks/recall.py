@@ -5,7 +5,9 @@
 Every rule keeps as many keys and values as the others, at all times, and is held against the full cache. Four parts:
 
 facts       Each interval of a text states one fact, of six kinds in turn. It is asked for at once and after 1, 2, 4 and 8
-            compressions, and counts as known if each token of the answer is the most likely one.
+            compressions, and counts as known if each token of the answer is the most likely one. A kind comes again after
+            six intervals, so that what is asked for after 8 compressions may have got another answer since: the full cache
+            doesn't know it either, and it doesn't count.
 text        Bits per token of 16 real texts, counted from the first compression on. The difference to the full cache is
             paired: the same tokens, with a 95% interval over texts.
 passcode    The protocol of Random Attention (arXiv 2609.03430): one passcode, 4,224 tokens before the question, 1,024 tokens
