@@ -9,6 +9,7 @@ class _Tensor(Protocol):
 _T = TypeVar("_T", bound=_Tensor)
 _Cost: TypeAlias = Literal["lzss", "pair", "distance"]
 _Ids: TypeAlias = Iterable[SupportsIndex] | SupportsIndex | None
+_Marks: TypeAlias = Iterable[SupportsIndex | Iterable[SupportsIndex]] | SupportsIndex | None
 _Starts: TypeAlias = _Tensor | int | None
 
 def lz_penalize_(
@@ -24,6 +25,12 @@ def lz_penalize_(
     escalation: float = 0.0,
     horizon: int = 0,
     neutral: _Ids = None,
+    gate: tuple[float, float] | None = None,
+    release: _Marks = None,
+    release_rate: float = 2.0,
+    release_after: int = 24,
+    reset: _Marks = None,
+    until: _Marks = None,
     starts: _Starts = None,
 ) -> _T: ...
 
@@ -41,6 +48,12 @@ class LZOptions:
         escalation: float = 0.0,
         horizon: int = 0,
         neutral: _Ids = None,
+        gate: tuple[float, float] | None = None,
+        release: _Marks = None,
+        release_rate: float = 2.0,
+        release_after: int = 24,
+        reset: _Marks = None,
+        until: _Marks = None,
     ) -> LZOptions: ...
     @property
     def context(self) -> int: ...
@@ -84,6 +97,7 @@ def token_bits(
 def repetition_period(
     tokens: _T, *, ngram: int = 30, count: int = 20, max_period: int = 512, starts: _Starts = None
 ) -> _T: ...
+def loop_evidence(tokens: _T, *, gram: int = 6, window: int = 512, starts: _Starts = None) -> _T: ...
 def attention_scores(
     queries: _Tensor,
     keys: _T,

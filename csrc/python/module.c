@@ -59,6 +59,7 @@ static PyMethodDef methods[] = {
     {"codelength_deltas", METHOD(py_codelength_deltas), doc_codelength_deltas},
     {"token_bits", METHOD(py_token_bits), doc_token_bits},
     {"repetition_period", METHOD(py_repetition_period), doc_repetition_period},
+    {"loop_evidence", METHOD(py_loop_evidence), doc_loop_evidence},
     {"attention_scores", METHOD(py_attention_scores), doc_attention_scores},
     {"select_top", METHOD(py_select_top), doc_select_top},
     {"compact_", METHOD(py_compact), doc_compact},

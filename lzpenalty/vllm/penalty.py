@@ -4,7 +4,8 @@
     LLM(MODEL, logits_processors=["lzpenalty.vllm:LZPenalty"])
 
 A request asks with `vllm_xargs={"lz_strength": 0.15}` over HTTP, with `SamplingParams(extra_args={"lz_strength": 0.15})` in
-Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and one is enough. The environment variable
+Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and `lz_preset`, and one is enough;
+:func:`lzpenalty.engines.serving.lz_params` writes them from a preset and a tokenizer. The environment variable
 LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does for requests that name none; `lz_strength` 0
 switches it off again. Only generated tokens count.
 
