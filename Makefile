@@ -90,6 +90,10 @@ gpu-report:
 	LZPENALTY_WERROR=1 $(PYTHON) setup.py -q build_ext --inplace
 	benchmarks/gpu_report.sh $(PYTHON)
 
+# ---- The C library: `make lib`, `make install`, `make uninstall` ----
+
+include lib.mk
+
 # ---- Sessions: `make sanitize`, `make test-arch`, ... `$(TOOLS)/bin/nox -l` says what each does ----
 
 # ARGS go to the session: `make test-scalar ARGS=tests/lz`.

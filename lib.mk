@@ -39,14 +39,15 @@ $(LIB)/$(SONAME): $(LIB)/lzpenalty.o
 $(LIB)/liblzpenalty.so: $(LIB)/$(SONAME)
 	ln -sf $(SONAME) $@
 
-$(LIB)/lzpenalty.pc: lib.mk $(HEADER)
-	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' 'Name: lzpenalty' \
+# Always anew: PREFIX may be another.
+.PHONY: $(LIB)/lzpenalty.pc
+$(LIB)/lzpenalty.pc:
+	@mkdir -p $(@D)
+	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' 'Name: lzpenalty' \
 	    'Description: Ends the loops of reasoning language models: the LZ penalty and more' 'Version: $(LIB_VERSION)' \
 	    'Libs: -L$${libdir} -llzpenalty' 'Libs.private: -pthread -lm' 'Cflags: -I$${includedir}' > $@
 
 install: lib
-	@rm $(LIB)/lzpenalty.pc
-	@$(MAKE) --no-print-directory -s $(LIB)/lzpenalty.pc
 	install -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 $(HEADER) $(DESTDIR)$(INCLUDEDIR)
 	install -m 644 $(LIB)/liblzpenalty.a $(DESTDIR)$(LIBDIR)

@@ -52,12 +52,23 @@ class BuildExt(build_ext):
     def build_extension(self, ext):
         super().build_extension(ext)
         package = os.path.dirname(self.get_ext_fullpath(ext.name))
+        header, archive = os.path.join(package, "include", "lzpenalty.h"), os.path.join(package, "lib", "liblzpenalty.a")
+        changed = max(map(os.path.getmtime, [__file__, *KERNELS, *INTERFACE, *ext.depends]))
+        if os.path.exists(archive) and os.path.getmtime(archive) > changed:
+            return
+        for path in (header, archive):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.copy("csrc/include/lzpenalty.h", header)
+        objects = self.compiler.object_filenames(KERNELS, output_dir=self.build_temp)
+        missing = [source for source, made in zip(KERNELS, objects, strict=True) if not os.path.exists(made)]
+        self.compiler.compile(missing, self.build_temp, extra_postargs=compile_args)
+        objects += self.compiler.compile(INTERFACE, self.build_temp, extra_postargs=compile_args)
+        self.compiler.create_static_lib([self.merge(objects)], "lzpenalty", os.path.dirname(archive))
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
         for folder in ("include", "lib"):
-            os.makedirs(os.path.join(package, folder), exist_ok=True)
-        shutil.copy("csrc/include/lzpenalty.h", os.path.join(package, "include"))
-        objects = self.compiler.compile(INTERFACE, self.build_temp, depends=ext.depends, extra_postargs=compile_args)
-        objects += self.compiler.object_filenames(KERNELS, output_dir=self.build_temp)
-        self.compiler.create_static_lib([self.merge(objects)], "lzpenalty", os.path.join(package, "lib"))
+            shutil.copytree(os.path.join(self.build_lib, "lzpenalty", folder), f"lzpenalty/{folder}", dirs_exist_ok=True)
 
     def merge(self, objects):
         """One object, in which the names of the kernels are nobody else's."""
