@@ -453,6 +453,35 @@ def test_arch(session, processor):
     session.run(*emulator, program, "build/cases.bin", external=True)
 
 
+@nox.session(name="test-lib", python=False)
+def test_lib(session):
+    """The C library with gcc and clang, for aarch64 under emulation, and 10^6 random calls with sanitizers.
+
+    Needs clang-14 (or CLANG=...), gcc-aarch64-linux-gnu and qemu-user.
+    """
+    develop(session)
+    for compiler in ("gcc", os.environ.get("CLANG") or "clang-14"):
+        pytest(session, "tests/capi", env={"CC": compiler})
+
+    def built_with(folder, compiler, calls, *flags, emulator=(), options=()):
+        """Examples and random calls, against an archive of their own."""
+        folder = f"build/capi/{folder}"
+        library = f"{folder}/liblzpenalty.a"
+        session.run("make", "--no-print-directory", "-j2", library, f"LIB={folder}", *options, external=True)
+        for source in (*sorted(Path("examples/c").glob("[cp]*.c")), Path("tests/capi/random_calls.c")):
+            program = f"{folder}/{source.stem}"
+            link = ["-Icsrc/include", str(source), library, "-lm", "-pthread", "-o", program]
+            session.run(compiler, *CFLAGS, *flags, *link, external=True)
+            arguments = [str(calls)] if source.stem == "random_calls" else []
+            session.run(*emulator, program, *arguments, external=True)
+
+    cross = "aarch64-linux-gnu-"
+    built_with("aarch64", f"{cross}gcc", 20_000, "-static", emulator=["qemu-aarch64"], options=[f"CROSS={cross}"])
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    million = int(os.environ.get("LZPENALTY_RANDOM_CALLS", 1_000_000))
+    built_with("sanitized", CC, million, *checks, options=[f"CC={CC}", f"LIB_CFLAGS=-O1 -g {' '.join(checks)}"])
+
+
 # Comparisons are not traced: inputs are bytes that choose, not numbers to match.
 @nox.session(name="fuzz", python=False)
 def fuzz(session):

@@ -18,4 +18,5 @@ def run(*command, **options):
 def make(*targets):
     """Without optimisation beyond the first level, which compiles in a third of the time."""
     flags = [f"CC={CC}", "LIB_CFLAGS=-O1 -Wall -Wextra -Werror"]
-    return run("make", "--no-print-directory", "-f", "lib.mk", "LIB=build/capi", *flags, *targets, cwd=ROOT)
+    folder = f"LIB=build/capi/{Path(CC).name}"
+    return run("make", "--no-print-directory", "-f", "lib.mk", folder, *flags, *targets, cwd=ROOT)
