@@ -91,28 +91,47 @@ ALWAYS_INLINE vec load_part(const char *row, float_dtype dtype, int j)
     return right ? vec_load_bf16_odd(narrow + pair) : vec_load_bf16_even(narrow + pair);
 }
 
-/* products[r, t] = <query r, key t> for n keys. With `fetch`, what will be wanted next is fetched meanwhile. The processor
- * has fewer loads a cycle than it needs for multiply-adds: what is in registers is used as often as they allow. */
-ALWAYS_INLINE void multiply_keys(const int rows, const int fetch, const float_dtype dtype, const float *queries,
-                                 int64_t size, const char *keys, int64_t stride, int64_t n, const char *next,
-                                 int64_t next_stride, float *products)
+/* What is read next, fetched a share at a time while other numbers are multiplied, so that the memory is never idle: so many
+ * bytes for each entry that is gone through, and from one to the next `step`. */
+typedef struct {
+    const char *start;
+    int64_t step, bytes;
+} fetching;
+
+/* For the share of work [done, then) of `all`, in which n entries are gone through; as many are fetched, of `bytes` each. */
+static fetching share_of(const char *entries, int64_t stride, int64_t n, int64_t bytes, int64_t done, int64_t then,
+                         int64_t all)
 {
-    const int at_once = rows <= MOST_ROWS ? 4 : 3, lines = at_once * PAIR * float_size(dtype) / LINE_BYTES;
+    const int64_t share = bytes * (then - done) / all + 1;
+    if (stride == bytes)
+        return (fetching){entries + n * bytes * done / all, share, share};
+    return (fetching){entries + bytes * done / all, stride, share};
+}
+
+ALWAYS_INLINE void fetch(const fetching *f, int64_t entry)
+{
+    for (int64_t at = 0; at < f->bytes; at += LINE_BYTES)
+        PREFETCH(f->start + entry * f->step + at);
+}
+
+/* products[r, t] = <query r, key t> for n keys. The processor may have fewer loads a cycle than multiply-adds: what is in
+ * registers is used as often as they allow. */
+ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const float *queries, int64_t size,
+                                 const char *keys, int64_t stride, int64_t n, const fetching *next, float *products)
+{
+    const int at_once = rows <= MOST_ROWS ? 4 : 3;
     for (int64_t t = 0; t < n; t += at_once) {
         vec sum[MOST_KEY_ROWS][4];
-        const char *key[4], *fetched = next + t * next_stride;
+        const char *key[4];
         for (int r = 0; r < rows; r++)
             for (int i = 0; i < 4; i++)
                 sum[r][i] = vec_set(0);
-        for (int i = 0; i < at_once; i++)
+        for (int i = 0; i < at_once; i++) {
             key[i] = keys + (t + i < n ? t + i : n - 1) * stride;
+            fetch(next, t + i);
+        }
         for (int64_t d = 0; d < size; d += PAIR) {
             const int64_t at = d * float_size(dtype);
-            if (fetch)
-                for (int i = 0; i < (lines > 1 ? lines : 1); i++) {
-                    const int64_t line = d / PAIR * lines + i;
-                    PREFETCH(fetched + line % at_once * next_stride + line / at_once * LINE_BYTES);
-                }
             for (int side = 0; side < 2; side++) {
                 vec query[MOST_KEY_ROWS];
                 for (int r = 0; r < rows; r++)
@@ -130,9 +149,9 @@ ALWAYS_INLINE void multiply_keys(const int rows, const int fetch, const float_dt
 }
 
 /* outputs[r] = shrink[r] * outputs[r] + sum over t < n of weights[r, t] * values[t], for `parts` vectors of each. */
-ALWAYS_INLINE void add_values(const int rows, const int fetch, const int parts, const float_dtype dtype,
-                              const float *weights, const float *shrink, const char *values, int64_t stride, int64_t n,
-                              const char *next, int64_t next_stride, float *outputs, int64_t size)
+ALWAYS_INLINE void add_values(const int rows, const int parts, const float_dtype dtype, const float *weights,
+                              const float *shrink, const char *values, int64_t stride, int64_t n, const fetching *next,
+                              float *outputs, int64_t size)
 {
     vec sum[MOST_ROWS][4];
     for (int r = 0; r < rows; r++)
@@ -140,9 +159,7 @@ ALWAYS_INLINE void add_values(const int rows, const int fetch, const int parts, 
             sum[r][j] = vec_mul(vec_load(outputs + r * size + j * VEC_LANES), vec_set(shrink[r]));
     for (int64_t t = 0; t < n; t++) {
         vec weight[MOST_ROWS];
-        if (fetch)
-            for (int at = 0; at < parts * VEC_LANES * float_size(dtype); at += LINE_BYTES)
-                PREFETCH(next + t * next_stride + at);
+        fetch(next, t);
         for (int r = 0; r < rows; r++)
             weight[r] = vec_set(weights[r * PRODUCTS + t]);
         for (int j = 0; j < parts; j++) {
@@ -156,9 +173,9 @@ ALWAYS_INLINE void add_values(const int rows, const int fetch, const int parts, 
             vec_store(outputs + r * size + j * VEC_LANES, sum[r][j]);
 }
 
-/* Calls one of the two with numbers that the compiler knows. */
-#define WITH_ROWS(rows, most, first, call)                                                                                  \
-    switch ((rows) * 2 + (first)) {                                                                                         \
+/* Calls one of the two with a number of rows that the compiler knows. */
+#define WITH_ROWS(rows, most, call)                                                                                         \
+    switch (rows) {                                                                                                         \
         WITH_(1, most, call)                                                                                                \
         WITH_(2, most, call)                                                                                                \
         WITH_(3, most, call)                                                                                                \
@@ -167,13 +184,9 @@ ALWAYS_INLINE void add_values(const int rows, const int fetch, const int parts, 
         WITH_(6, most, call)                                                                                                \
     }
 #define WITH_(n, most, call)                                                                                                \
-    case (n) * 2:                                                                                                           \
+    case n:                                                                                                                 \
         if ((n) <= (most))                                                                                                  \
-            call((n) <= (most) ? (n) : 1, 0);                                                                               \
-        break;                                                                                                              \
-    case (n) * 2 + 1:                                                                                                       \
-        if ((n) <= (most))                                                                                                  \
-            call((n) <= (most) ? (n) : 1, 1);                                                                               \
+            call((n) <= (most) ? (n) : 1);                                                                                  \
         break;
 
 /* How many of so many rows are to be multiplied at once: about as many each time. */
@@ -291,12 +304,15 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
             block_keys = (const char *)s->wide;
             block_key_stride = size * float_size(FLOAT32);
         }
+        const int64_t rows_left = piece->rows - first;
         for (int64_t r = first, rows; r < piece->rows; r += rows) {
             rows = rows_at_once(piece->rows - r, MOST_KEY_ROWS);
-#define MULTIPLY(n, fetch)                                                                                                  \
-    multiply_keys(n, fetch, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, block_values,      \
-                  value_stride, s->products + r * PRODUCTS)
-            WITH_ROWS(rows, MOST_KEY_ROWS, r == first, MULTIPLY)
+            const fetching next = share_of(block_values, value_stride, to - from, decode->out.size * float_size(stored),
+                                           r - first, r - first + rows, rows_left);
+#define MULTIPLY(n)                                                                                                         \
+    multiply_keys(n, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, &next,                    \
+                  s->products + r * PRODUCTS)
+            WITH_ROWS(rows, MOST_KEY_ROWS, MULTIPLY)
         }
         for (int64_t r = first; r < piece->rows; r++)
             weigh_products(decode, s->products + r * PRODUCTS, s->seen[r], &p->maxima[r], &p->totals[r], &s->shrink[r]);
@@ -307,7 +323,7 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
             block_value_stride = value_size * float_size(FLOAT32);
         }
         for (int64_t d = 0, numbers; d < value_size; d += numbers) {
-            const char *part = block_values + d * float_size(dtype), *next = next_keys + d * float_size(stored);
+            const char *part = block_values + d * float_size(dtype);
             numbers = d + 2 * PAIR <= value_size ? 2 * PAIR : PAIR;
             for (int64_t r = first, rows; r < piece->rows; r += rows) {
                 int64_t equal = 1; /* rows that see as much as this one */
@@ -316,15 +332,17 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
                 rows = rows_at_once(equal, MOST_ROWS);
                 const float *weights = s->products + r * PRODUCTS;
                 float *outputs = p->outputs + r * value_size + d;
-#define ADD(n, fetch, parts)                                                                                                \
-    add_values(n, fetch, parts, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], next, key_stride,      \
-               outputs, value_size)
-#define ADD_PAIR(n, fetch) ADD(n, fetch, 2)
-#define ADD_TWO_PAIRS(n, fetch) ADD(n, fetch, 4)
+                const int64_t done = d * rows_left + (r - first) * numbers;
+                const fetching next = share_of(next_keys, key_stride, to - from, decode->queries.size * float_size(stored),
+                                               done, done + rows * numbers, value_size * rows_left);
+#define ADD(n, parts)                                                                                                       \
+    add_values(n, parts, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], &next, outputs, value_size)
+#define ADD_PAIR(n) ADD(n, 2)
+#define ADD_TWO_PAIRS(n) ADD(n, 4)
                 if (numbers == PAIR) {
-                    WITH_ROWS(rows, MOST_ROWS, r == first, ADD_PAIR)
+                    WITH_ROWS(rows, MOST_ROWS, ADD_PAIR)
                 } else {
-                    WITH_ROWS(rows, MOST_ROWS, r == first, ADD_TWO_PAIRS)
+                    WITH_ROWS(rows, MOST_ROWS, ADD_TWO_PAIRS)
                 }
             }
         }

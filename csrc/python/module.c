@@ -77,7 +77,8 @@ static PyMethodDef methods[] = {
     {"cpu_level", py_cpu_level, METH_NOARGS, "cpu_level($module, /)\n--\n\nThe instruction-set level in use."},
     {"cpu_levels", py_cpu_levels, METH_NOARGS, "cpu_levels($module, /)\n--\n\nThe levels that this machine runs."},
     {"set_cpu_level", py_set_cpu_level, METH_O,
-     "set_cpu_level($module, level, /)\n--\n\nForces a level for the whole process, for tests: only attention and its scores "
+     "set_cpu_level($module, level, /)\n--\n\nForces a level for the whole process, for tests: only attention and its "
+     "scores "
      "depend on it, by roundings."},
     {NULL, NULL, 0, NULL},
 };

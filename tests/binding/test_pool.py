@@ -10,7 +10,10 @@ import pytest
 
 from lzpenalty import attend, attention_scores, compact_, get_num_threads, set_num_threads
 
-linux = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads by what Linux says of them")
+SANITIZED = os.environ.get("LZPENALTY_SANITIZE") == "thread"
+linux = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="asks Linux about threads")
+counting = pytest.mark.skipif(SANITIZED, reason="ThreadSanitizer has a thread of its own")
+forking = pytest.mark.skipif(SANITIZED, reason="ThreadSanitizer ends a child that starts threads")
 PREPARED = """
 import os, sys
 sys.path[:0] = {path!r}
@@ -43,6 +46,7 @@ def threads_as_before():
 
 
 @linux
+@counting
 def test_helpers_are_started_when_they_are_wanted_and_once():
     run("""
 before = tasks()
@@ -54,6 +58,7 @@ for threads, helpers in (1, 0), (2, 1), (2, 1), (4, 3), (3, 3), (1, 3), (4, 3):
 
 
 @linux
+@counting
 def test_a_child_process_starts_its_own():
     run("""
 call(3)
@@ -68,6 +73,7 @@ for generation in range(3):
 """)
 
 
+@forking
 def test_children_of_a_busy_process_work():
     """A fork comes at any moment of other threads' calls."""
     run("""

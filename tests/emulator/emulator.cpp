@@ -1,6 +1,7 @@
 /* Fibers, and the scheduler that makes a block of them. */
 #include "emulator.h"
 
+#include <algorithm>
 #include <csetjmp>
 #include <csignal>
 #include <cstdio>
@@ -158,7 +159,7 @@ const char *run_block()
     unsigned done = 0, waiting = 0;
     const char *wrong = nullptr;
     std::memset(__start_emulated_shared, 0xa5, (size_t)(__stop_emulated_shared - __start_emulated_shared));
-    std::memset(dynamic_memory.data(), 0xa5, dynamic_memory.size());
+    std::fill(dynamic_memory.begin(), dynamic_memory.end(), 0xa5); /* most kernels have none, and memset wants a pointer */
     FRESH_STACK(stacks, stack_size * n_threads);
     runnable.clear();
     for (unsigned i = 0; i < n_threads; i++) {

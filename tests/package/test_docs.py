@@ -184,7 +184,7 @@ def check_lm_eval(words, model):
     parsed = []
     with (
         mock.patch.object(ours, "cli_evaluate", lambda: parsed.append(HarnessCLI().parse_args())),
-        mock.patch.object(ours, "local_task", lambda task, file: ""),
+        mock.patch.object(ours, "local_task", lambda *given: {}),
         mock.patch.object(sys, "argv", []),
     ):
         assert ours.main(words) == 0
