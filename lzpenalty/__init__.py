@@ -5,7 +5,8 @@ underscore means in place. Importing this package imports neither torch nor tran
 serving engines are modules of their own:
 
     lzpenalty.hf        transformers: LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
-    lzpenalty.cache.rpc       transformers: RPCCache
+    lzpenalty.presets   options by name, and their reasons
+    lzpenalty.cache.rpc transformers: RPCCache
     lzpenalty.analysis  how repetitive is a text?
     lzpenalty.lm_eval   lm-evaluation-harness: a model with both, tasks on local files
     lzpenalty.vllm, lzpenalty.sglang, lzpenalty.llama_cpp, lzpenalty.mlx

@@ -249,19 +249,6 @@ def find_loops(tokens, *, min_repeats: int = 2, tolerance: float = 0.0, max_peri
     return loops
 
 
-def apart(loops) -> np.ndarray:
-    """Of the loops of :func:`find_loops` those that share no token with a longer one, longest first. Among equally long ones
-    the shorter period goes before, then the earlier."""
-    taken = np.zeros(int((loops["start"] + loops["length"]).max(initial=0)), np.bool_)
-    chosen = []
-    for k in np.lexsort((loops["start"], loops["period"], -loops["length"])):
-        start, end = loops["start"][k], loops["start"][k] + loops["length"][k]
-        if not (taken[start] or taken[end - 1]):  # a longer one that it meets covers one of its ends
-            taken[start:end] = True
-            chosen.append(k)
-    return loops[chosen]
-
-
 def loop_evidence(tokens, *, gram: int = 6, window: int = 512) -> np.ndarray:
     """:func:`lzpenalty.loop_evidence` after each token of a finished text: what gate and release would have seen there.
 
@@ -288,6 +275,19 @@ def loop_evidence(tokens, *, gram: int = 6, window: int = 512) -> np.ndarray:
         np.lib.stride_tricks.sliding_window_view(before, width, writeable=True) if len(ids) else np.zeros((0, 1), np.int64)
     )
     return _core.loop_evidence(seen, gram=gram, starts=np.maximum(0, width - 1 - np.arange(len(ids))), window=width)
+
+
+def apart(loops) -> np.ndarray:
+    """Of the loops of :func:`find_loops` those that share no token with a longer one, longest first. Among equally long ones
+    the shorter period goes before, then the earlier."""
+    taken = np.zeros(int((loops["start"] + loops["length"]).max(initial=0)), np.bool_)
+    chosen = []
+    for k in np.lexsort((loops["start"], loops["period"], -loops["length"])):
+        start, end = loops["start"][k], loops["start"][k] + loops["length"][k]
+        if not (taken[start] or taken[end - 1]):  # a longer one that it meets covers one of its ends
+            taken[start:end] = True
+            chosen.append(k)
+    return loops[chosen]
 
 
 def _ngrams(tokens, n: int) -> np.ndarray:

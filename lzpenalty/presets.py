@@ -5,7 +5,7 @@
     reasoning  gentle, and a model that circles inside its thinking section is helped to close it.
 
 "gentle" and "reasoning" may get other values in another release; "paper" is what it is. Options that are given along with a
-name win. What each value buys and costs is in the table of `make bench-frontier`.
+name win.
 """
 
 from collections.abc import Mapping

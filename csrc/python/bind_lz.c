@@ -139,7 +139,9 @@ static int penalize_on_cuda(module_state *st, batch *b, const lz_penalty *p)
     cuda_call call;
     cuda_status status;
     int64_t most;
-    if (cuda_check_ids("neutral", cuda_lz_ids(p), CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
+    const int32_t n_ids = cuda_lz_ids(p);
+    const char *lists = n_ids == p->n_neutral ? "neutral" : "neutral, release, reset and until together";
+    if (cuda_check_ids(lists, n_ids, CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
         return -1;
     if (!cuda_lz_fits(call.device, p, &b->lz_tokens, &most))
         return fail_window(p->coder.window, most, "buffer and horizon");

@@ -223,7 +223,8 @@ static PyObject *options_repr(PyObject *self)
 }
 
 static PyGetSetDef options_getset[] = {
-    {"context", options_context, NULL, "Newest tokens of a text that the penalty depends on; 0 if it is switched off.",
+    {"context", options_context, NULL,
+     "Newest tokens of a text that the penalty depends on: 0 if it is switched off, 2^31 - 1, the whole text, with `until`.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -32,7 +32,15 @@ from lzpenalty.commands import models
 from lzpenalty.commands.prompts import PROMPTS
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 
-BASELINE = {"strength": 0.0, "min_match": 1, "min_count": 1, "escalation": 0.0, "horizon": 0, "window": 512}
+BASELINE = {
+    "strength": 0.0,
+    "min_match": 1,
+    "min_count": 1,
+    "escalation": 0.0,
+    "horizon": 0,
+    "gate": None,
+    "window": 512,
+}
 MEASURES = ("answers", "loop_rate", "seq_rep_4", "tokens", "bits_per_token", "bits_lost", "copies_kept")
 COLUMNS = ("model", "inputs", *BASELINE, *MEASURES)
 HEADER = ",".join(COLUMNS) + "\n"
@@ -73,6 +81,13 @@ def read_prompts(path: str | Path) -> list[str | list[dict]]:
 def default_texts() -> list[str]:
     """Prose and code that every Python brings."""
     return [pydoc_data.topics.topics["execmodel"], inspect.getsource(textwrap)]
+
+
+def cell(value) -> str:
+    """The value of an option as it stands in the table, and as it is typed."""
+    if value is None:
+        return "off"
+    return ":".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
 
 
 def grid(values: dict[str, list]) -> list[dict]:
@@ -233,7 +248,7 @@ class Sweep:
     def left(self) -> list[dict]:
         """The combinations that are not in the table."""
         there = {tuple(row[name] for name in BASELINE) for row in self.rows}
-        return [options for options in self.combinations if tuple(map(str, options.values())) not in there]
+        return [options for options in self.combinations if tuple(map(cell, options.values())) not in there]
 
     def run(self) -> None:
         """Computes what is left, and draws. Raises models.ModelMissing, and SweepError: before anything is written, or,
@@ -255,13 +270,14 @@ class Sweep:
             names = ["strength", *(name for name in varying(self.combinations) if name != "strength")]
             with self._open() as file:
                 for number, options in enumerate(left, 1):
-                    bar.set_description(", ".join(f"{name} {options[name]:g}" for name in names))
+                    bar.set_description(", ".join(f"{name} {cell(options[name])}" for name in names))
                     answers = self._answers(model, tokenizer, options, bar)
                     found = loops(answers, self.settings["ngram"], self.settings["count"]) | damage(readings, options)
-                    row = self.origin | options | {name: f"{found[name]:.6g}" for name in MEASURES}
+                    row = self.origin | {name: cell(value) for name, value in options.items()}
+                    row |= {name: f"{found[name]:.6g}" for name in MEASURES}
                     csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
                     file.flush()
-                    self.rows.append({name: str(value) for name, value in row.items()})
+                    self.rows.append(row)
                     bar.n = number * size  # answers may have ended early
             bar.refresh()
 

@@ -13,6 +13,7 @@ from lzpenalty import (
     attention_scores,
     codelength_deltas,
     compact_,
+    loop_evidence,
     lz_penalize_,
     lz_penalize_rows_,
     select_top,
@@ -53,6 +54,13 @@ def bad_call():
         lz_penalize_(np.zeros((1, 8), np.float32), np.zeros((1, 4), np.int64), starts=5)
 
 
+def bad_options():
+    for bad in ({"gate": (2, 1)}, {"release": [1, [2] * 9]}, {"reset": [[1, "x"]]}, {"until": range(17)}):
+        with pytest.raises((TypeError, ValueError)):
+            LZOptions(**bad)
+    LZOptions(**LZOptions(gate=(1, 2), release=[1, (2, 3)], until=4).keywords())
+
+
 def bad_cache_calls():
     cache, nans = torch.zeros(1, 1, 4, 2), torch.full((1, 1, 4, 2), float("nan"))
     for call in (
@@ -78,9 +86,12 @@ def bad_text_calls():
         "torch",
         "numpy",
         "starts and neutral",
+        "marks",
+        "evidence",
         "results",
         "rows",
         "errors",
+        "errors of options",
         "scores",
         "selection",
         "cache",
@@ -112,11 +123,16 @@ def test_calls_leave_nothing_behind(kind):
         "torch": lambda: lz_penalize_(logits, tokens, window=64),
         "numpy": lambda: lz_penalize_(array, ids),
         "starts and neutral": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, neutral=[1, 2]),
+        "marks": lambda: lz_penalize_(
+            logits, tokens, window=64, gate=(2, 3), release=[[1, 2], 3], release_after=6, reset=4, until=[[5, 6]]
+        ),
+        "evidence": lambda: loop_evidence(tokens, window=64),
         "results": lambda: codelength_deltas(ids[0], 64),
         "rows": lambda: lz_penalize_rows_(
-            logits, {1: (LZOptions(window=16, neutral=[1]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
+            logits, {1: (LZOptions(window=16, neutral=[1], reset=[3]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
         ),
         "errors": bad_call,
+        "errors of options": bad_options,
         "scores": lambda: attention_scores(new, keys, start=0, stop=6),
         "selection": lambda: select_top(scores, 3),
         "cache": use_cache,

@@ -140,7 +140,7 @@ def test_one_set_of_arrays_for_all_threads():
     rng = np.random.default_rng(0)
     tokens, queries = rng.integers(0, 9, 700), rng.standard_normal((1, 2, 8, 16), np.float32)
     keys = rng.standard_normal((1, 2, 300, 16), np.float32)
-    options, text = LZOptions(neutral=[1, 2]), tokens.tolist()
+    options, text = LZOptions(neutral=[1, 2], gate=(6, 9), release=[[1, 2], 3], reset=[[8, 8, 8]]), tokens.tolist()
 
     def run(_):
         logits = np.zeros((2, 9), np.float32)

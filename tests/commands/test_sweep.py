@@ -120,9 +120,11 @@ def test_rows_are_what_transformers_generates(arguments, capsys):
             for _ in range(30):
                 with torch.no_grad():
                     logits = looping()(torch.tensor([ids])).logits[0, -1]
+                assert row["gate"] == "off"
                 options = {
                     name: float(row[name]) if name in ("strength", "escalation") else int(row[name])
                     for name in sweep.BASELINE
+                    if name != "gate"
                 }
                 for token, penalty in oracle.penalties(ids[start:], VOCAB, **options).items():
                     logits[token] -= penalty
@@ -170,6 +172,25 @@ def test_more_values_later(arguments):
     before = rows()
     assert cli.main([*arguments, "--strength", "0.5", "0.7", "--horizon", "0", "8"]) == 0
     assert rows()[:5] == before and len(rows()) == 5 + 2 + 4  # 0.5 with a horizon, 0.7 with all
+
+
+def test_gates_are_rows_like_others(arguments):
+    arguments += ["--strength", "0.5", "--min-match", "1", "--gate", "off", "6:9"]
+    assert cli.main(arguments) == 0
+    without, ungated, gated = rows()
+    assert [row["gate"] for row in (without, ungated, gated)] == ["off", "off", "6:9"]
+    assert float(gated["bits_lost"]) < float(ungated["bits_lost"])
+    assert cli.main([*arguments, "20:28.5"]) == 0
+    assert rows()[:3] == [without, ungated, gated] and rows()[3]["gate"] == "20:28.5"
+
+
+@pytest.mark.parametrize("text", ["on", "20", "20:x", "1:2:3"])
+def test_gates_that_are_none(arguments, text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--gate", text])
+    assert f"argument --gate: expected FROM:TO or off, got {text}" in capsys.readouterr().err
+    assert cli.main([*arguments, "--gate", "28:20"]) == 1
+    assert "gate: expected (from, to) with 0 <= from < to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

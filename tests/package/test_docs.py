@@ -132,6 +132,7 @@ def test_python_runs(page, engines, model):
         "tokenizer": tokenizer(),
         "tokens": np.tile(np.arange(7), 20),
         "vocab_size": VOCAB,
+        "close_id": VOCAB - 1,
         "torch": torch,
         "LZPenaltyLogitsProcessor": LZPenaltyLogitsProcessor,
         "RPCCache": RPCCache,
