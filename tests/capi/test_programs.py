@@ -1,14 +1,15 @@
 """Programs in C and in C++ against the installed library: the examples, and calls that chance makes up."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from building import run
+from building import ROOT, run
 
 HERE = Path(__file__).parent
-EXAMPLES = HERE.parents[1] / "examples/c"
+EXAMPLES = ROOT / "examples/c"
 
 
 @pytest.fixture(params=["c", "c++"])
@@ -41,3 +42,12 @@ def test_random_calls(installed):
     """A million of them, with AddressSanitizer: `make test-lib`."""
     n = os.environ.get("LZPENALTY_RANDOM_CALLS", "20000")
     subprocess.run([installed.compile(HERE / "random_calls.c"), n], check=True)
+
+
+def test_what_the_guide_shows(installed, language, tmp_path):
+    code = re.search(r"^```c\n(.*?)```", (ROOT / "docs/guides/c.md").read_text(), re.M | re.S)[1]
+    includes = re.findall(r"^#include .*\n", code, re.M)
+    inside = code.replace("".join(includes), "")
+    around = "int main(void)\n{\nfloat logits[4] = {0};\nint32_t tokens[3] = {1, 2, 1}, vocab = 4;\nint64_t n = 3;\n"
+    (tmp_path / "guide.c").write_text("".join(includes) + around + inside + "return !(logits[2] < 0);\n}\n")
+    run(installed.compile(tmp_path / "guide.c", language))
