@@ -41,7 +41,7 @@ ptx:
 
 # The environments of sessions stay, since they take long to make: `rm -rf .nox` removes them.
 clean:
-	rm -rf $(VENV) $(TOOLS) build dist *.egg-info lzpenalty/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(TOOLS) build dist *.egg-info lzpenalty/*.so lzpenalty/include lzpenalty/lib .pytest_cache .hypothesis .ruff_cache .mypy_cache
 
 # ---- Environments ----
 

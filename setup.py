@@ -43,17 +43,18 @@ if os.environ.get("LZPENALTY_WERROR"):
 
 KERNELS = sorted(path for folder in ("cpu", "lz", "cache", "text") for path in glob(f"csrc/{folder}/*.c"))
 INTERFACE = sorted(glob("csrc/api/*.c"))
+SAMPLER = ["csrc/llama_cpp/bridge.c", "examples/c/llama_sampler_lz.c"]
 BINDING = sorted(glob("csrc/python/*.c") + glob("csrc/cuda/**/*.c", recursive=True))
 
 
 class BuildExt(build_ext):
-    """The extension; and of the same kernels the archive that C programs link, beside its header."""
+    """The extension; of the same kernels the archive that C programs link, beside its header; and llama.cpp's sampler."""
 
     def build_extension(self, ext):
         super().build_extension(ext)
         package = os.path.dirname(self.get_ext_fullpath(ext.name))
         header, archive = os.path.join(package, "include", "lzpenalty.h"), os.path.join(package, "lib", "liblzpenalty.a")
-        changed = max(map(os.path.getmtime, [__file__, *KERNELS, *INTERFACE, *ext.depends]))
+        changed = max(map(os.path.getmtime, [__file__, *KERNELS, *INTERFACE, *SAMPLER, *ext.depends]))
         if os.path.exists(archive) and os.path.getmtime(archive) > changed:
             return
         for path in (header, archive):
@@ -63,7 +64,13 @@ class BuildExt(build_ext):
         missing = [source for source, made in zip(KERNELS, objects, strict=True) if not os.path.exists(made)]
         self.compiler.compile(missing, self.build_temp, extra_postargs=compile_args)
         objects += self.compiler.compile(INTERFACE, self.build_temp, extra_postargs=compile_args)
-        self.compiler.create_static_lib([self.merge(objects)], "lzpenalty", os.path.dirname(archive))
+        merged = self.merge(objects)
+        self.compiler.create_static_lib([merged], "lzpenalty", os.path.dirname(archive))
+        sampler = self.compiler.compile(
+            SAMPLER, self.build_temp, include_dirs=["csrc/abi", "csrc/include"], extra_postargs=compile_args
+        )
+        path = os.path.join(os.path.dirname(archive), "llama_sampler_lz.so")
+        self.compiler.link_shared_object([*sampler, merged], path, extra_postargs=link_args + ["-lm"])
 
     def copy_extensions_to_source(self):
         super().copy_extensions_to_source()

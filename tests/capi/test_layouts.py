@@ -11,6 +11,7 @@ import pytest
 from building import ROOT, make, run
 
 import lzpenalty
+from lzpenalty.llama_cpp import chain
 
 HERE = Path(__file__).parent
 HEADER = ROOT / "csrc/include/lzpenalty.h"
@@ -35,6 +36,16 @@ def test_ctypes_agrees_with_the_compiler(installed):
             place = getattr(structure, field)
             described.append(f"{name}.{field} {place.offset} {place.size}")
     assert described == lines
+
+
+def test_the_layout_in_the_package():
+    """What llama-cpp-python's chain is given."""
+
+    def described(structure):
+        return [(name, getattr(structure, name).offset, getattr(structure, name).size) for name, _ in structure._fields_]
+
+    assert described(chain._Options) == described(header.Options)
+    assert described(chain._Mark) == described(header.Mark)
 
 
 @pytest.mark.skipif(ctypes.sizeof(ctypes.c_void_p) != 8, reason="the list is that of 64-bit systems")

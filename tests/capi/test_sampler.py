@@ -27,7 +27,7 @@ OPTIONS = [
 def stubbed(installed, tmp_path_factory):
     path = tmp_path_factory.mktemp("sampler") / "libsampler.so"
     sources = [ROOT / "examples/c/llama_sampler_lz.c", STUB / "llama.c"]
-    includes = ["-I", STUB, "-I", installed.include]
+    includes = ["-I", ROOT / "csrc/abi", "-I", installed.include]
     run(CC, *FLAGS, "-shared", "-fPIC", *includes, *sources, installed.lib / "liblzpenalty.a", "-lm", "-pthread", "-o", path)
     return sampler.load(path)
 

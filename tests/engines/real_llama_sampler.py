@@ -5,7 +5,6 @@ import ctypes
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import llama_cpp
@@ -18,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tests/capi"))
 import header  # noqa: E402
 import sampler  # noqa: E402
 
-import lzpenalty  # noqa: E402
+import lzpenalty.llama_cpp  # noqa: E402
 from engines.real_llama_cpp import QUESTION, answer, llama, tokens  # noqa: E402, F401
 from lzpenalty import lz_penalize_  # noqa: E402
 from lzpenalty.llama_cpp import LZPenalty  # noqa: E402
@@ -49,7 +48,7 @@ def compile(tmp_path_factory):
 @pytest.fixture(scope="module")
 def library(compile):
     """The sampler, and the functions of the C interface that make its options."""
-    path = compile("libsampler.so", "-shared", "-fPIC", SOURCE, "-Wl,--whole-archive")
+    path = compile("libsampler.so", "-shared", "-fPIC", SOURCE)
     loaded = sampler.load(path)
     loaded.options_init = loaded.lzpenalty_options_init
     return loaded
@@ -61,37 +60,27 @@ def new_sampler(library, llama, **options):  # noqa: F811
     return made
 
 
-@contextmanager
-def in_front(llama, make):  # noqa: F811
-    """While open, the chain of each call begins with the sampler that make() returns, and it belongs to the chain."""
-    init = llama._init_sampler
-
-    def with_ours(*args, **kwargs):
-        made = init(*args, **kwargs)
-        chain = made.sampler
-        others = [llama_cpp.llama_sampler_chain_remove(chain, 0) for _ in range(llama_cpp.llama_sampler_chain_n(chain))]
-        ours = ctypes.cast(make(), llama_cpp.llama_sampler_p_ctypes)
-        for smpl in [ours, *others]:
-            llama_cpp.llama_sampler_chain_add(chain, smpl)
-        made.custom_samplers = [(i + 1, custom) for i, custom in made.custom_samplers]
-        return made
-
-    llama._init_sampler = with_ours
-    try:
-        yield
-    finally:
-        del llama._init_sampler
-
-
-@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2, neutral=[2], escalation=1.0), dict(gate=(2, 12))])
-def test_the_tokens_are_the_processors(library, llama, options):  # noqa: F811
+@pytest.mark.parametrize(
+    "options", [{}, dict(strength=0.4, min_match=2, neutral=[2], escalation=1.0), dict(gate=(2, 12), release=[[2], 5])]
+)
+def test_the_tokens_are_the_processors(llama, options):  # noqa: F811
     prompt = tokens(llama)
     wanted = answer(llama, prompt, LZPenalty(**options), 80)
-    for _ in range(2):  # each call has a sampler of its own, and the prompt, which the chain isn't told, doesn't count
-        with in_front(llama, lambda: new_sampler(library, llama, **options)):
+    with lzpenalty.llama_cpp.sampler(llama, **options):
+        for _ in range(2):  # each call has a sampler of its own, and the prompt, which the chain isn't told, doesn't count
             assert answer(llama, prompt, None, 80) == wanted
+        seen = []  # a processor runs after it, and finds what it has done
+        answer(llama, prompt, lambda ids, scores: seen.append(len(ids)) or scores, 5)
+        assert len(seen) == 5
     if not options:
         assert answer(llama, prompt, None, 80) != wanted
+
+
+def test_options_of_the_chain(llama):  # noqa: F811
+    for bad in (dict(strength=-1.0), dict(neutral=[llama.n_vocab()])):
+        with pytest.raises(ValueError), lzpenalty.llama_cpp.sampler(llama, **bad):
+            pass
+    assert "_init_sampler" not in vars(llama)
 
 
 def logits_of(llama, random):  # noqa: F811

@@ -1,5 +1,5 @@
 /* A sampler's calls, handed on. */
-#include "llama.h"
+#include <llama.h>
 
 #include <stdlib.h>
 

@@ -1,6 +1,7 @@
-/* What of llama.cpp's interface a sampler needs, declared by hand: for tests on machines without llama.cpp. */
-#ifndef TESTS_CAPI_STUB_LLAMA_H
-#define TESTS_CAPI_STUB_LLAMA_H
+/* What of llama.cpp's interface a sampler needs, declared by hand: the layouts are those of its llama.h since September
+ * 2024, as llama-cpp-python has them in ctypes, which lzpenalty/llama_cpp/chain.py compares. */
+#ifndef LZPENALTY_ABI_LLAMA_H
+#define LZPENALTY_ABI_LLAMA_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -33,7 +34,7 @@ struct llama_sampler_i {
     void (*reset)(struct llama_sampler *);
     struct llama_sampler *(*clone)(const struct llama_sampler *);
     void (*free)(struct llama_sampler *);
-    void (*more[6])(void); /* for the graph, since 2026 */
+    void (*more[10])(void); /* for the graph, 6 since 2026; NULL for a sampler of logits in memory */
 };
 
 struct llama_sampler {
