@@ -51,6 +51,7 @@ def library(compile):
     path = compile("libsampler.so", "-shared", "-fPIC", SOURCE)
     loaded = sampler.load(path)
     loaded.options_init = loaded.lzpenalty_options_init
+    loaded.options_init.restype, loaded.options_init.argtypes = header.FUNCTIONS["options_init"]
     return loaded
 
 
