@@ -111,7 +111,7 @@ def sampler(
 ):
     """While open, all that `llama` generates pays the LZ penalty (arXiv 2504.20131), in C.
 
-    The tokens are those of :class:`~lzpenalty.llama_cpp.penalty.LZPenalty`: the penalty comes before all else, and only what is
+    The tokens are those of :class:`~lzpenalty.llama_cpp.penalty.LZPenalty`: the penalty comes first, and only what is
     generated counts. But llama.cpp itself calls it, and no Python runs for a token.
 
     Parameters
