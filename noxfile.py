@@ -210,7 +210,7 @@ def test_debian(session, suite):
     home = system / "root"
     shutil.rmtree(home)
     home.mkdir()
-    for file in (archive(), "Makefile"):
+    for file in (archive(), "Makefile", "lib.mk"):
         shutil.copy(file, home)
     for folder in ("csrc", "tests"):
         shutil.copytree(folder, home / folder)

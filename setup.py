@@ -54,8 +54,9 @@ class BuildExt(build_ext):
         super().build_extension(ext)
         package = os.path.dirname(self.get_ext_fullpath(ext.name))
         header, archive = os.path.join(package, "include", "lzpenalty.h"), os.path.join(package, "lib", "liblzpenalty.a")
+        library = os.path.join(package, "lib", "llama_sampler_lz.so")
         changed = max(map(os.path.getmtime, [__file__, *KERNELS, *INTERFACE, *SAMPLER, *ext.depends]))
-        if os.path.exists(archive) and os.path.getmtime(archive) > changed:
+        if all(os.path.exists(path) and os.path.getmtime(path) > changed for path in (archive, library)):
             return
         for path in (header, archive):
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -69,8 +70,7 @@ class BuildExt(build_ext):
         sampler = self.compiler.compile(
             SAMPLER, self.build_temp, include_dirs=["csrc/abi", "csrc/include"], extra_postargs=compile_args
         )
-        path = os.path.join(os.path.dirname(archive), "llama_sampler_lz.so")
-        self.compiler.link_shared_object([*sampler, merged], path, extra_postargs=link_args + ["-lm"])
+        self.compiler.link_shared_object([*sampler, merged], library, extra_postargs=[*link_args, "-lm"])
 
     def copy_extensions_to_source(self):
         super().copy_extensions_to_source()
