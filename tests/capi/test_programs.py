@@ -51,3 +51,9 @@ def test_what_the_guide_shows(installed, language, tmp_path):
     around = "int main(void)\n{\nfloat logits[4] = {0};\nint32_t tokens[3] = {1, 2, 1}, vocab = 4;\nint64_t n = 3;\n"
     (tmp_path / "guide.c").write_text("".join(includes) + around + inside + "return !(logits[2] < 0);\n}\n")
     run(installed.compile(tmp_path / "guide.c", language))
+
+
+def test_no_allocation_in_the_steady_state(installed):
+    wrapped = "-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc"
+    printed = run(installed.compile(HERE / "steady.c", "c", wrapped))
+    assert ", 0 after it" in printed
