@@ -39,6 +39,11 @@ def _hashable(value):
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
+@lru_cache(maxsize=1024)  # once, not once a token
+def _refuse(items: str) -> None:
+    logger.warning("a request goes without the penalty: custom_params: expected numbers and lists, got %s", items)
+
+
 def _options(params: dict[str, Any], device: torch.device) -> LZOptions | None:
     items = tuple(
         (key, _hashable(value)) for key, value in params.items() if isinstance(key, str) and key.startswith(PREFIX)
@@ -46,7 +51,7 @@ def _options(params: dict[str, Any], device: torch.device) -> LZOptions | None:
     try:
         return _compiled(items, device)
     except TypeError:  # a value that can't be hashed is no option's
-        logger.warning("a request goes without the penalty: custom_params: expected numbers and lists, got %r", items)
+        _refuse(repr(items))
         return None
 
 

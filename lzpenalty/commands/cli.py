@@ -132,6 +132,7 @@ def sweep(args: argparse.Namespace) -> None:
             count=args.count,
             text_tokens=args.text_tokens,
             copy_tokens=args.copy_tokens,
+            others=args.others,
         )
         grid.run()
     except (sweep.SweepError, models.ModelMissing) as error:
@@ -290,6 +291,14 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         shown = " ".join("off" if value is None else f"{value:g}" for value in default)
         group.add_argument(f"--{name}", type=kind, nargs="+", metavar="X", default=default, help=f"(default {shown})")
+    group.add_argument(
+        "--others",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="rows beside the grid: presets (paper, gentle, reasoning) and peers (repetition=1.1, ngram=6, dry=0.8,1.75,2, "
+        "dry-breakers=0.8,1.75,2)",
+    )
     command.set_defaults(run=sweep)
 
     command = commands.add_parser(

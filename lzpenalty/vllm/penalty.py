@@ -26,6 +26,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from lzpenalty._core import LZOptions
 from lzpenalty.engines.serving import penalize_groups_, penalize_rows_, request_options, supported
+from lzpenalty.vllm.checks import check_request
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as _SlotLogitsProcessor
@@ -167,8 +168,9 @@ class LZPenalty(*_INTERFACES):
 
     @classmethod
     def validate_params(cls, sampling_params) -> None:
-        """Raises ValueError for options that are refused."""
+        """Raises ValueError for options that are refused, those of a compressed cache included."""
         _options(sampling_params)
+        check_request(sampling_params)
 
     def is_argmax_invariant(self) -> bool:
         return False
