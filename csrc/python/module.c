@@ -63,6 +63,7 @@ static PyMethodDef methods[] = {
     {"select_top", METHOD(py_select_top), doc_select_top},
     {"compact_", METHOD(py_compact), doc_compact},
     {"append_", METHOD(py_append), doc_append},
+    {"attention_tap", py_attention_tap, METH_NOARGS, doc_attention_tap},
     {"parse_lz77", METHOD(py_parse_lz77), doc_parse_lz77},
     {"parse_lz78", METHOD(py_parse_lz78), doc_parse_lz78},
     {"find_loops", METHOD(py_find_loops), doc_find_loops},
