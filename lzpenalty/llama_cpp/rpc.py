@@ -217,6 +217,8 @@ class RPCLlama(Llama):
 
     def _forget(self) -> None:
         """Something went wrong on the way: what the cache holds is not known."""
+        self._ctx.kv_cache_clear()
+        self._cells = Cells(len(self._cells.positions), self._cells.ubatch)
         self.n_tokens, self._requires_eval = 0, True
         self._close()
 

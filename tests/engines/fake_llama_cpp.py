@@ -101,6 +101,9 @@ class Context:
     def kv_cache_seq_rm(self, sequence, start, stop):
         return self.memory.seq_rm(start, stop)
 
+    def kv_cache_clear(self):
+        self.memory.cells, self.memory.head = [None] * self.memory.size, 0
+
     def decode(self, tokens, start):
         memory = self.memory
         if self.fails or start != memory.last() + 1:
