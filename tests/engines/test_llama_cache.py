@@ -15,12 +15,12 @@ from engines.load import adaptor
 from lzpenalty import _core
 from lzpenalty.cache.plan import Plan
 from lzpenalty.llama_cpp import LZPenalty
-from lzpenalty.llama_cpp.cells import Cells
-from lzpenalty.llama_cpp.tap import GGML, Tap, ggml_functions
+from lzpenalty.llama_cpp.tap import GGML, ggml_functions
 
 rpc = adaptor("llama_cpp.rpc", fake)
 if not issubclass(rpc.RPCLlama, fake.Llama):
     pytest.skip("llama-cpp-python is installed: real_llama_cache.py tests with it", allow_module_level=True)
+Cells, Tap = rpc.Cells, rpc.Tap
 FUNCTIONS = fake.TENSORS.functions(GGML)
 SMALL = dict(n_ctx=400, interval=24, ratio=4, recent=5, kernel=3, budget=20, max_prompt=20)
 
@@ -317,7 +317,7 @@ def test_what_goes_wrong_on_the_way_forgets_the_text(monkeypatch):
     after(RuntimeError, "places tokens in another way", elsewhere)
     after(RuntimeError, "single tokens can be removed", lambda llama, patch: setattr(llama._ctx.memory, "refuses", True))
     after(RuntimeError, "llama_decode returned -1", lambda llama, patch: setattr(llama._ctx, "fails", True))
-    after(Stop, "", interrupted)
+    after(Stop, None, interrupted)
 
 
 def test_too_small_caches_are_refused_before_anything_is_read():
