@@ -325,6 +325,58 @@ def vllm() -> str:
 
 
 @table
+def llama_speed() -> str:
+    """llama.cpp with a cache of fixed size: how fast."""
+    results = load("llama-cache")
+    rows = []
+    for row in results["speed"]:
+        speeds, ms = row["tokens_per_cpu_second"], row["ms_per_token"]
+        first, *_, last = ms
+        rows.append(
+            [
+                row["cache"],
+                *(f"{speed:.1f}" for speed in speeds.values()),
+                f"{ms[first]:.1f} to {ms[last]:.1f}",
+                f"{row['cells_in_use_at_most']:,}",
+                f"{row['cells']:,}",
+                f"{row['megabytes']:.0f}",
+            ]
+        )
+    points = results["speed"][0]["tokens_per_cpu_second"]
+    columns = [f"to {int(point):,}" for point in points]
+    header = ["tokens a CPU second", *columns, "ms a token", "cells in use at most", "cells", "MB"]
+    about = f"{results['model']}, one thread, llama-cpp-python {results['llama_cpp_python']}, P = {results['interval']}; "
+    return markdown(header, rows) + f"\n\n{about}{provenance(results)}"
+
+
+@table
+def llama_recall() -> str:
+    """llama.cpp with a cache of fixed size: what it costs."""
+    results = load("llama-cache")
+    quality = results["quality"]
+
+    def difference(row, name):
+        return f"{row[name]:+.3f} ± {row[f'{name}_interval']:.3f}" if name in row and row["cache"] != "full cache" else ""
+
+    rows = [
+        [
+            row["cache"],
+            f"{row['bits_per_token']:.3f}",
+            difference(row, "worse_by"),
+            difference(row, "rpc_better_by"),
+            f"{row['cells']:,}",
+        ]
+        for row in quality["rows"]
+    ]
+    header = ["", "bits per token", "worse than the full cache by", "worse than RPC, budget 128, by", "cells in use at most"]
+    about = (
+        f"{results['model']}, P = {results['interval']}; {len(quality['texts'])} texts of {quality['tokens']:,} tokens, counted "
+        f"from token {quality['counted_from']}; "
+    )
+    return markdown(header, rows) + f"\n\n{about}{provenance(results)}"
+
+
+@table
 def analysis() -> str:
     """Seconds for a million tokens."""
     results = load("analysis")
