@@ -370,8 +370,8 @@ def llama_recall() -> str:
     ]
     header = ["", "bits per token", "worse than the full cache by", "worse than RPC, budget 128, by", "cells in use at most"]
     about = (
-        f"{results['model']}, P = {results['interval']}; {len(quality['texts'])} texts of {quality['tokens']:,} tokens, counted "
-        f"from token {quality['counted_from']}; "
+        f"{results['model']}, P = {results['interval']}; {len(quality['texts'])} texts of {quality['tokens']:,} tokens, "
+        f"counted from token {quality['counted_from']}; "
     )
     return markdown(header, rows) + f"\n\n{about}{provenance(results)}"
 
