@@ -92,9 +92,7 @@ def speed(model: str, tokens: int) -> list[dict]:
     rpc = dict(plain, n_ctx=tokens + 128, interval=INTERVAL, ratio=RATIO, max_prompt=128)
     writers = [
         Writer("full cache", Llama(model, n_ctx=tokens + 128, **plain)),
-        Writer("RPC, c = 4", RPCLlama(model, budget=None, **rpc)),
         Writer("RPC, budget 512", RPCLlama(model, budget=512, **rpc)),
-        Writer("streaming, budget 512", RPCLlama(model, budget=512, selector="streaming", **rpc)),
         Writer("context shift", ContextShift(model, n_ctx=1024, **plain)),
     ]
     points = sorted({tokens // 4, tokens // 2, tokens})
@@ -146,7 +144,6 @@ def quality(model: str, tokens: int) -> dict:
     rpc = dict(plain, n_ctx=tokens, interval=INTERVAL, ratio=RATIO, max_prompt=PROMPT)
     contestants = {
         "full cache": lambda: Llama(model, n_ctx=tokens, **plain),
-        "RPC, c = 4": lambda: RPCLlama(model, budget=None, **rpc),
         "RPC, budget 128": lambda: RPCLlama(model, budget=budget, **rpc),
         "streaming, budget 128": lambda: RPCLlama(model, budget=budget, selector="streaming", **rpc),
         "random, budget 128": lambda: RPCLlama(model, budget=budget, selector="random", **rpc),

@@ -350,6 +350,27 @@ def llama_speed() -> str:
 
 
 @table
+def llama_gain() -> str:
+    """The same in sentences."""
+    results = load("llama-cache")
+    full, ours, shift = results["speed"]
+    end = [*full["tokens_per_cpu_second"]][-1]
+    quality = {row["cache"]: row for row in results["quality"]["rows"]}
+    worse = {name: row["worse_by"] for name, row in quality.items() if "worse_by" in row and name != "full cache"}
+
+    def speed(row):
+        return f"{row['tokens_per_cpu_second'][end]:.0f}"
+
+    lost = ", ".join(f"{bits:.2f} bits a token more ({name})" for name, bits in worse.items())
+    return (
+        f"{results['model']}, on one thread, wrote {int(end):,} tokens at {speed(ours)} a CPU second in "
+        f"{ours['megabytes']:.0f} MB ({ours['cache']}), at {speed(full)} in {full['megabytes']:.0f} MB with the full cache, "
+        f"and at {speed(shift)} in {shift['megabytes']:.0f} MB with the context shift. Real texts in "
+        f"{quality['context shift']['cells']:,} cells took {lost} than with the full cache."
+    )
+
+
+@table
 def llama_recall() -> str:
     """llama.cpp with a cache of fixed size: what it costs."""
     results = load("llama-cache")
