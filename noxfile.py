@@ -305,6 +305,26 @@ def bench_kvpress(session):
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
+@nox.session(name="test-sglang", venv_backend="uv")
+def test_sglang(session):
+    """SGLang's engine and server on a CPU without AMX, with torch's own attention.
+
+    Its package asks for a build of torch with CUDA, and for kernels that nothing calls here: stand-ins take their places.
+    """
+    develop(session)
+    stand_ins = "tests/engines/sglang_stand_ins"
+    needed = "tests/engines/sglang-requirements.txt"
+    install(
+        session,
+        [*cpu_torch(), "torch==2.13.0+cpu", *BUILDS, *TESTS, "-r", needed],
+        ["--no-deps", "sglang==0.5.23", "triton==3.9.0", "apache-tvm-ffi==0.1.11", "compressed-tensors", "xgrammar"],
+        CHECKOUT,
+        files=["pyproject.toml", needed, *CORE],
+    )
+    session.run_install("python", f"{stand_ins}/install.py")
+    session.run(*ENGINE, *(session.posargs or ["tests/engines/test_sglang.py", "tests/engines/real_sglang.py"]))
+
+
 # ---- A browser ----
 
 

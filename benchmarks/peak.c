@@ -1,4 +1,4 @@
-/* The most float32 multiply-adds that one core does: independent chains that stay in registers. */
+/* The most float32 multiply-adds that one core does, in independent chains that stay in registers, and the most that it reads. */
 #if defined(__AVX512F__)
 typedef float vec __attribute__((vector_size(64)));
 #elif defined(__AVX2__)
@@ -24,4 +24,16 @@ double multiply_add(long times, float *kept)
     for (int i = 0; i < CHAINS; i++)
         kept[0] += chains[i][0];
     return 2.0 * (double)times * CHAINS * LANES;
+}
+
+/* Reads that many numbers, a multiple of 8 vectors, and does as little with them as possible. */
+float read_numbers(const float *numbers, long count)
+{
+    vec sums[8] = {{0}};
+    for (long i = 0; i + 8 * LANES <= count; i += 8 * LANES)
+        for (int j = 0; j < 8; j++)
+            sums[j] += *(const vec *)(const void *)(numbers + i + j * LANES);
+    for (int j = 1; j < 8; j++)
+        sums[0] += sums[j];
+    return sums[0][0];
 }

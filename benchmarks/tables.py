@@ -7,6 +7,7 @@ whether everything is up to date. With --print the tables of results/NAME.json, 
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -152,6 +153,45 @@ def cache_grid() -> str:
         rows.append([*case, *parts, times(r["eager_over_ours"]), *memory, *speed])
     header = ["model", "B", "region", "dtype", "threads", "ms", "scores", "selection", "compaction", "eager / ours", "MB"]
     return markdown([*header, "eager MB", "GFLOP/s", "of a core"], rows) + f"\n\n{provenance(results)}"
+
+
+def attention_ratios(row: dict) -> list[str]:
+    return [times(row["torch_over_ours"]), times(row["torch_grouped_over_ours"]), f"{row['share_of_reading']:.0%}"]
+
+
+@table
+def attention_summary() -> str:
+    """Attention over a cache of 4,096 tokens and more, by model: the worst and the median cells."""
+    results = load("attention")
+    body = []
+    for model in dict.fromkeys(row["model"] for row in results["grid"]):
+        for dtype in ("float32", "bfloat16"):
+            cells = [r for r in results["grid"] if r["model"] == model and r["dtype"] == dtype and r["tokens"] >= 4096]
+            found = []
+            for name, show in (
+                ("torch_over_ours", times),
+                ("torch_grouped_over_ours", times),
+                ("share_of_reading", "{:.0%}".format),
+            ):
+                figures = [row[name] for row in cells]
+                found += [show(min(figures)), show(statistics.median(figures))]
+            body.append([model, dtype, *found])
+    header = ["from 4,096 tokens on", "dtype", "PyTorch / ours: worst", "median", "grouped / ours: worst", "median"]
+    header += ["of reading alone: worst", "median"]
+    return markdown(header, body) + f"\n\n{provenance(results)}"
+
+
+@table
+def attention_grid() -> str:
+    """The whole grid."""
+    results = load("attention")
+    rows = [
+        [r["model"], r["batch"], f"{r['tokens']:,}", r["dtype"], r["threads"], f"{r['ours_us']:,.0f}", *attention_ratios(r)]
+        + [f"{r['gb_per_second']:.1f}", f"{r['gflops']:.0f}"]
+        for r in results["grid"]
+    ]
+    header = ["model", "B", "tokens", "dtype", "threads", "us", "PyTorch / ours", "grouped / ours", "of reading", "GB/s"]
+    return markdown([*header, "GFLOP/s"], rows) + f"\n\n{provenance(results)}"
 
 
 @table

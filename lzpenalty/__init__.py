@@ -15,6 +15,7 @@ serving engines are modules of their own:
 from lzpenalty._core import (
     LZOptions,
     append_,
+    attend,
     attention_scores,
     codelength_deltas,
     compact_,
@@ -32,6 +33,7 @@ from lzpenalty._core import (
 __all__ = [
     "LZOptions",
     "append_",
+    "attend",
     "attention_scores",
     "codelength_deltas",
     "compact_",

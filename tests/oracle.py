@@ -1,6 +1,6 @@
 """The published formulas in plain Python, as slow and as obvious as possible: what the C routines are compared with."""
 
-from math import exp, isnan, log2, sqrt
+from math import exp, isnan, log2, sqrt, tanh
 from operator import mul
 
 
@@ -192,6 +192,21 @@ def attention_scores(queries, keys, start, stop, *, scale=None, kernel=7, aggreg
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         result.append([sum(mean[max(0, t - reach) : t + reach + 1]) / kernel for t in range(n)])
     return result
+
+
+def attend(queries, keys, values, first, *, scale=None, softcap=0.0):
+    """The outputs [q][Dv] of the queries of one head, the newest tokens, from its keys and values [length][D]: a query sees
+    the entries from `first` up to its own token."""
+    outputs = []
+    for i, query in enumerate(queries):
+        seen = range(first, max(first, len(keys) - len(queries) + 1 + i))
+        products = [sum(map(mul, query, keys[t])) for t in seen]
+        products = [x * (1 / sqrt(len(query)) if scale is None else scale) for x in products]
+        if softcap:
+            products = [softcap * tanh(x / softcap) for x in products]
+        weights = softmax(products) if products else []
+        outputs.append([sum(w * values[t][d] for w, t in zip(weights, seen, strict=True)) for d in range(len(values[0]))])
+    return outputs
 
 
 def select_top(scores, k):

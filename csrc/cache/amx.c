@@ -7,5 +7,6 @@ TARGET_AMX
 #define KERNELS cache_kernels_amx
 #include "../cpu/vector.h"
 #include "score.h"
+#include "attend.h"
 TARGET_END
 #endif

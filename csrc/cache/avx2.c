@@ -6,5 +6,6 @@ TARGET_AVX2_FMA
 #define KERNELS cache_kernels_avx2
 #include "../cpu/vector.h"
 #include "score.h"
+#include "attend.h"
 TARGET_END
 #endif

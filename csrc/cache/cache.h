@@ -33,17 +33,54 @@ typedef struct {
 /* Exponentials are powers of two, on all devices: products are scaled with this as well. */
 #define CACHE_LOG2E 1.44269504089f
 
+/* Where the entries of one key head of one row lie, and which of them are looked at: [first, length), and by query i of q
+ * only those before length - q + 1 + i. */
+typedef struct {
+    int64_t key, value; /* the entry 0, in numbers from the start of keys and of values */
+    int64_t first, length;
+} cache_span;
+
+/* The attention of new tokens to a cache, out[h, i] = softmax over t of scale * <q[h, i], k[h / G, t]>, times v[h / G, t]. A
+ * query that sees no entry gets zeros. */
+typedef struct {
+    cache_array queries; /* [B, Hq, q, D] */
+    cache_array out;     /* [B, Hq, q, Dv], of the same dtype and strides of its own */
+    const void *keys, *values;
+    int64_t heads, key_stride, value_stride; /* Hkv, and numbers from entry to entry */
+    const cache_span *spans;                 /* [B, Hkv] */
+    float scale, softcap;                    /* softcap * tanh(product / softcap), if not 0 */
+    int threads;
+} cache_decode;
+
+/* One piece of that: the rows [row, row + rows) of those that share a key head, counted through its query heads within each
+ * of the q tokens, and the entries [from, to). */
+typedef struct {
+    int64_t head; /* b * Hkv + key head */
+    int64_t row, rows, from, to;
+    int64_t pieces, first; /* how many there are of the same rows, and the number of the first of them */
+} cache_piece;
+
 typedef struct {
     /* Bytes that one thread needs for the job, and bytes that all share. */
     size_t (*thread_bytes)(const cache_attention *);
     /* The sums of attention weights over the queries of one group: sums[stop - start] for key head `head` of row `b`. */
     void (*group_sums)(const cache_attention *, int64_t b, int64_t head, float *sums, void *scratch);
+    /* Bytes that one thread needs for a decode whose pieces have at most so many rows, and what a piece comes to. */
+    size_t (*decode_thread_bytes)(const cache_decode *, int64_t rows);
+    size_t (*partial_bytes)(const cache_decode *, int64_t rows);
+    /* Computes one piece into `partial`, and the output from the partial results of all pieces of the same rows, `stride`
+     * bytes apart. */
+    void (*attend_piece)(const cache_decode *, const cache_piece *, void *partial, void *scratch);
+    void (*merge_pieces)(const cache_decode *, const cache_piece *, void *partials, size_t stride);
 } cache_kernels;
 
 const cache_kernels *cache_current_kernels(void);
 
 /* Computes attn->scores. Returns 0, 1 if a score is NaN, or -1 without memory. */
 int cache_attention_scores(const cache_attention *attn);
+
+/* Computes decode->out. Returns 0, or -1 without memory. */
+int cache_attend(const cache_decode *decode);
 
 /* positions[rows, k]: the k <= n highest of n scores in each row, ties to the lower position, ascending. NaN is lowest. */
 void cache_select_top(const float *scores, int64_t rows, int64_t n, int64_t row_stride, int64_t k, int64_t *positions);

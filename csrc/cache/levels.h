@@ -2,6 +2,7 @@
 #ifndef LZPENALTY_CACHE_LEVELS_H
 #define LZPENALTY_CACHE_LEVELS_H
 
+#include <float.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>

@@ -5,4 +5,5 @@
 #define KERNELS cache_kernels_neon
 #include "../cpu/vector.h"
 #include "score.h"
+#include "attend.h"
 #endif

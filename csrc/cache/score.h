@@ -231,5 +231,3 @@ static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head,
         tiles_end();
 #endif
 }
-
-const cache_kernels KERNELS = {.thread_bytes = score_bytes, .group_sums = group_sums};

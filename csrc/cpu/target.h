@@ -26,8 +26,10 @@
 
 #if defined(__GNUC__)
 #define PREFETCH(address) __builtin_prefetch(address)
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
 #else
 #define PREFETCH(address) ((void)(address))
+#define ALWAYS_INLINE static inline
 #endif
 
 #define PRAGMA_(text) _Pragma(#text)

@@ -6,9 +6,11 @@
 #include "threads.h"
 
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #ifndef _WIN32
 #include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 #endif
 
@@ -19,18 +21,11 @@ typedef struct {
     _Atomic int64_t next;
 } fork_join;
 
-typedef struct {
-    fork_join *shared;
-    int number;
-} worker;
-
-static void *work(void *argument)
+static void work(fork_join *shared, int thread)
 {
-    worker *w = argument;
     int64_t unit;
-    while ((unit = atomic_fetch_add(&w->shared->next, 1)) < w->shared->units)
-        w->shared->run(w->shared->job, unit, w->number);
-    return NULL;
+    while ((unit = atomic_fetch_add(&shared->next, 1)) < shared->units)
+        shared->run(shared->job, unit, thread);
 }
 
 int cpu_thread_count(void)
@@ -48,27 +43,148 @@ int cpu_thread_count(void)
     return 1;
 }
 
+#ifndef _WIN32
+
+/* The helpers of the process. Everything is read and written under the lock, but what a job's threads share. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wanted;   /* there are invitations, or it is over */
+    pthread_cond_t finished; /* the last helper has left the job */
+    pthread_t ids[CPU_MAX_THREADS];
+    int started;     /* helpers that there are */
+    int busy;        /* a caller has them */
+    int invitations; /* helpers that may still join the job */
+    int working;     /* helpers that have joined and not left it */
+    int joined;      /* how many ever did, which numbers them */
+    int stopping;    /* they are to go home, and none is started any more */
+    int prepared;    /* fork and exit know of them */
+    fork_join *job;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+
+/* A helper's life. */
+static void *help(void *ignored)
+{
+    (void)ignored;
+    pthread_mutex_lock(&pool.lock);
+    for (;;) {
+        while (!pool.invitations && !pool.stopping)
+            pthread_cond_wait(&pool.wanted, &pool.lock);
+        if (!pool.invitations)
+            break;
+        pool.invitations--;
+        pool.working++;
+        const int thread = ++pool.joined;
+        fork_join *job = pool.job;
+        pthread_mutex_unlock(&pool.lock);
+        work(job, thread);
+        pthread_mutex_lock(&pool.lock);
+        if (--pool.working == 0)
+            pthread_cond_signal(&pool.finished);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return NULL;
+}
+
+/* Fork copies the calling thread only, and memory as it is at that moment: the lock is held, so that this is no moment in
+ * between, and the child begins without helpers. */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&pool.lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void after_fork_in_child(void)
+{
+    pthread_cond_t fresh = PTHREAD_COND_INITIALIZER; /* those of the parent count threads that wait */
+    pool.wanted = pool.finished = fresh;
+    pool.started = pool.busy = pool.invitations = pool.working = 0;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void stop(void)
+{
+    pthread_mutex_lock(&pool.lock);
+    pool.stopping = 1;
+    pthread_cond_broadcast(&pool.wanted);
+    const int started = pool.started;
+    pool.started = 0;
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < started; i++)
+        pthread_join(pool.ids[i], NULL);
+}
+
+/* Starts helpers until there are `wanted`, as far as possible. With the lock. */
+static void start_helpers(int wanted)
+{
+    sigset_t all, before;
+    if (pool.started >= wanted || pool.stopping)
+        return;
+    if (!pool.prepared) {
+        /* A library that is unloaded runs what it has registered with atexit as well. */
+        if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0 || atexit(stop) != 0)
+            return;
+        pool.prepared = 1;
+    }
+    sigfillset(&all); /* signals are for the threads that the program knows of */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool.started < wanted && pthread_create(&pool.ids[pool.started], NULL, help, NULL) == 0)
+        pool.started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Invites helpers to the job. Returns whether the caller has the pool. */
+static int invite(fork_join *job, int helpers)
+{
+    pthread_mutex_lock(&pool.lock);
+    const int mine = !pool.busy;
+    if (mine) {
+        start_helpers(helpers);
+        pool.busy = 1;
+        pool.job = job;
+        pool.joined = 0;
+        pool.invitations = helpers < pool.started ? helpers : pool.started;
+        for (int i = 0; i < pool.invitations; i++)
+            pthread_cond_signal(&pool.wanted);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return mine;
+}
+
+/* Waits for the helpers that have joined the job; those who come later find nothing to do. */
+static void dismiss(void)
+{
+    pthread_mutex_lock(&pool.lock);
+    pool.invitations = 0;
+    while (pool.working)
+        pthread_cond_wait(&pool.finished, &pool.lock);
+    pool.busy = 0;
+    pthread_mutex_unlock(&pool.lock);
+}
+
 void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t unit, int thread), void *job)
 {
     fork_join shared = {.units = units, .run = run, .job = job};
-    worker first = {&shared, 0};
-#ifndef _WIN32
-    pthread_t ids[CPU_MAX_THREADS];
-    worker workers[CPU_MAX_THREADS];
-    int started = 0;
     if (threads > CPU_MAX_THREADS)
         threads = CPU_MAX_THREADS;
-    while (started + 1 < threads && started + 1 < units) {
-        workers[started] = (worker){&shared, started + 1};
-        if (pthread_create(&ids[started], NULL, work, &workers[started]) != 0)
-            break;
-        started++;
-    }
-    work(&first);
-    while (started > 0)
-        pthread_join(ids[--started], NULL);
-#else
-    (void)threads;
-    work(&first);
-#endif
+    if (threads > units)
+        threads = (int)units;
+    const int mine = threads > 1 && invite(&shared, threads - 1);
+    work(&shared, 0);
+    if (mine)
+        dismiss();
 }
+
+#else
+
+void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t unit, int thread), void *job)
+{
+    fork_join shared = {.units = units, .run = run, .job = job};
+    (void)threads;
+    work(&shared, 0);
+}
+
+#endif

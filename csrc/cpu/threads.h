@@ -1,4 +1,5 @@
-/* Fork and join: independent units of one job, shared among a few threads that live for the call only. */
+/* Fork and join: independent units of one job, shared among a few threads. They are started when a job first wants them and
+ * sleep between jobs; a child process starts its own, and they are joined when the process or this library ends. */
 #ifndef LZPENALTY_CPU_THREADS_H
 #define LZPENALTY_CPU_THREADS_H
 
@@ -10,7 +11,8 @@ enum { CPU_MAX_THREADS = 256 }; /* however many are asked for */
 int cpu_thread_count(void);
 
 /* Calls run(job, unit, thread) for every unit in [0, units), each once, with thread in [0, threads): the calling thread is
- * one of them. Fewer threads are used where more can't be had. */
+ * one of them, number 0. Fewer threads are used where more can't be had or come too late, and the caller alone while another
+ * caller has the helpers: processors are busy then, and nobody waits for the work of somebody else. */
 void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t unit, int thread), void *job);
 
 #endif

@@ -4,7 +4,9 @@
  * VEC_LANES  floats in a vec
  * VEC_ROWS   rows of 2 vec that fit the registers as accumulators, beside what feeds them
  * vec_fma    a * b + c, rounded once where the level can
- * vec_up23   the bits of each float moved up by 23 */
+ * vec_up23   the bits of each float moved up by 23
+ * vec_sum_4  the sums of four vec, one behind the other
+ * vec_load_bf16_even, vec_load_bf16_odd   of 2 VEC_LANES numbers, which takes less than to load them in order */
 
 #if defined(LEVEL_AVX512)
 #define VEC_LANES 16
@@ -23,6 +25,22 @@
 #define vec_load_bf16(p)                                                                                                    \
     _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
 #define vec_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+#define vec_store_f16(p, a) _mm256_storeu_si256((__m256i *)(void *)(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
+#define vec_div _mm512_div_ps
+#define vec_copysign(a, sign)                                                                                               \
+    _mm512_or_ps(_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a), _mm512_and_ps(_mm512_set1_ps(-0.0f), sign))
+#define vec_load_bf16_even(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))
+#define vec_load_bf16_odd(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_srli_epi32(_mm512_loadu_si512(p), 16), 16))
+static inline __m256 vec_fold_(vec a)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+}
+static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
+{
+    const __m256 ab = _mm256_hadd_ps(vec_fold_(a), vec_fold_(b)), cd = _mm256_hadd_ps(vec_fold_(c), vec_fold_(d));
+    const __m256 all = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
 
 #elif defined(LEVEL_AVX2)
 #define VEC_LANES 8
@@ -46,6 +64,19 @@ static inline float vec_sum(vec a)
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
+#define vec_store_f16(p, a) _mm_storeu_si128((__m128i *)(void *)(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
+#define vec_div _mm256_div_ps
+#define vec_copysign(a, sign)                                                                                               \
+    _mm256_or_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), _mm256_and_ps(_mm256_set1_ps(-0.0f), sign))
+#define vec_load_bf16_even(p)                                                                                               \
+    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16))
+#define vec_load_bf16_odd(p) /* two shifts: a mask would take a register, or be loaded each time */                         \
+    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16), 16))
+static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
+{
+    const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
 
 #elif defined(LEVEL_NEON)
 #define VEC_LANES 4
@@ -63,6 +94,12 @@ static inline float vec_sum(vec a)
 #define vec_up23(a) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a), 23))
 #define vec_load_bf16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
 #define vec_load_f16(p) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
+#define vec_store_f16(p, a) vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a)))
+#define vec_div vdivq_f32
+#define vec_copysign(a, sign) vbslq_f32(vdupq_n_u32(0x80000000u), sign, a)
+#define vec_load_bf16_even(p) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u16(vld1q_u16(p)), 16))
+#define vec_load_bf16_odd(p) vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u16(vld1q_u16(p)), vdupq_n_u32(0xffff0000u)))
+#define vec_sum_4(sums, a, b, c, d) vst1q_f32(sums, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
 
 #else
 #define VEC_LANES 1
@@ -80,6 +117,15 @@ static inline float vec_sum(vec a)
 #define vec_up23(a) bits_float(float_bits(a) << 23)
 #define vec_load_bf16(p) bf16_to_float(*(p))
 #define vec_load_f16(p) f16_to_float(*(p))
+#define vec_store_f16(p, a) (*(p) = float_to_f16(a))
+#define vec_div(a, b) ((a) / (b))
+#define vec_copysign(a, sign) copysignf(a, sign)
+#define vec_load_bf16_even(p) bf16_to_float(*(p))
+#define vec_load_bf16_odd(p) bf16_to_float((p)[1])
+static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
+{
+    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+}
 #endif
 
 /* 2^x for x <= 0, to the last bit or two of float32; 2^-126 for all that is less. NaN stays NaN, which is why x is second.

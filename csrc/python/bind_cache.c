@@ -6,6 +6,7 @@
 #include "../cache/tap.h"
 #include "../cuda/cache.h"
 #include "args.h"
+#include "cache_args.h"
 #include "functions.h"
 #include "cuda.h"
 #include "tensor.h"
@@ -13,7 +14,7 @@
 /* From this many numbers on, the work outlasts what it costs to release the GIL. */
 enum { GIL_MIN_NUMBERS = 65536 };
 
-static int check_ndim(const tensor *t, int ndim, const char *shape)
+int check_ndim(const tensor *t, int ndim, const char *shape)
 {
     if (t->ndim == ndim)
         return 0;
@@ -21,7 +22,7 @@ static int check_ndim(const tensor *t, int ndim, const char *shape)
     return -1;
 }
 
-static int check_contiguous(const tensor *t)
+int check_contiguous(const tensor *t)
 {
     const int last = t->ndim - 1;
     int empty = 0; /* NumPy gives arrays without items strides of 0 */
@@ -35,7 +36,7 @@ static int check_contiguous(const tensor *t)
 }
 
 /* A [batch, heads, tokens, size] tensor of one of the narrow float types with a contiguous last dimension. */
-static int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
+int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
 {
     static const float_dtype dtypes[] = {[DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16};
     if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, "[batch, heads, tokens, size]") < 0 ||
@@ -64,7 +65,7 @@ static int take_array(module_state *st, PyObject *object, const char *name, cons
     return 0;
 }
 
-static int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted)
+int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted)
 {
     if (got == wanted)
         return 0;
@@ -81,7 +82,7 @@ static int check_not_empty(const cache_array *a, const char *name)
     return -1;
 }
 
-static int check_range(const char *name, int64_t got, int64_t least, int64_t most)
+int check_range(const char *name, int64_t got, int64_t least, int64_t most)
 {
     if (got >= least && got <= most)
         return 0;
@@ -111,11 +112,11 @@ static int numbers_meet(const tensor *a, const tensor *b, int64_t distance, unsi
 
 /* What is written must not be read through another name. Exact for tensors of the same strides, as of one buffer that holds
  * keys and values; others must not even span the same memory. */
-static int check_apart(const tensor *t, const tensor *from)
+int check_apart(const tensor *t, const tensor *from)
 {
     const tensor *both[2] = {t, from};
     intptr_t first[2], last[2];
-    int same_strides = t->dtype == from->dtype;
+    int same_strides = t->dtype == from->dtype && t->ndim == from->ndim;
     for (int n = 0; n < 2; n++) {
         first[n] = last[n] = (intptr_t)both[n]->data;
         for (int i = 0; i < both[n]->ndim; i++) {
@@ -420,7 +421,7 @@ const char doc_compact[] =
 
 /* The positions of a compaction on the CPU, checked as they are copied: another thread may write to the tensor while the
  * tokens are moved. Release with PyMem_RawFree. NULL with an exception. */
-static int64_t *copy_positions(const tensor *t, int64_t most)
+int64_t *copy_positions(const tensor *t, int64_t most)
 {
     const int64_t rows = t->shape[0], heads = t->shape[1], kept = t->shape[2];
     int64_t *copy = PyMem_RawMalloc((size_t)(rows * heads * kept) * sizeof *copy), *next = copy;

@@ -17,6 +17,7 @@ PyObject *py_attention_scores(FASTCALL_KEYWORDS);
 PyObject *py_select_top(FASTCALL_KEYWORDS);
 PyObject *py_compact(FASTCALL_KEYWORDS);
 PyObject *py_append(FASTCALL_KEYWORDS);
+PyObject *py_attend(FASTCALL_KEYWORDS);
 PyObject *py_attention_tap(PyObject *module, PyObject *ignored);
 PyObject *py_parse_lz77(FASTCALL_KEYWORDS);
 PyObject *py_parse_lz78(FASTCALL_KEYWORDS);
@@ -25,7 +26,7 @@ PyObject *py_warmup(FASTCALL_KEYWORDS);
 PyObject *py_cuda_devices(PyObject *module, PyObject *ignored);
 extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[], doc_repetition_period[];
 extern const char doc_lz_penalize_rows[], doc_gather_tokens[], doc_token_bits[];
-extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[], doc_attention_tap[];
+extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[], doc_attend[], doc_attention_tap[];
 extern const char doc_parse_lz77[], doc_parse_lz78[], doc_find_loops[];
 extern const char doc_warmup[], doc_cuda_devices[];
 

@@ -63,6 +63,7 @@ static PyMethodDef methods[] = {
     {"select_top", METHOD(py_select_top), doc_select_top},
     {"compact_", METHOD(py_compact), doc_compact},
     {"append_", METHOD(py_append), doc_append},
+    {"attend", METHOD(py_attend), doc_attend},
     {"attention_tap", py_attention_tap, METH_NOARGS, doc_attention_tap},
     {"parse_lz77", METHOD(py_parse_lz77), doc_parse_lz77},
     {"parse_lz78", METHOD(py_parse_lz78), doc_parse_lz78},
@@ -76,8 +77,9 @@ static PyMethodDef methods[] = {
     {"cpu_level", py_cpu_level, METH_NOARGS, "cpu_level($module, /)\n--\n\nThe instruction-set level in use."},
     {"cpu_levels", py_cpu_levels, METH_NOARGS, "cpu_levels($module, /)\n--\n\nThe levels that this machine runs."},
     {"set_cpu_level", py_set_cpu_level, METH_O,
-     "set_cpu_level($module, level, /)\n--\n\nForces a level for the whole process, for tests: only attention scores depend "
-     "on it, by roundings."},
+     "set_cpu_level($module, level, /)\n--\n\nForces a level for the whole process, for tests: only attention and its "
+     "scores "
+     "depend on it, by roundings."},
     {NULL, NULL, 0, NULL},
 };
 

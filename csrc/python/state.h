@@ -26,7 +26,8 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
     X(ngram) X(count) X(max_period) X(min_repeats) X(tolerance)                                                             \
     X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
-    X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)
+    X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)                         \
+    X(lengths) X(pads) X(softcap) X(out)
 /* clang-format on */
 
 typedef struct {

@@ -657,16 +657,31 @@ void tensor_drop(dl_managed_tensor_versioned *allocated)
         allocated->deleter(allocated);
 }
 
-static PyObject *new_numpy(tensor_dtype dtype, int ndim, const int64_t *shape, const void *data, size_t size)
+/* NumPy itself has no bfloat16: an array of it is only made like another. */
+static PyObject *new_numpy(const tensor *like, tensor_dtype dtype, int ndim, const int64_t *shape, const void *data,
+                           size_t size)
 {
-    static const int numbers[DTYPE_OTHER] = {
-        [DTYPE_FLOAT32] = NPY_FLOAT32, [DTYPE_FLOAT64] = NPY_FLOAT64, [DTYPE_INT32] = NPY_INT32, [DTYPE_INT64] = NPY_INT64};
+    static const int numbers[DTYPE_OTHER] = {[DTYPE_FLOAT32] = NPY_FLOAT32,
+                                             [DTYPE_FLOAT16] = NPY_FLOAT16,
+                                             [DTYPE_FLOAT64] = NPY_FLOAT64,
+                                             [DTYPE_INT32] = NPY_INT32,
+                                             [DTYPE_INT64] = NPY_INT64};
     npy_intp sizes[TENSOR_MAX_NDIM];
     for (int i = 0; i < ndim; i++)
         sizes[i] = (npy_intp)shape[i];
     if (PyArray_ImportNumPyAPI() < 0)
         return NULL;
-    PyObject *array = PyArray_SimpleNew(ndim, sizes, numbers[dtype]);
+    PyArray_Descr *descr;
+    if (dtype != DTYPE_BFLOAT16)
+        descr = PyArray_DescrFromType(numbers[dtype]);
+    else if (like->producer->via == VIA_NUMPY && like->dtype == dtype)
+        Py_INCREF(descr = PyArray_DESCR((PyArrayObject *)like->object));
+    else {
+        PyErr_Format(PyExc_TypeError, "out: expected a tensor to write to, since %s has no way to make one of bfloat16",
+                     Py_TYPE(like->object)->tp_name);
+        return NULL;
+    }
+    PyObject *array = descr ? PyArray_NewFromDescr(&PyArray_Type, descr, ndim, sizes, NULL, NULL, 0, NULL) : NULL;
     if (array && size > 0)
         memcpy(PyArray_DATA((PyArrayObject *)array), data, size);
     return array;
@@ -695,7 +710,7 @@ PyObject *tensor_new(module_state *st, const tensor *like, tensor_dtype dtype, i
         size *= (size_t)shape[i];
     if (like->producer->via == VIA_EXCHANGE_API)
         return new_exchange(like->producer, dtype, ndim, shape, data, size);
-    PyObject *array = new_numpy(dtype, ndim, shape, data, size);
+    PyObject *array = new_numpy(like, dtype, ndim, shape, data, size);
     if (!array || like->producer->via == VIA_NUMPY)
         return array;
     PyObject *from_dlpack = find_from_dlpack(st, like->object);

@@ -28,6 +28,7 @@ BENCHMARKS = {
     "lz": Benchmark("a quarter of an hour"),
     "analysis": Benchmark("some minutes, pydivsufsort"),
     "cache": Benchmark("some minutes, Linux, 8 GB, a C compiler"),
+    "attention": Benchmark("some minutes, 4 GB, a C compiler"),
     "launch": Benchmark("seconds, a C compiler"),
     "generate": Benchmark("an hour, the model of the demo", ("--check", "--whole"), quick=False),
     "recall": Benchmark("half an hour, the model of the demo", quick=False),

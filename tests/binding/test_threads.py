@@ -16,6 +16,7 @@ from lzpenalty import (
     LZOptions,
     _core,
     append_,
+    attend,
     attention_scores,
     codelength_deltas,
     compact_,
@@ -208,13 +209,16 @@ def large_call(name):
     scores, kept = np.zeros((1, 8, n), np.float32), np.arange(1, n).reshape(1, 1, -1)
     return {
         "score": lambda: attention_scores(new[:, :, :32], keys, start=0, stop=n),
+        "attend": lambda: attend(new[:, :, :1], keys, values),
         "select": lambda: select_top(scores, 100),
         "compact": lambda: compact_(keys, values, kept, start=0, stop=n, length=n),
         "append": lambda: append_(keys, values, new, new, position=1),
     }[name]
 
 
-@pytest.mark.parametrize("name", ["penalize", "dry", "period", "score", "select", "compact", "append", "parse", "loops"])
+@pytest.mark.parametrize(
+    "name", ["penalize", "dry", "period", "score", "attend", "select", "compact", "append", "parse", "loops"]
+)
 def test_large_calls_release_the_gil(name):
     call, done, seen, interval = large_call(name), threading.Event(), [], sys.getswitchinterval()
 

@@ -10,30 +10,10 @@ from hypothesis import strategies as st
 
 import oracle
 from lzpenalty import attention_scores, get_num_threads, select_top, set_num_threads
-from states import DTYPES, random
+from states import DTYPES, LAYOUTS, random, stored_otherwise
 from strategies import at_each_level
 
 inf, nan = float("inf"), float("nan")
-
-
-def stored_otherwise(x, layout):
-    """The same numbers [B, H, T, D] in memory of another layout; the last dimension stays contiguous."""
-    if layout == "tokens first":
-        return x.transpose(1, 2).contiguous().transpose(1, 2)
-    if layout == "heads packed":
-        return x.permute(2, 1, 0, 3).contiguous().permute(2, 1, 0, 3)
-    if layout == "part of a buffer":
-        B, H, T, D = x.shape
-        buffer = torch.full((B + 1, H + 2, 2 * T + 3, D + 5), nan, dtype=x.dtype)
-        part = buffer[1:, 1:-1, 2 : 2 + 2 * T : 2, 3 : 3 + D]
-        part.copy_(x)
-        return part
-    if layout == "backwards" and x.dtype != torch.bfloat16:  # only NumPy has negative strides
-        return np.ascontiguousarray(x.numpy()[::-1, ::-1, ::-1])[::-1, ::-1, ::-1]
-    return x.contiguous()
-
-
-LAYOUTS = ("plain", "tokens first", "heads packed", "part of a buffer", "backwards")
 
 
 def expected(queries, keys, start, stop, *, scale=None, kernel=7, aggregation="layer"):

@@ -100,5 +100,6 @@ def test_usage_errors(capsys):
         cli.main(["bench", "lzz"])
     assert (
         stop.value.code == 2
-        and "expected one of lz, analysis, cache, launch, generate, recall, harm, gpu, got lzz" in capsys.readouterr().err
+        and "expected one of lz, analysis, cache, attention, launch, generate, recall, harm, gpu, got lzz"
+        in capsys.readouterr().err
     )

@@ -2,8 +2,8 @@
 
     python tests/native/record.py FILE
 
-The number of penalties, penalties, the number of caches, caches, the number of texts, texts: each is little-endian numbers,
-int32 and float32 where nothing else is said, in the order in which replay.c reads them."""
+The number of penalties, penalties, and so on for caches, attention and texts: each is little-endian numbers, int32 and
+float32 where nothing else is said, in the order in which replay.c reads them."""
 
 import sys
 
@@ -13,6 +13,7 @@ import torch
 from lzpenalty import (
     _core,
     append_,
+    attend,
     attention_scores,
     codelength_deltas,
     compact_,
@@ -102,6 +103,23 @@ def record_caches(rng, out):
             tensors(out, scores, positions, keys, values)
 
 
+def record_attention(rng, out):
+    shapes = [(1, 1, 1, 1, 1, 1), (2, 3, 2, 5, 17, 3), (1, 7, 2, 1, 600, 64), (2, 5, 1, 2, 130, 32), (1, 1, 3, 4, 40, 128)]
+    ints(out, len(shapes) * len(DTYPES))
+    for dtype in DTYPES:
+        for B, group, H, q, T, D in shapes:
+            queries, keys, values = (
+                torch.from_numpy(rng.normal(size=size)).to(dtype)
+                for size in ((B, H * group, q, D), (B, H, T, D), (B, H, T, D))
+            )
+            lengths, pads = rng.integers(0, T + 1, (B, H)), rng.integers(0, T // 2 + 1, B)
+            scale, softcap = float(rng.normal()), float(rng.choice([0, 20]))
+            ints(out, DTYPES.index(dtype), B, H * group, H, q, T, D, *lengths.ravel(), *pads)
+            floats(out, scale, softcap)
+            options = dict(lengths=torch.from_numpy(lengths), pads=torch.from_numpy(pads), scale=scale, softcap=softcap)
+            tensors(out, queries, keys, values, attend(queries, keys, values, **options))
+
+
 def record_texts(rng, out):
     cases = [text for _ in range(6) for text in texts(rng)]
     ints(out, len(cases))
@@ -123,6 +141,7 @@ def main(path: str) -> None:
     with open(path, "wb") as out:
         record_penalties(rng, out)
         record_caches(rng, out)
+        record_attention(rng, out)
         record_texts(rng, out)
 
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../../csrc/cache/cache.h"
+#include "../../csrc/cpu/half.h"
 #include "../../csrc/lz/lz.h"
 #include "../../csrc/text/text.h"
 
@@ -225,6 +226,58 @@ static void replay_texts(void)
     }
 }
 
+static float number_at(const void *numbers, float_dtype dtype, int64_t i)
+{
+    if (dtype == FLOAT32)
+        return ((const float *)numbers)[i];
+    return dtype == FLOAT16 ? f16_to_float(((const uint16_t *)numbers)[i]) : bf16_to_float(((const uint16_t *)numbers)[i]);
+}
+
+static void replay_attention(void)
+{
+    for (int at = 0, cases = read_int(); at < cases; at++) {
+        const float_dtype dtype = (const float_dtype[]){FLOAT32, FLOAT16, BFLOAT16}[read_int()];
+        const float precision = dtype == FLOAT32 ? 2e-5f : dtype == FLOAT16 ? 2e-3f : 2e-2f;
+        const size_t item = dtype == FLOAT32 ? 4 : 2;
+        int64_t batch = read_int(), query_heads = read_int(), heads = read_int(), q = read_int(), tokens = read_int();
+        int64_t size = read_int();
+        cache_span *spans = malloc((size_t)(batch * heads) * sizeof *spans);
+        for (int64_t i = 0; i < batch * heads; i++)
+            spans[i] = (cache_span){i * tokens * size, i * tokens * size, 0, read_int()};
+        for (int64_t b = 0; b < batch; b++) {
+            const int64_t pad = read_int();
+            for (int64_t head = 0; head < heads; head++)
+                spans[b * heads + head].first = pad;
+        }
+        cache_decode decode = {.queries = contiguous(dtype, batch, query_heads, q, size),
+                               .heads = heads,
+                               .key_stride = size,
+                               .value_stride = size,
+                               .spans = spans,
+                               .threads = 2};
+        decode.scale = read_float(), decode.softcap = read_float();
+        decode.out = decode.queries;
+        const size_t count = (size_t)(batch * query_heads * q * size), cached = (size_t)(batch * heads * tokens * size);
+        void *queries = read_items(count, item), *keys = read_items(cached, item), *values = read_items(cached, item);
+        void *wanted = read_items(count, item);
+        decode.queries.data = queries, decode.keys = keys, decode.values = values;
+        decode.out.data = malloc(count * item);
+        for (int level = 0; level < CPU_LEVELS; level++) {
+            if (cpu_set_level((cpu_level)level) < 0)
+                continue;
+            memset(decode.out.data, 0xff, count * item);
+            if (cache_attend(&decode) != 0)
+                fail("the status of attention", at);
+            for (int64_t i = 0; i < (int64_t)count; i++) {
+                const float x = number_at(wanted, dtype, i), got = number_at(decode.out.data, dtype, i);
+                if (!(fabsf(got - x) <= precision * (1 + fabsf(x))))
+                    fail("attention", at);
+            }
+        }
+        free(queries), free(keys), free(values), free(wanted), free(decode.out.data), free(spans);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2 || !(file = fopen(argv[1], "rb"))) {
@@ -233,6 +286,7 @@ int main(int argc, char **argv)
     }
     replay_penalties();
     replay_caches();
+    replay_attention();
     replay_texts();
     fclose(file);
     printf("replay: all cases agree at");

@@ -1,0 +1,473 @@
+/* Attention of new tokens to a cache. Included once a level, after score.h.
+ *
+ *     out[h, i] = sum over t of w[h, i, t] * v[h / G, t]        w[h, i] = softmax over t of scale * <q[h, i], k[h / G, t]>
+ *
+ * What takes the time is to read keys and values, so all queries that share a key head, the *rows*, are served at once. The
+ * entries are gone through in blocks: products of the rows with the keys of a block, the weights relative to the largest
+ * product so far, and the weighted values on top of what came before, which shrinks when the largest product rises (the
+ * online softmax of FlashAttention, arXiv 2205.14135). While the keys of a block are multiplied its values are fetched, and
+ * the other way round. A long cache is cut into pieces, whose results are merged in the same way (Flash-Decoding); where it
+ * is cut depends on sizes alone, so that the number of threads changes no bit.
+ *
+ * Numbers lie in lanes: a product is summed in the lanes of a vector, four of which are reduced together. Numbers come in
+ * pairs of vectors; the pair of bfloat16 is the even and the odd numbers of 2 VEC_LANES, which one shift and one mask make,
+ * and queries and outputs are laid out accordingly until they are written. */
+
+enum {
+    PAIR = 2 * VEC_LANES,
+    MOST_ROWS = VEC_ROWS / 2, /* rows that are multiplied at once: with 4 keys or values that fills the registers */
+    MOST_KEY_ROWS = MOST_ROWS == 3 ? 4 : MOST_ROWS, /* with 3 keys it can be 4 */
+    BLOCK_BYTES = 32768,                            /* of keys, and of values: so much of both stays in the nearest cache */
+    MOST_BLOCK = 128,                               /* entries, a multiple of all VEC_LANES */
+    PRODUCTS = MOST_BLOCK + 16, /* numbers from row to row of products: some are written behind the last one */
+    LINE_BYTES = 64
+};
+
+static int64_t padded(int64_t size)
+{
+    return (size + PAIR - 1) / PAIR * PAIR;
+}
+
+/* What is known of some rows when some of the entries have been seen. */
+typedef struct {
+    float *outputs; /* [rows, padded(Dv)], in pairs, not yet divided by the totals */
+    float *maxima;  /* [rows], of the products times log2(e) */
+    float *totals;  /* [rows], of the weights relative to the maximum */
+} attend_partial;
+
+static size_t partial_lay_out(const cache_decode *decode, int64_t rows, void *memory, attend_partial *p)
+{
+    const int64_t numbers = rows * padded(decode->out.size);
+    p->outputs = memory;
+    p->maxima = (float *)((uintptr_t)memory + (size_t)numbers * sizeof(float));
+    p->totals = (float *)((uintptr_t)p->maxima + (size_t)rows * sizeof(float));
+    return ((size_t)(numbers + 2 * rows) * sizeof(float) + 63) & ~(size_t)63;
+}
+
+static size_t partial_bytes(const cache_decode *decode, int64_t rows)
+{
+    attend_partial ignored;
+    return partial_lay_out(decode, rows, NULL, &ignored);
+}
+
+/* What a thread works with. */
+typedef struct {
+    float *queries;  /* [rows, padded(D)] times what the products are multiplied with, in pairs */
+    float *products; /* [rows, PRODUCTS] products, then weights */
+    float *wide;     /* [MOST_BLOCK, padded(D or Dv)] keys or values whose size isn't one of pairs */
+    float *shrink;   /* [rows] what became of the outputs when the maximum rose */
+    int64_t *seen;   /* [rows] entries of the block that a row sees */
+} attend_scratch;
+
+static size_t decode_lay_out(const cache_decode *decode, int64_t rows, void *memory, attend_scratch *s)
+{
+    const int64_t size = padded(decode->queries.size), value_size = padded(decode->out.size);
+    const int64_t counts[5] = {rows * size, rows * PRODUCTS, MOST_BLOCK * (size > value_size ? size : value_size), rows, 0};
+    float **members[5] = {&s->queries, &s->products, &s->wide, &s->shrink, (float **)&s->seen};
+    size_t used = 0;
+    for (int i = 0; i < 4; i++) {
+        *members[i] = (float *)((uintptr_t)memory + used);
+        used += ((size_t)counts[i] * sizeof(float) + 63) & ~(size_t)63;
+    }
+    s->seen = (int64_t *)((uintptr_t)memory + used);
+    return used + (((size_t)rows * sizeof(int64_t) + 63) & ~(size_t)63);
+}
+
+static size_t decode_bytes(const cache_decode *decode, int64_t rows)
+{
+    attend_scratch ignored;
+    return decode_lay_out(decode, rows, NULL, &ignored);
+}
+
+/* Vector `j` of a row of numbers in pairs. */
+ALWAYS_INLINE vec load_part(const char *row, float_dtype dtype, int j)
+{
+    const int pair = j / 2 * PAIR, right = j % 2;
+    const uint16_t *narrow = (const uint16_t *)(const void *)row;
+    if (dtype == FLOAT32)
+        return vec_load((const float *)(const void *)row + pair + right * VEC_LANES);
+    if (dtype == FLOAT16)
+        return vec_load_f16(narrow + pair + right * VEC_LANES);
+    return right ? vec_load_bf16_odd(narrow + pair) : vec_load_bf16_even(narrow + pair);
+}
+
+/* What is read next, fetched a share at a time while other numbers are multiplied, so that the memory is never idle: so many
+ * bytes for each entry that is gone through, and from one to the next `step`. */
+typedef struct {
+    const char *start;
+    int64_t step, bytes;
+} fetching;
+
+/* For the share of work [done, then) of `all`, in which n entries are gone through; as many are fetched, of `bytes` each. */
+static fetching share_of(const char *entries, int64_t stride, int64_t n, int64_t bytes, int64_t done, int64_t then,
+                         int64_t all)
+{
+    const int64_t share = bytes * (then - done) / all + 1;
+    if (stride == bytes)
+        return (fetching){entries + n * bytes * done / all, share, share};
+    return (fetching){entries + bytes * done / all, stride, share};
+}
+
+ALWAYS_INLINE void fetch(const fetching *f, int64_t entry)
+{
+    for (int64_t at = 0; at < f->bytes; at += LINE_BYTES)
+        PREFETCH(f->start + entry * f->step + at);
+}
+
+/* products[r, t] = <query r, key t> for n keys. The processor may have fewer loads a cycle than multiply-adds: what is in
+ * registers is used as often as they allow. */
+ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const float *queries, int64_t size,
+                                 const char *keys, int64_t stride, int64_t n, const fetching *next, float *products)
+{
+    const int at_once = rows <= MOST_ROWS ? 4 : 3;
+    for (int64_t t = 0; t < n; t += at_once) {
+        vec sum[MOST_KEY_ROWS][4];
+        const char *key[4];
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < 4; i++)
+                sum[r][i] = vec_set(0);
+        for (int i = 0; i < at_once; i++) {
+            key[i] = keys + (t + i < n ? t + i : n - 1) * stride;
+            fetch(next, t + i);
+        }
+        for (int64_t d = 0; d < size; d += PAIR) {
+            const int64_t at = d * float_size(dtype);
+            for (int side = 0; side < 2; side++) {
+                vec query[MOST_KEY_ROWS];
+                for (int r = 0; r < rows; r++)
+                    query[r] = vec_load(queries + r * size + d + side * VEC_LANES);
+                for (int i = 0; i < at_once; i++) {
+                    const vec numbers = load_part(key[i] + at, dtype, side);
+                    for (int r = 0; r < rows; r++)
+                        sum[r][i] = vec_fma(numbers, query[r], sum[r][i]);
+                }
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            vec_sum_4(products + r * PRODUCTS + t, sum[r][0], sum[r][1], sum[r][2], sum[r][3]);
+    }
+}
+
+/* outputs[r] = shrink[r] * outputs[r] + sum over t < n of weights[r, t] * values[t], for `parts` vectors of each. */
+ALWAYS_INLINE void add_values(const int rows, const int parts, const float_dtype dtype, const float *weights,
+                              const float *shrink, const char *values, int64_t stride, int64_t n, const fetching *next,
+                              float *outputs, int64_t size)
+{
+    vec sum[MOST_ROWS][4];
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < parts; j++)
+            sum[r][j] = vec_mul(vec_load(outputs + r * size + j * VEC_LANES), vec_set(shrink[r]));
+    for (int64_t t = 0; t < n; t++) {
+        vec weight[MOST_ROWS];
+        fetch(next, t);
+        for (int r = 0; r < rows; r++)
+            weight[r] = vec_set(weights[r * PRODUCTS + t]);
+        for (int j = 0; j < parts; j++) {
+            const vec value = load_part(values + t * stride, dtype, j);
+            for (int r = 0; r < rows; r++)
+                sum[r][j] = vec_fma(weight[r], value, sum[r][j]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < parts; j++)
+            vec_store(outputs + r * size + j * VEC_LANES, sum[r][j]);
+}
+
+/* Calls one of the two with a number of rows that the compiler knows. */
+#define WITH_ROWS(rows, most, call)                                                                                         \
+    switch (rows) {                                                                                                         \
+        WITH_(1, most, call)                                                                                                \
+        WITH_(2, most, call)                                                                                                \
+        WITH_(3, most, call)                                                                                                \
+        WITH_(4, most, call)                                                                                                \
+        WITH_(5, most, call)                                                                                                \
+        WITH_(6, most, call)                                                                                                \
+    }
+#define WITH_(n, most, call)                                                                                                \
+    case n:                                                                                                                 \
+        if ((n) <= (most))                                                                                                  \
+            call((n) <= (most) ? (n) : 1);                                                                                  \
+        break;
+
+/* How many of so many rows are to be multiplied at once: about as many each time. */
+static inline int64_t rows_at_once(int64_t rows, int64_t most)
+{
+    const int64_t times = (rows + most - 1) / most;
+    return (rows + times - 1) / times;
+}
+
+/* The weight of a product relative to the largest: 2^x for x <= 0, and 0 for what a float32 can't tell from it. */
+static inline vec weight_of(vec x)
+{
+    return vec_sub(vec_exp2(x), vec_set(0x1p-126f));
+}
+
+static inline float weight_of_number(float x)
+{
+    float lanes[VEC_LANES];
+    vec_store(lanes, weight_of(vec_set(x)));
+    return lanes[0];
+}
+
+/* softcap * tanh(product / softcap) * log2(e) of products that are multiplied by 2 * log2(e) / softcap already. */
+static inline vec cap_products(vec x, float softcap)
+{
+    const vec one = vec_set(1), power = vec_exp2(vec_sub(vec_set(0), vec_max(vec_sub(vec_set(0), x), x)));
+    const vec tanh = vec_div(vec_sub(one, power), vec_add(one, power));
+    return vec_mul(vec_copysign(tanh, x), vec_set(softcap * CACHE_LOG2E));
+}
+
+/* Products of a row and n entries become weights; the row's maximum and total go on, and *shrink is what the former weights
+ * are now worth. Behind the n, what fills the last vector becomes 0. */
+static void weigh_products(const cache_decode *decode, float *products, int64_t n, float *maximum, float *total,
+                           float *shrink)
+{
+    vec largest = vec_set(-FLT_MAX), sum = vec_set(0);
+    float lanes[VEC_LANES], max = *maximum;
+    if (decode->softcap != 0)
+        for (int64_t t = 0; t < n; t += VEC_LANES)
+            vec_store(products + t, cap_products(vec_load(products + t), decode->softcap));
+    for (int64_t t = n; t % VEC_LANES != 0; t++)
+        products[t] = -INFINITY;
+    for (int64_t t = 0; t < n; t += VEC_LANES)
+        largest = vec_max(largest, vec_load(products + t));
+    vec_store(lanes, largest);
+    for (int i = 0; i < VEC_LANES; i++)
+        max = lanes[i] > max ? lanes[i] : max;
+    for (int64_t t = 0; t < n; t += VEC_LANES) {
+        const vec weight = weight_of(vec_sub(vec_load(products + t), vec_set(max)));
+        vec_store(products + t, weight);
+        sum = vec_add(sum, weight);
+    }
+    *shrink = weight_of_number(*maximum - max);
+    *total = *total * *shrink + vec_sum(sum);
+    *maximum = max;
+}
+
+static void widen_block(const char *rows, float_dtype dtype, int64_t stride, int64_t n, int64_t size, float *wide)
+{
+    for (int64_t t = 0; t < n; t++) {
+        float *to = wide + t * padded(size);
+        for (int64_t d = 0; d < size; d++)
+            to[d] = load_number(rows + t * stride, dtype, d);
+        for (int64_t d = size; d < padded(size); d++)
+            to[d] = 0;
+    }
+}
+
+static const char *decode_query(const cache_decode *decode, const cache_piece *piece, int64_t row)
+{
+    const int64_t group = decode->queries.heads / decode->heads, b = piece->head / decode->heads;
+    return row_at(&decode->queries, b, piece->head % decode->heads * group + row % group, row / group);
+}
+
+/* How many entries a row sees: those before this one. */
+static int64_t end_of_row(const cache_decode *decode, const cache_piece *piece, int64_t row)
+{
+    const int64_t group = decode->queries.heads / decode->heads, tokens = decode->queries.tokens;
+    return decode->spans[piece->head].length - tokens + 1 + row / group;
+}
+
+static int has_pairs(const cache_decode *decode)
+{
+    return decode->queries.size % PAIR == 0 && decode->out.size % PAIR == 0;
+}
+
+/* The blocks of a piece. Its numbers are of `dtype` in the end, as they are or widened. */
+ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *piece, const attend_partial *p,
+                                 const attend_scratch *s, const float_dtype dtype)
+{
+    const cache_span *span = &decode->spans[piece->head];
+    const float_dtype stored = decode->queries.dtype;
+    const int is_wide = !has_pairs(decode);
+    const int64_t size = padded(decode->queries.size), value_size = padded(decode->out.size);
+    const int64_t key_stride = decode->key_stride * float_size(stored);
+    const int64_t value_stride = decode->value_stride * float_size(stored);
+    const char *keys = (const char *)decode->keys + span->key * float_size(stored);
+    const char *values = (const char *)decode->values + span->value * float_size(stored);
+    int64_t block = BLOCK_BYTES / ((size > value_size ? size : value_size) * float_size(dtype)) / VEC_LANES * VEC_LANES;
+    block = block < 16 ? 16 : block > MOST_BLOCK ? MOST_BLOCK : block;
+
+    for (int64_t from = piece->from, to, first = 0; from < piece->to; from = to) {
+        to = from + block < piece->to ? from + block : piece->to;
+        for (int64_t r = first; r < piece->rows; r++) {
+            const int64_t end = end_of_row(decode, piece, piece->row + r);
+            s->seen[r] = end <= from ? 0 : (end < to ? end : to) - from;
+            first += s->seen[r] == 0; /* those that have seen all are the first ones */
+        }
+
+        const char *block_keys = keys + from * key_stride, *block_values = values + from * value_stride;
+        const char *next_keys = keys + (to < piece->to ? to : from) * key_stride;
+        int64_t block_key_stride = key_stride, block_value_stride = value_stride;
+        if (is_wide) {
+            widen_block(block_keys, stored, key_stride, to - from, decode->queries.size, s->wide);
+            block_keys = (const char *)s->wide;
+            block_key_stride = size * float_size(FLOAT32);
+        }
+        const int64_t rows_left = piece->rows - first;
+        for (int64_t r = first, rows; r < piece->rows; r += rows) {
+            rows = rows_at_once(piece->rows - r, MOST_KEY_ROWS);
+            const fetching next = share_of(block_values, value_stride, to - from, decode->out.size * float_size(stored),
+                                           r - first, r - first + rows, rows_left);
+#define MULTIPLY(n)                                                                                                         \
+    multiply_keys(n, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, &next,                    \
+                  s->products + r * PRODUCTS)
+            WITH_ROWS(rows, MOST_KEY_ROWS, MULTIPLY)
+        }
+        for (int64_t r = first; r < piece->rows; r++)
+            weigh_products(decode, s->products + r * PRODUCTS, s->seen[r], &p->maxima[r], &p->totals[r], &s->shrink[r]);
+
+        if (is_wide) {
+            widen_block(block_values, stored, value_stride, to - from, decode->out.size, s->wide);
+            block_values = (const char *)s->wide;
+            block_value_stride = value_size * float_size(FLOAT32);
+        }
+        for (int64_t d = 0, numbers; d < value_size; d += numbers) {
+            const char *part = block_values + d * float_size(dtype);
+            numbers = d + 2 * PAIR <= value_size ? 2 * PAIR : PAIR;
+            for (int64_t r = first, rows; r < piece->rows; r += rows) {
+                int64_t equal = 1; /* rows that see as much as this one */
+                while (r + equal < piece->rows && s->seen[r + equal] == s->seen[r])
+                    equal++;
+                rows = rows_at_once(equal, MOST_ROWS);
+                const float *weights = s->products + r * PRODUCTS;
+                float *outputs = p->outputs + r * value_size + d;
+                const int64_t done = d * rows_left + (r - first) * numbers;
+                const fetching next = share_of(next_keys, key_stride, to - from, decode->queries.size * float_size(stored),
+                                               done, done + rows * numbers, value_size * rows_left);
+#define ADD(n, parts)                                                                                                       \
+    add_values(n, parts, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], &next, outputs, value_size)
+#define ADD_PAIR(n) ADD(n, 2)
+#define ADD_TWO_PAIRS(n) ADD(n, 4)
+                if (numbers == PAIR) {
+                    WITH_ROWS(rows, MOST_ROWS, ADD_PAIR)
+                } else {
+                    WITH_ROWS(rows, MOST_ROWS, ADD_TWO_PAIRS)
+                }
+            }
+        }
+    }
+}
+
+static void attend_float32(const cache_decode *decode, const cache_piece *piece, const attend_partial *p,
+                           const attend_scratch *s)
+{
+    attend_blocks(decode, piece, p, s, FLOAT32);
+}
+
+static void attend_float16(const cache_decode *decode, const cache_piece *piece, const attend_partial *p,
+                           const attend_scratch *s)
+{
+    attend_blocks(decode, piece, p, s, FLOAT16);
+}
+
+static void attend_bfloat16(const cache_decode *decode, const cache_piece *piece, const attend_partial *p,
+                            const attend_scratch *s)
+{
+    attend_blocks(decode, piece, p, s, BFLOAT16);
+}
+
+static void pack_query(const cache_decode *decode, const char *query, float factor, float *packed)
+{
+    const float_dtype dtype = decode->queries.dtype;
+    const int64_t size = decode->queries.size, pair_bytes = PAIR * float_size(dtype);
+    if (!has_pairs(decode)) {
+        for (int64_t d = 0; d < padded(size); d++)
+            packed[d] = d < size ? load_number(query, dtype, d) * factor : 0;
+        return;
+    }
+    for (int64_t d = 0; d < size; d += PAIR, query += pair_bytes)
+        for (int side = 0; side < 2; side++)
+            vec_store(packed + d + side * VEC_LANES, vec_mul(load_part(query, dtype, side), vec_set(factor)));
+}
+
+static void attend_piece(const cache_decode *decode, const cache_piece *piece, void *partial, void *scratch)
+{
+    const int64_t size = padded(decode->queries.size), value_size = padded(decode->out.size);
+    const float_dtype dtype = decode->queries.dtype;
+    const float factor = decode->scale * CACHE_LOG2E * (decode->softcap != 0 ? 2 / decode->softcap : 1);
+    attend_partial p;
+    attend_scratch s;
+    partial_lay_out(decode, piece->rows, partial, &p);
+    decode_lay_out(decode, piece->rows, scratch, &s);
+    for (int64_t r = 0; r < piece->rows; r++) {
+        const char *query = decode_query(decode, piece, piece->row + r);
+        pack_query(decode, query, factor, s.queries + r * size);
+        memset(p.outputs + r * value_size, 0, (size_t)value_size * sizeof(float));
+        p.maxima[r] = -FLT_MAX;
+        p.totals[r] = 0;
+    }
+    if (!has_pairs(decode) || dtype == FLOAT32)
+        attend_float32(decode, piece, &p, &s);
+    else if (dtype == FLOAT16)
+        attend_float16(decode, piece, &p, &s);
+    else
+        attend_bfloat16(decode, piece, &p, &s);
+}
+
+/* Writes a row of outputs, divided by `total`, as its dtype has it. */
+static void store_row(const cache_decode *decode, float *outputs, float total, void *to)
+{
+    const float_dtype dtype = decode->out.dtype;
+    const int64_t size = decode->out.size;
+    int64_t j = 0;
+    for (; j < padded(size); j += VEC_LANES)
+        vec_store(outputs + j, vec_div(vec_load(outputs + j), vec_set(total)));
+    if (dtype == FLOAT32) {
+        memcpy(to, outputs, (size_t)size * sizeof(float));
+    } else if (dtype == FLOAT16) {
+        uint16_t *narrow = to;
+        for (j = 0; j + VEC_LANES <= size; j += VEC_LANES)
+            vec_store_f16(narrow + j, vec_load(outputs + j));
+        for (; j < size; j++)
+            narrow[j] = float_to_f16(outputs[j]);
+    } else if (has_pairs(decode)) {
+        uint16_t *narrow = to;
+        for (j = 0; j < size; j += PAIR)
+            for (int i = 0; i < VEC_LANES; i++) {
+                narrow[j + 2 * i] = float_to_bf16(outputs[j + i]);
+                narrow[j + 2 * i + 1] = float_to_bf16(outputs[j + VEC_LANES + i]);
+            }
+    } else {
+        for (j = 0; j < size; j++)
+            ((uint16_t *)to)[j] = float_to_bf16(outputs[j]);
+    }
+}
+
+/* Everything goes into the first partial result, and from there into the output. */
+static void merge_pieces(const cache_decode *decode, const cache_piece *piece, void *partials, size_t stride)
+{
+    const int64_t group = decode->queries.heads / decode->heads, b = piece->head / decode->heads;
+    const int64_t value_size = padded(decode->out.size);
+    const cache_array *out = &decode->out;
+    attend_partial sum, other;
+    partial_lay_out(decode, piece->rows, partials, &sum);
+    for (int64_t r = 0; r < piece->rows; r++) {
+        float *outputs = sum.outputs + r * value_size;
+        for (int64_t i = 1; i < piece->pieces; i++) {
+            partial_lay_out(decode, piece->rows, (char *)partials + (size_t)i * stride, &other);
+            const float max = other.maxima[r] > sum.maxima[r] ? other.maxima[r] : sum.maxima[r];
+            const float weight = weight_of_number(other.maxima[r] - max);
+            const float shrink = weight_of_number(sum.maxima[r] - max);
+            for (int64_t j = 0; j < value_size; j += VEC_LANES) {
+                const vec added = vec_mul(vec_set(weight), vec_load(other.outputs + r * value_size + j));
+                vec_store(outputs + j, vec_fma(vec_set(shrink), vec_load(outputs + j), added));
+            }
+            sum.totals[r] = shrink * sum.totals[r] + weight * other.totals[r];
+            sum.maxima[r] = max;
+        }
+        const int64_t row = piece->row + r, head = piece->head % decode->heads * group + row % group;
+        const int64_t at = b * out->batch_stride + head * out->head_stride + row / group * out->token_stride;
+        char *to = (char *)out->data + at * float_size(out->dtype);
+        if (end_of_row(decode, piece, row) <= decode->spans[piece->head].first)
+            sum.totals[r] = 1; /* nothing is seen: zeros, where a sum of weights of 0 gives NaN */
+        store_row(decode, outputs, sum.totals[r], to);
+    }
+}
+
+const cache_kernels KERNELS = {.thread_bytes = score_bytes,
+                               .group_sums = group_sums,
+                               .decode_thread_bytes = decode_bytes,
+                               .partial_bytes = partial_bytes,
+                               .attend_piece = attend_piece,
+                               .merge_pieces = merge_pieces};

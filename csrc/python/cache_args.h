@@ -1,0 +1,25 @@
+/* How arguments of the cache's routines are checked: 0, or -1 with an exception that names the argument. */
+#ifndef LZPENALTY_PYTHON_CACHE_ARGS_H
+#define LZPENALTY_PYTHON_CACHE_ARGS_H
+
+#include "../cache/cache.h"
+#include "tensor.h"
+
+int check_ndim(const tensor *t, int ndim, const char *shape);
+int check_contiguous(const tensor *t); /* in the last dimension */
+int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted);
+int check_range(const char *name, int64_t got, int64_t least, int64_t most);
+
+/* What is written must not be read through another name. Exact for tensors of the same strides, as of one buffer that holds
+ * keys and values; others must not even span the same memory. */
+int check_apart(const tensor *t, const tensor *from);
+
+/* A [batch, heads, tokens, size] tensor of one of the narrow float types with a contiguous last dimension. */
+int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a);
+
+/* The positions of a compaction on the CPU, [rows, heads, kept] int64, ascending and below `most`: checked as they are
+ * copied, since another thread may write to the tensor while tokens are moved. PyMem_RawFree them. NULL with an exception.
+ */
+int64_t *copy_positions(const tensor *t, int64_t most);
+
+#endif
