@@ -262,7 +262,7 @@ class RPCLlama(Llama):
         started = time.perf_counter()
         region, keep = self._region, self.plan.kept(intervals)
         self._close()
-        scores = self._scores(len(region), intervals)
+        scores = self._rank(len(region), intervals)
         stay = select_top(scores[None, None], keep)[0, 0] if keep else np.zeros(0, np.int64)
         gone = np.delete(region, stay)
         for run in np.split(gone, np.flatnonzero(np.diff(gone) != 1) + 1):
@@ -275,7 +275,7 @@ class RPCLlama(Llama):
                 self._cells.remove(first, last + 1)
         self._seconds += time.perf_counter() - started
 
-    def _scores(self, region: int, intervals: int) -> np.ndarray:
+    def _rank(self, region: int, intervals: int) -> np.ndarray:
         """float32 [region]; the highest stay."""
         if self.selector == "random":
             return np.random.default_rng(intervals).random(region, np.float32)

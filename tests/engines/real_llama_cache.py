@@ -122,10 +122,10 @@ class Watched(RPCLlama):
 
     context_params = property(RPCLlama.context_params.fget, _set)
 
-    def _scores(self, region, intervals):
+    def _rank(self, region, intervals):
         assert self.rows == 16 * 9 * 30  # queries, heads, layers
         wanted = np.convolve(np.pad(self.sums / self.rows, 3), np.full(7, 1 / 7), "valid")
-        scores = super()._scores(region, intervals)
+        scores = super()._rank(region, intervals)
         np.testing.assert_allclose(scores, wanted, rtol=1e-3)
         # All cells that the first layer attended to, and no others, are those of tokens.
         np.testing.assert_array_equal(self._tap.visible(), np.flatnonzero(self._cells.positions >= 0))
@@ -142,7 +142,7 @@ def test_scores_are_those_of_the_attention(text, options):
 
 
 def test_a_cache_with_holes_is_as_good_as_a_packed_one(llama, plain, text):
-    """Their sums differ in order."""
+    """Their sums differ in order, as those of batches of different sizes do."""
     read(llama, text[:600], step=20)
     data, positions = saved(llama)
     assert (np.diff(np.sort(positions)) > 1).any() and (np.diff(positions) < 0).any()
@@ -152,7 +152,7 @@ def test_a_cache_with_holes_is_as_good_as_a_packed_one(llama, plain, text):
     plain.n_tokens = 600
     a, b = read(llama, text[:624], 600), read(plain, text[:624], 600)
     assert (a.argmax(1) == b.argmax(1)).sum() >= 23
-    assert np.abs(a - b).mean() < 0.1
+    assert np.abs(a - b).mean() < 0.3 < a.std() / 10
 
 
 def test_flash_attention_and_no_callback(text):
@@ -261,6 +261,15 @@ def test_refusals(llama, text):
     for call in (lambda: llama.set_cache({}), llama.save_state, lambda: llama.load_state(None)):
         with pytest.raises(RuntimeError):
             call()
+
+
+def test_names_of_ours_are_not_those_of_llama():
+    """But for what is meant to be."""
+    ours = {name for name in vars(RPCLlama) if not name.startswith("__")}
+    ours |= set(vars(make(n_ctx=300))) - set(vars(load(Llama, n_ctx=300)))
+    theirs = set(dir(Llama)) | set(vars(load(Llama, n_ctx=300)))
+    meant = {"n_ctx", "generate", "eval", "set_cache", "save_state", "load_state", "close", "context_params"}
+    assert ours & theirs == meant
 
 
 def test_a_text_ends_at_n_ctx_and_not_at_the_cells():
