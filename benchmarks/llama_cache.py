@@ -1,6 +1,6 @@
 """What does llama.cpp gain, and lose, with a cache of fixed size?
 
-    python benchmarks/llama_cache.py MODEL.gguf [--quick]
+    python benchmarks/llama_cache.py MODEL.gguf [--part speed | recall] [--quick]
 
 Contestants: llama.cpp's full cache; RPCLlama with its selectors; and llama.cpp's context shift, which llama-server has and
 llama-cpp-python lacks, made here of the same two calls: when the cache is full, the older half of all behind the prompt is
@@ -11,7 +11,8 @@ dropped, and the rest moves to the positions that are free then.
 (b) Bits per token of real texts, teacher-forced as in recall.py: what is given counts as generated. Counted behind the token
     at which the caches of fixed size are full; paired with the full cache, with a 95% interval over texts.
 
-Needs the environment of `make test-llama-cpp`. Writes results/llama-cache.json."""
+Needs the environment of `make test-llama-cpp`. Writes results/llama-speed.json and
+results/llama-recall.json."""
 
 import argparse
 import math
@@ -26,6 +27,7 @@ from harness import write
 from lzpenalty import lz_penalize_
 from lzpenalty.llama_cpp import RPCLlama
 
+MODEL = "SmolLM2-135M-Instruct, Q4_1"  # the one that the session gives
 QUESTION = (
     "<|im_start|>user\nThink step by step and at length: why is the sky blue, how do birds fly, and how many primes are "
     "there?<|im_end|>\n<|im_start|>assistant\n"
@@ -137,7 +139,7 @@ def read(llama: Llama, ids: list[int]) -> tuple[np.ndarray, int]:
     return np.concatenate(bits), most
 
 
-def quality(model: str, tokens: int) -> dict:
+def recall(model: str, tokens: int) -> dict:
     budget = 128
     full = PROMPT + budget + INTERVAL  # cells that contestants of fixed size have
     plain = dict(n_threads=1, n_threads_batch=1, verbose=False)
@@ -198,18 +200,18 @@ def long_texts(llama: Llama, tokens: int) -> dict[str, list[int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--part", choices=["speed", "recall"], help="one of the two")
     parser.add_argument("--quick", action="store_true", help="little of it, and nothing is written")
     args = parser.parse_args()
-    found = {
-        "model": "SmolLM2-135M-Instruct, Q4_1",
-        "llama_cpp_python": llama_cpp.__version__,
-        "interval": INTERVAL,
-        "ratio": RATIO,
-        "speed": speed(args.model, 512 if args.quick else 4096),
-        "quality": quality(args.model, 768 if args.quick else 1024),
-    }
-    if not args.quick:
-        write("llama-cache", found)
+    about = {"model": MODEL, "llama_cpp_python": llama_cpp.__version__, "interval": INTERVAL, "ratio": RATIO}
+    if args.part != "recall":
+        rows = speed(args.model, 512 if args.quick else 4096)
+        if not args.quick:
+            write("llama-speed", {**about, "rows": rows})
+    if args.part != "speed":
+        found = recall(args.model, 768 if args.quick else 1024)
+        if not args.quick:
+            write("llama-recall", {**about, **found})
 
 
 if __name__ == "__main__":

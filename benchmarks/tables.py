@@ -367,9 +367,9 @@ def vllm() -> str:
 @table
 def llama_speed() -> str:
     """llama.cpp with a cache of fixed size: how fast."""
-    results = load("llama-cache")
+    results = load("llama-speed")
     rows = []
-    for row in results["speed"]:
+    for row in results["rows"]:
         speeds, ms = row["tokens_per_cpu_second"], row["ms_per_token"]
         first, *_, last = ms
         rows.append(
@@ -382,7 +382,7 @@ def llama_speed() -> str:
                 f"{row['megabytes']:.0f}",
             ]
         )
-    points = results["speed"][0]["tokens_per_cpu_second"]
+    points = results["rows"][0]["tokens_per_cpu_second"]
     columns = [f"to {int(point):,}" for point in points]
     header = ["tokens a CPU second", *columns, "ms a token", "cells in use at most", "cells", "MB"]
     about = f"{results['model']}, one thread, llama-cpp-python {results['llama_cpp_python']}, P = {results['interval']}; "
@@ -391,30 +391,24 @@ def llama_speed() -> str:
 
 @table
 def llama_gain() -> str:
-    """The same in sentences."""
-    results = load("llama-cache")
-    full, ours, shift = results["speed"]
+    """The same in a sentence."""
+    results = load("llama-speed")
+    full, ours, shift = results["rows"]
     end = [*full["tokens_per_cpu_second"]][-1]
-    quality = {row["cache"]: row for row in results["quality"]["rows"]}
-    worse = {name: row["worse_by"] for name, row in quality.items() if "worse_by" in row and name != "full cache"}
 
-    def speed(row):
-        return f"{row['tokens_per_cpu_second'][end]:.0f}"
+    def said(row):
+        return f"{row['tokens_per_cpu_second'][end]:.0f} a CPU second in {row['megabytes']:.0f} MB of keys and values"
 
-    lost = ", ".join(f"{bits:.2f} bits a token more ({name})" for name, bits in worse.items())
     return (
-        f"{results['model']}, on one thread, wrote {int(end):,} tokens at {speed(ours)} a CPU second in "
-        f"{ours['megabytes']:.0f} MB ({ours['cache']}), at {speed(full)} in {full['megabytes']:.0f} MB with the full cache, "
-        f"and at {speed(shift)} in {shift['megabytes']:.0f} MB with the context shift. Real texts in "
-        f"{quality['context shift']['cells']:,} cells took {lost} than with the full cache."
+        f"{results['model']}, on one thread, wrote {int(end):,} tokens at {said(ours)} ({ours['cache']}), at {said(full)} "
+        f"with the full cache, and at {said(shift)} with llama.cpp's context shift."
     )
 
 
 @table
 def llama_recall() -> str:
     """llama.cpp with a cache of fixed size: what it costs."""
-    results = load("llama-cache")
-    quality = results["quality"]
+    results = load("llama-recall")
 
     def difference(row, name):
         return f"{row[name]:+.3f} ± {row[f'{name}_interval']:.3f}" if name in row and row["cache"] != "full cache" else ""
@@ -427,12 +421,12 @@ def llama_recall() -> str:
             difference(row, "rpc_better_by"),
             f"{row['cells']:,}",
         ]
-        for row in quality["rows"]
+        for row in results["rows"]
     ]
     header = ["", "bits per token", "worse than the full cache by", "worse than RPC, budget 128, by", "cells in use at most"]
     about = (
-        f"{results['model']}, P = {results['interval']}; {len(quality['texts'])} texts of {quality['tokens']:,} tokens, "
-        f"counted from token {quality['counted_from']}; "
+        f"{results['model']}, P = {results['interval']}; {len(results['texts'])} texts of {results['tokens']:,} tokens, "
+        f"counted from token {results['counted_from']}; "
     )
     return markdown(header, rows) + f"\n\n{about}{provenance(results)}"
 
