@@ -8,6 +8,7 @@ Sessions that test other versions have an environment of their own in .nox. The 
 """
 
 import hashlib
+import itertools
 import os
 import platform
 import shlex
@@ -241,22 +242,28 @@ def test_vllm(session):
     """vLLM on a CPU with both of its model runners.
 
     One process each, since a process has room for one engine. The second runs in Triton's interpreter, at a few tokens a
-    second.
+    second. The cache is tried with the scheduler a step ahead as well.
     """
     develop(session, "smollm2/config.json")
     install_vllm(session)
     tests = session.posargs or ["tests/engines/test_vllm.py", "tests/engines/real_vllm.py"]
+    model = {"LZPENALTY_MODEL": ".venv/smollm2", "TRITON_INTERPRET": "1"}
     for runner in ("0", "1"):
-        model = {"LZPENALTY_MODEL": ".venv/smollm2", "VLLM_USE_V2_MODEL_RUNNER": runner, "TRITON_INTERPRET": "1"}
-        session.run(*ENGINE, *tests, env=model)
+        session.run(*ENGINE, *tests, env={**model, "VLLM_USE_V2_MODEL_RUNNER": runner})
+    if session.posargs:
+        return
+    for runner, ahead in itertools.product("01", "01"):
+        env = {**model, "VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead}
+        session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
 
 
 @nox.session(name="bench-vllm", venv_backend="uv")
 def bench_vllm(session):
-    """Tokens per second of vLLM with the penalty off and on, against none, and the tables that show them."""
+    """Tokens per second of vLLM with the penalty off and on, and with compressed caches, and the tables that show them."""
     develop(session, "smollm2/config.json")
     install_vllm(session)
     session.run("python", "benchmarks/serving.py", ".venv/smollm2")
+    session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2")
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 

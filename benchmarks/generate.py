@@ -59,8 +59,8 @@ class Run:
         self.cache = stack.enter_context(RPCCache(model, **options)) if self.ours else DynamicCache(config=model.config)
         self.generated, self.bytes = 0, []
         self.held, self.seconds = [], []  # of timed steps
-        self.compressions, self.last = [], 0  # seconds of each; tokens held at each step
-        self.lengths = []
+        self.compressions, self.scores = [], []  # seconds of each, and of scores between them
+        self.lengths = []  # tokens held at each step
         model(torch.full((batch, PROMPT), 7), past_key_values=self.cache, logits_to_keep=1)
 
     @property
@@ -89,21 +89,20 @@ class Run:
                 layer.update(keys, keys)
                 if isinstance(layer, RPCLayer) and layer.settings.compresses:
                     layer.answering = True
-                    shape = (
-                        self.batch,
-                        self.model.config.num_attention_heads,
-                        min(new, layer.settings.plan.recent),
-                        keys.shape[3],
-                    )
+                    scores = layer.own_selector.keeps_evidence  # of all queries, not of the last ones alone
+                    queries = new if scores else min(new, layer.settings.plan.recent)
+                    shape = (self.batch, self.model.config.num_attention_heads, queries, keys.shape[3])
                     layer.attended(torch.randn(shape, dtype=keys.dtype), None)
             if left == 1:
                 self.compressions.append((self.generated + 1, self.cache.stats()["seconds"] - spent))
+            elif self.ours and self.cache._own[0].own_selector.keeps_evidence:
+                self.scores.append((self.generated + new, self.cache.stats()["seconds"] - spent))
             self._count(before, new)
 
     @property
     def _shape(self):
-        keys = self.cache.layers[0].keys
-        return keys.shape[1], keys.shape[3]
+        config = self.model.config
+        return config.num_key_value_heads, config.head_dim or config.hidden_size // config.num_attention_heads
 
     def _left(self) -> int:
         """Tokens until the one that brings a compression."""
@@ -127,7 +126,7 @@ class Run:
         x = [np.mean(held[held // 64 == p]) for p in points]
         y = [np.median(seconds[held // 64 == p]) for p in points]
         each = np.interp(self.lengths[:tokens], x, y)
-        for at, spent in self.compressions:
+        for at, spent in self.compressions + self.scores:
             if at <= tokens:
                 each[at - 1] += spent
         return np.cumsum(each)

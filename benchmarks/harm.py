@@ -24,6 +24,7 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from harness import write
+from lzpenalty.commands.measures import describe
 from lzpenalty.commands.models import greedy, load_model
 from lzpenalty.commands.prompts import PROMPTS
 from lzpenalty.commands.sweep import loops
@@ -115,7 +116,8 @@ def main() -> None:
     for name, way in WAYS.items():
         answers = greedy(model, tokenizer, PROMPTS, args.max_new_tokens, processors(way))
         options = dict(way[1]) if way else {}
-        row = {"way": name, "options": options, **damage(readings, way, plain), **loops(answers, ngram=8, count=3)}
+        row = {"way": name, "options": options, **damage(readings, way, plain)}
+        row |= describe(answers, tokenizer.decode, args.max_new_tokens) | {"loop_rate": loops(answers, ngram=8, count=3)}
         rows.append(row)
         print(row, flush=True)
     if args.quick:

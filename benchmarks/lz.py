@@ -17,7 +17,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from dense import dense_penalize
 from harness import median_ratio, side_by_side, write
-from lzpenalty import codelength_deltas, lz_penalize_
+from lzpenalty import codelength_deltas, loop_evidence, lz_penalize_
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 
 VOCABULARIES = (32_000, 128_256, 151_936, 262_144)
@@ -112,6 +112,11 @@ def parts(rounds: int) -> dict:
             "row, min_match=2, min_count=2, horizon=128": lambda: lz_penalize_(
                 logits, tokens, starts=starts, min_match=2, min_count=2, horizon=128
             ),
+            "row, gate=(20, 28), release": lambda: lz_penalize_(logits, tokens, starts=starts, gate=(20, 28), release=[1]),
+            "row, min_match=2, gate=(20, 28), release, reset": lambda: lz_penalize_(
+                logits, tokens, starts=starts, min_match=2, gate=(20, 28), release=[1], reset=[1]
+            ),
+            "loop_evidence": lambda: loop_evidence(tokens, starts=starts),
             "row, escalation=1": lambda: lz_penalize_(logits, tokens, starts=starts, escalation=1.0),
             "logits.requires_grad, which is asked": lambda: logits.requires_grad,
             "logits.is_neg(), which is not": lambda: logits.is_neg(),

@@ -324,6 +324,173 @@ def harm_cost() -> str:
     ).format(*lost(ours), *points(ours), *lost(theirs), *points(theirs))
 
 
+TITLES = {
+    "none": "no penalty",
+    "paper": "`paper`",
+    "gentle": "`gentle`",
+    "reasoning": "`reasoning`",
+    "repetition=1.1": "repetition penalty 1.1",
+    "ngram=6": "no 6 tokens twice",
+    "dry=0.8,1.75,2": "DRY .8/1.75/2",
+    "dry-breakers=0.8,1.75,2": "DRY .8/1.75/2 with breakers",
+}
+SHORT = (
+    "none", "paper", "min_match 2, min_count 2", "horizon 128", "gentle", "repetition=1.1", "ngram=6",
+    "dry-breakers=0.8,1.75,2",
+)  # fmt: skip
+LONG = (
+    "none", "paper", "min_match 2", "min_match 2, min_count 2", "horizon 128", "strength 0.03", "strength 0.05", "gentle",
+    "reasoning", "repetition=1.1", "ngram=6", "dry=0.8,1.75,2", "dry-breakers=0.8,1.75,2",
+)  # fmt: skip
+OTHER_KINDS = ("json", "table", "maths", "chat")
+
+
+def frontier_about(results: dict) -> str:
+    prompts = results["report"]["none"]["answers"]
+    return (
+        f"{results['model']}, greedy, {prompts} prompts, at most {results['limit']:,} tokens an answer; "
+        f"{results['limit']:,} tokens of each text; {provenance(results)}"
+    )
+
+
+def harm_of(row: dict, kind: str) -> str:
+    return f"{row['harm'][kind]:.3f}" if any(row["harm"].values()) else ""
+
+
+def second(row: dict, kind: str, copy: int = 0) -> str:
+    """Of copies of 200 tokens."""
+    return f"{row['copies'][kind]['200'][copy]:.1%}"
+
+
+def answers_of(row: dict) -> list[str]:
+    return [
+        f"{row['loops']} of {row['answers']}",
+        f"{row['approximate_loops']} of {row['answers']}",
+        f"{row['near_duplicates']:.1%}",
+        f"{row['tokens']:.0f}",
+    ]
+
+
+@table
+def frontier_summary() -> str:
+    """Loops that the penalties end, and what they cost text that is fine."""
+    results = load("frontier")
+    rows = []
+    for name in SHORT:
+        row = results["report"][name]
+        worst = max(OTHER_KINDS, key=row["harm"].get)
+        others = f"{harm_of(row, worst)} ({worst})" if any(row["harm"].values()) else ""
+        harm = [harm_of(row, "prose"), harm_of(row, "code"), others]
+        rows.append([TITLES.get(name, f"`{name}`"), *answers_of(row), *harm, second(row, "prose"), second(row, "code")])
+    header = [
+        "",
+        "in a loop",
+        "nearly",
+        "circling",
+        "tokens",
+        "nats lost: prose",
+        "code",
+        "worst other",
+        "copies: prose",
+        "code",
+    ]
+    return markdown(header, rows) + f"\n\n{frontier_about(results)}"
+
+
+def frontier_half(half: str, names) -> tuple[str, str, str]:
+    rows = load("frontier")[half]
+    kinds = list(rows["none"]["harm"])
+    lengths = list(rows["none"]["copies"]["prose"])
+    answers, harm, copies = [], [], []
+    for name in names:
+        row, title = rows[name], TITLES.get(name, name)
+        answers.append([title, *answers_of(row), f"{row['seq_rep_4']:.3f}", row["cut"]])
+        harm.append([title, *(harm_of(row, kind) for kind in kinds)])
+        shares = [row["copies"][kind][length][copy] for kind in ("prose", "code") for length in lengths for copy in (0, 1)]
+        copies.append([title, *(f"{100 * share:.1f}" for share in shares)])
+    parts = [f"{kind} {length}, {copy}" for kind in ("prose", "code") for length in lengths for copy in ("second", "third")]
+    return (
+        markdown(["answers", "in a loop", "nearly", "circling", "tokens", "seq-rep-4", "cut"], answers),
+        markdown(["nats a token lost", *kinds], harm),
+        markdown(["% of copies kept", *parts], copies),
+    )
+
+
+@table
+def frontier() -> str:
+    """Everything that was measured on the half that is reported."""
+    results = load("frontier")
+    return "\n\n".join([*frontier_half("report", [n for n in LONG if n in results["report"]]), frontier_about(results)])
+
+
+@table
+def frontier_choose() -> str:
+    """What "gentle" was chosen among, on the other half."""
+    rows = load("frontier")["choose"]
+    names = ["none", "paper", *(name for name in rows if name.startswith("gate "))]
+    return "\n\n".join(frontier_half("choose", names))
+
+
+@table
+def frontier_cost() -> str:
+    """The same in sentences."""
+    rows = load("frontier")["report"]
+
+    def lost(name):
+        return [f"{rows[name]['harm'][kind]:.2f}" for kind in ("prose", "code")]
+
+    def points(name):
+        return [f"{100 * (1 - rows[name]['copies'][kind]['200'][0]):.0f}" for kind in ("prose", "code")]
+
+    worst = max(("prose", "code", *OTHER_KINDS), key=rows["gentle"]["harm"].get)
+    gentle = [f"{rows['gentle']['harm'][worst]:.3f}", worst, f"{rows['gentle']['harm']['song']:.2f}"]
+    return (
+        "With the paper's options a token that counts as generated loses {} nats in prose and {} in code. In exact copies "
+        "of 200 tokens the model's first choice changes for {}% of the tokens of prose and {}% of code. Repetition penalty "
+        "1.1 costs {} and {} nats, and {}% and {}%. `gentle` costs at most {} nats ({}), but {} in a song with a refrain, "
+        "and {}% and {}%."
+    ).format(
+        *lost("paper"), *points("paper"), *lost("repetition=1.1"), *points("repetition=1.1"), *gentle, *points("gentle")
+    )
+
+
+@table
+def thinking() -> str:
+    """Who circles in the thinking section, and who is closed."""
+    results = load("thinking")
+    rows = []
+    for name, row in results["rows"].items():
+        sections = row["sections"]
+        rows.append(
+            [
+                TITLES[name],
+                f"{sum(s['alarm'] is not None for s in sections)} of {len(sections)}",
+                f"{sum(s['circles'] or s['loop'] for s in sections)} of {len(sections)}",
+                f"{sum(s['closed'] is not None for s in sections)} of {len(sections)}",
+                f"{row['tokens']:.0f}",
+            ]
+        )
+    header = ["", "alarm in the section", "loop in it", "closed", "tokens an answer"]
+    return markdown(header, rows) + f"\n\n{thinking_says(results)}\n\n{provenance(results)}"
+
+
+def thinking_says(results: dict) -> str:
+    found = results["judged"]
+    return (
+        f"Of {found['counted']} answers that circled in their thinking, {found['in_time']} closed it within "
+        f"{results['in_time']} tokens of the alarm, half of them within {found['median_wait']:.0f}. "
+        f"Of {found['quiet']} that did not circle, {found['closed_without_reason']} were closed. "
+        f"{results['model']}, greedy, `<think>` forced, at most {results['limit']} tokens; `</think>` is "
+        f"{results['closer']} tokens to it."
+    )
+
+
+@table
+def thinking_summary() -> str:
+    """The same in sentences."""
+    return thinking_says(load("thinking"))
+
+
 @table
 def recall_lost() -> str:
     """The same in sentences."""
@@ -362,6 +529,36 @@ def vllm() -> str:
     title = f"vLLM {results['vllm']}, SmolLM2-135M, {results['batch']} requests of {results['tokens']} tokens"
     header = [title, "tokens/s", "against without, median of rounds (range)", "time in the penalty"]
     return markdown(header, rows) + f"\n\n{provenance(results)}"
+
+
+@table
+def vllm_cache() -> str:
+    """Throughput of the real engine where full caches don't fit."""
+    results = load("vllm-cache")
+    full = results["modes"]["full"]["tokens_per_cpu_second"]
+    rows = [
+        [
+            f"{mode} (the classes loaded, no request asks)" if mode == "full" else mode,
+            f"{found['tokens_per_cpu_second']:.1f}",
+            times(found["tokens_per_cpu_second"] / full),
+            f"{found['steps']:,}",
+            f"{found['mean_batch']:.1f}",
+            found["preemptions"],
+            f"{found['share_of_time']:.1%}",
+        ]
+        for mode, found in results["modes"].items()
+    ]
+    blocks, cost = results["blocks"], results["cpu_with_the_classes"]
+    title = (
+        f"vLLM {results['vllm']}, SmolLM2-135M, {results['requests']} requests of {results['prompt']} tokens in and "
+        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need"
+    )
+    header = [title, "tokens a CPU second", "of full", "steps", "mean batch", "preemptions", "time in compressions"]
+    about = (
+        f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU seconds "
+        f"without them (median of {results['rounds']} rounds, {cost['spread'][0]:.3f} to {cost['spread'][-1]:.3f})."
+    )
+    return markdown(header, rows) + f"\n\n{about} {provenance(results)}"
 
 
 @table

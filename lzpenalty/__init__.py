@@ -5,7 +5,8 @@ underscore means in place. Importing this package imports neither torch nor tran
 serving engines are modules of their own:
 
     lzpenalty.hf        transformers: LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
-    lzpenalty.cache.rpc       transformers: RPCCache
+    lzpenalty.presets   options by name, and their reasons
+    lzpenalty.cache.rpc transformers: RPCCache
     lzpenalty.analysis  how repetitive is a text?
     lzpenalty.lm_eval   lm-evaluation-harness: a model with both, tasks on local files
     lzpenalty.vllm, lzpenalty.sglang, lzpenalty.llama_cpp, lzpenalty.mlx
@@ -15,13 +16,18 @@ serving engines are modules of their own:
 from lzpenalty._core import (
     LZOptions,
     append_,
+    append_ragged_,
     attend,
     attention_scores,
     codelength_deltas,
     compact_,
+    compact_blocks_,
     dry_penalize_,
+    echo_scores_,
+    gather_blocks_,
     gather_tokens_,
     get_num_threads,
+    loop_evidence,
     lz_penalize_,
     lz_penalize_rows_,
     repetition_period,
@@ -33,13 +39,18 @@ from lzpenalty._core import (
 __all__ = [
     "LZOptions",
     "append_",
+    "append_ragged_",
     "attend",
     "attention_scores",
     "codelength_deltas",
     "compact_",
+    "compact_blocks_",
     "dry_penalize_",
+    "gather_blocks_",
+    "echo_scores_",
     "gather_tokens_",
     "get_num_threads",
+    "loop_evidence",
     "lz_penalize_",
     "lz_penalize_rows_",
     "repetition_period",

@@ -9,6 +9,7 @@ class _Tensor(Protocol):
 _T = TypeVar("_T", bound=_Tensor)
 _Cost: TypeAlias = Literal["lzss", "pair", "distance"]
 _Ids: TypeAlias = Iterable[SupportsIndex] | SupportsIndex | None
+_Marks: TypeAlias = Iterable[SupportsIndex | Iterable[SupportsIndex]] | SupportsIndex | None
 _Starts: TypeAlias = _Tensor | int | None
 
 def lz_penalize_(
@@ -24,6 +25,12 @@ def lz_penalize_(
     escalation: float = 0.0,
     horizon: int = 0,
     neutral: _Ids = None,
+    gate: tuple[float, float] | None = None,
+    release: _Marks = None,
+    release_rate: float = 2.0,
+    release_after: int = 24,
+    reset: _Marks = None,
+    until: _Marks = None,
     starts: _Starts = None,
 ) -> _T: ...
 
@@ -41,6 +48,12 @@ class LZOptions:
         escalation: float = 0.0,
         horizon: int = 0,
         neutral: _Ids = None,
+        gate: tuple[float, float] | None = None,
+        release: _Marks = None,
+        release_rate: float = 2.0,
+        release_after: int = 24,
+        reset: _Marks = None,
+        until: _Marks = None,
     ) -> LZOptions: ...
     @property
     def context(self) -> int: ...
@@ -84,6 +97,7 @@ def token_bits(
 def repetition_period(
     tokens: _T, *, ngram: int = 30, count: int = 20, max_period: int = 512, starts: _Starts = None
 ) -> _T: ...
+def loop_evidence(tokens: _T, *, gram: int = 6, window: int = 512, starts: _Starts = None) -> _T: ...
 def attention_scores(
     queries: _Tensor,
     keys: _T,
@@ -97,7 +111,24 @@ def attention_scores(
 ) -> _T: ...
 def select_top(scores: _T, k: int) -> _T: ...
 def compact_(keys: _Tensor, values: _Tensor, positions: _Tensor, *, start: int, stop: int, length: int) -> int: ...
+def compact_blocks_(
+    keys: _Tensor, values: _Tensor, blocks: _Tensor, positions: _Tensor, *, start: int, stop: int, length: int
+) -> int: ...
+def gather_blocks_(out: _T, cache: _Tensor, blocks: _Tensor, *, start: int) -> _T: ...
 def append_(keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, position: int) -> int: ...
+def append_ragged_(
+    keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, starts: _Tensor, lengths: _Tensor
+) -> None: ...
+def echo_scores_(
+    evidence: _Tensor,
+    queries: _Tensor,
+    keys: _Tensor,
+    *,
+    starts: _Tensor,
+    lengths: _Tensor,
+    pads: _Tensor | None = None,
+    scale: float | None = None,
+) -> None: ...
 def attend(
     queries: _T,
     keys: _Tensor,

@@ -18,6 +18,7 @@ __all__ = [
     "factorize",
     "find_loops",
     "lz78",
+    "loop_evidence",
     "ngram_entropy",
     "running_rate",
     "seq_rep",
@@ -246,6 +247,34 @@ def find_loops(tokens, *, min_repeats: int = 2, tolerance: float = 0.0, max_peri
     loops["period"], loops["start"], loops["length"] = found[np.lexsort(found[:, :2].T)].T
     loops["repeats"] = loops["length"] / loops["period"]
     return loops
+
+
+def loop_evidence(tokens, *, gram: int = 6, window: int = 512) -> np.ndarray:
+    """:func:`lzpenalty.loop_evidence` after each token of a finished text: what gate and release would have seen there.
+
+    Parameters
+    ----------
+    tokens : sequence of int, str or bytes, [T]
+    gram, window : int
+        As there, and window >= 1.
+
+    Returns
+    -------
+    evidence : int64 ndarray [T]
+        Tokens. O(T * window).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is wanted.
+    """
+    ids = _read(tokens)
+    width = max(1, min(_integer(window, "window", 1), len(ids)))
+    before = np.concatenate([np.zeros(width - 1, np.int64), ids])
+    seen = (
+        np.lib.stride_tricks.sliding_window_view(before, width, writeable=True) if len(ids) else np.zeros((0, 1), np.int64)
+    )
+    return _core.loop_evidence(seen, gram=gram, starts=np.maximum(0, width - 1 - np.arange(len(ids))), window=width)
 
 
 def apart(loops) -> np.ndarray:

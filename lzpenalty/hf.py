@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
 
-from lzpenalty._core import lz_penalize_, repetition_period
+from lzpenalty._core import LZOptions, loop_evidence, lz_penalize_, repetition_period
 from lzpenalty.cache.rpc import RPCCache
 from lzpenalty.engines.adaptor import callers, check_prompt_length
+from lzpenalty.presets import resolve
 
 __all__ = ["LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
 
@@ -47,8 +48,12 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
 
     Parameters
     ----------
-    strength, window, buffer, cost, min_match, min_count, escalation, horizon, neutral
-        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ...
+    strength, window, buffer, cost, ..., reset, until : optional
+        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ... None is what the preset says.
+    preset : {'paper', 'gentle', 'reasoning'}
+        See :mod:`lzpenalty.presets`.
+    tokenizer : optional
+        Whose ids "reasoning" releases, unless `release` says which.
     prompt_length : int, optional
         Tokens, padding included, at the beginning of each row that do not count. By default the prompt of the `generate`
         call that is running; outside of `generate`, where prompt and answer can't be told apart, every token counts.
@@ -65,22 +70,28 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
 
     def __init__(
         self,
-        strength: float = 0.15,
-        window: int = 512,
-        buffer: int = 32,
+        strength: float | None = None,
+        window: int | None = None,
+        buffer: int | None = None,
         *,
-        cost: str = "lzss",
-        min_match: int = 1,
-        min_count: int = 1,
-        escalation: float = 0.0,
-        horizon: int = 0,
+        cost: str | None = None,
+        min_match: int | None = None,
+        min_count: int | None = None,
+        escalation: float | None = None,
+        horizon: int | None = None,
         neutral=None,
+        gate: tuple[float, float] | None = None,
+        release=None,
+        release_rate: float | None = None,
+        release_after: int | None = None,
+        reset=None,
+        until=None,
+        preset: str = "paper",
+        tokenizer=None,
         prompt_length: int | None = None,
         inplace: bool = False,
     ):
-        if neutral is not None and not isinstance(neutral, int):
-            neutral = tuple(neutral)
-        self.options = {
+        given = {
             "strength": strength,
             "window": window,
             "buffer": buffer,
@@ -90,11 +101,18 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
             "escalation": escalation,
             "horizon": horizon,
             "neutral": neutral,
+            "gate": gate,
+            "release": release,
+            "release_rate": release_rate,
+            "release_after": release_after,
+            "reset": reset,
+            "until": until,
         }
+        options = resolve(preset, given, tokenizer)
+        ids = LZOptions(**options).keywords()  # raises for bad options, and reads what can be read only once
+        self.options = options | {name: ids[name] for name in ("neutral", "gate", "release", "reset", "until")}
         self.prompt_length = check_prompt_length(prompt_length)
         self.inplace = inplace
-        no_rows = np.empty((0, 2**31 - 1), dtype=np.float32)
-        lz_penalize_(no_rows, np.empty((0, 0), dtype=np.int64), **self.options)  # raises for bad options
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         start = _prompt_length(self) if self.prompt_length is None else self.prompt_length
@@ -108,23 +126,47 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
 
 
 class RepetitionStoppingCriteria(StoppingCriteria):
-    """Stops a row that has run in an exact loop for too long: when its last ngram + (count - 1) * p tokens repeat with some
-    period p, so that one n-gram stands `count` times in a row. The defaults call a loop what "Wait, Wait, Wait"
-    (arXiv 2512.12895) does, 20 times the same 30 tokens.
+    """Stops a row that has run in a loop for too long.
+
+    By default an exact loop: the row's last ngram + (count - 1) * p tokens repeat with some period p, so that one n-gram
+    stands `count` times in a row. The defaults are what "Wait, Wait, Wait" (arXiv 2512.12895) calls a loop, 20 times the
+    same 30 tokens. With `evidence`, any text that circles, exactly or not: a string of so many tokens stands there for the
+    third time.
 
     Parameters
     ----------
     ngram, count, max_period : int
         Tokens, times, tokens; as in :func:`lzpenalty.repetition_period`.
+    evidence : int, optional
+        Tokens, >= 1: stops at this :func:`lzpenalty.loop_evidence`, and does not look for exact loops.
+    window : int, default 512
+        Tokens that the evidence is looked for in.
     prompt_length : int, optional
         As in :class:`LZPenaltyLogitsProcessor`.
     """
 
-    def __init__(self, ngram: int = 30, count: int = 20, max_period: int = 512, *, prompt_length: int | None = None):
+    def __init__(
+        self,
+        ngram: int = 30,
+        count: int = 20,
+        max_period: int = 512,
+        *,
+        evidence: int | None = None,
+        window: int = 512,
+        prompt_length: int | None = None,
+    ):
+        if evidence is not None and (not isinstance(evidence, int) or evidence < 1):
+            raise ValueError(f"evidence: expected an integer >= 1 or None, got {evidence!r}")
         self.options = {"ngram": ngram, "count": count, "max_period": max_period}
+        self.evidence, self.window = evidence, window
         self.prompt_length = check_prompt_length(prompt_length)
-        repetition_period(np.empty((0, 0), dtype=np.int64), **self.options)  # raises for bad options
+        nothing = np.empty((0, 0), dtype=np.int64)
+        repetition_period(nothing, **self.options)  # raises for bad options
+        loop_evidence(nothing, window=window)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor | None = None, **kwargs) -> torch.BoolTensor:
         start = _prompt_length(self) if self.prompt_length is None else self.prompt_length
-        return repetition_period(input_ids, starts=min(start, input_ids.shape[1]), **self.options) > 0
+        start = min(start, input_ids.shape[1])
+        if self.evidence is not None:
+            return loop_evidence(input_ids, window=self.window, starts=start) >= self.evidence
+        return repetition_period(input_ids, starts=start, **self.options) > 0

@@ -32,6 +32,15 @@ __all__ = ["LZPenaltyLM", "local_task", "main"]
 FORMATS = {".csv": "csv", ".parquet": "parquet"}  # and JSON
 
 
+def _numbers(value):
+    """Of model_args, in which a list has no other form."""
+    return [float(part) if "." in part else int(part) for part in value.split(":")] if _is_list(value) else value
+
+
+def _is_list(value) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\d.]+(:[\d.]+)+", value) is not None
+
+
 @register_model("lzpenalty")
 class LZPenaltyLM(HFLM):
     """The harness's `hf` with the LZ penalty and a compressed key/value cache for what it generates. Likelihoods of given
@@ -41,7 +50,8 @@ class LZPenaltyLM(HFLM):
     ----------
     lz_strength, lz_window, ...
         Options of :class:`lzpenalty.hf.LZPenaltyLogitsProcessor` with `lz_` before their names; without any of them there is
-        no penalty.
+        no penalty. Several numbers are joined by colons, `lz_gate=20:28`. The tokenizer of `lz_preset=reasoning` is the
+        model's.
     rpc_interval, rpc_ratio, ...
         Options of :class:`lzpenalty.hf.RPCCache` with `rpc_` before their names; without any of them the cache is
         transformers' own.
@@ -59,8 +69,13 @@ class LZPenaltyLM(HFLM):
             {name.removeprefix(prefix): options.pop(name) for name in [*options] if name.startswith(prefix)}
             for prefix in ("lz_", "rpc_")
         )
-        LZPenaltyLogitsProcessor(**self.penalty)  # raises before minutes are spent on loading
+        self.penalty = {name: _numbers(value) for name, value in self.penalty.items()}
+        unknown = {"release": 0} if self.penalty.get("preset") == "reasoning" else {}
+        LZPenaltyLogitsProcessor(**{**unknown, **self.penalty})  # raises before minutes are spent on loading
         super().__init__(pretrained, **options)
+        if unknown:
+            self.penalty["tokenizer"] = self.tokenizer
+            LZPenaltyLogitsProcessor(**self.penalty)
         if self.cache:
             RPCCache(self.model, **self.cache)
 

@@ -30,8 +30,10 @@ class LZPenalty(PenaltyOptions):
 
     Parameters
     ----------
-    strength, window, buffer, cost, min_match, min_count, escalation, horizon, neutral
-        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ...
+    strength, window, buffer, ...
+        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ... None is what the preset says.
+    preset, tokenizer
+        As for :class:`lzpenalty.hf.LZPenaltyLogitsProcessor`; mlx-lm's tokenizer.
     prompt_length : int, optional
         Tokens at the beginning that do not count. By default the prompt of the `stream_generate` or `generate` call that is
         running; elsewhere, as in mlx-lm's `BatchGenerator`, every token counts.
@@ -53,7 +55,7 @@ class LZPenalty(PenaltyOptions):
         penalty = lz_penalize_(
             np.zeros(vocab, np.float32), text, **self.options
         )  # the system's zeros: untouched, they cost nothing
-        ids = np.union1d(text, np.array(self.options["neutral"], np.int64))
+        ids = np.union1d(text, np.array(self.listed, np.int64))
         ids = ids[(ids >= 0) & (ids < vocab)]
         if not len(ids):
             return logits

@@ -18,29 +18,11 @@ import torch
 from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
 
 from lzpenalty._core import LZOptions
-from lzpenalty.engines.serving import PREFIX, penalize_rows_, request_options, supported
+from lzpenalty.engines.serving import PREFIX, lz_params, penalize_rows_, request_options, supported
 
 __all__ = ["LZPenaltyProcessor", "lz_params"]
 
 logger = logging.getLogger("lzpenalty")
-
-
-def lz_params(**options) -> dict[str, Any]:
-    """`custom_params` for a request, checked: SGLang itself does not look at them before it samples.
-
-    Parameters
-    ----------
-    options
-        Of :func:`lzpenalty.lz_penalize_`, but `starts`: nats a bit, tokens, tokens, ...
-
-    Raises
-    ------
-    ValueError
-        For options that are refused, naming one.
-    """
-    params = {PREFIX + name: value for name, value in options.items()} or {PREFIX + "strength": 0.15}
-    request_options(params)
-    return params
 
 
 @lru_cache(maxsize=1024)
@@ -53,16 +35,23 @@ def _compiled(items: tuple, device: torch.device) -> LZOptions | None:
     return options if options is not None and supported(options, device) else None
 
 
+def _hashable(value):
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=1024)  # once, not once a token
+def _refuse(items: str) -> None:
+    logger.warning("a request goes without the penalty: custom_params: expected numbers and lists, got %s", items)
+
+
 def _options(params: dict[str, Any], device: torch.device) -> LZOptions | None:
     items = tuple(
-        (key, tuple(value) if isinstance(value, list) else value)
-        for key, value in params.items()
-        if isinstance(key, str) and key.startswith(PREFIX)
+        (key, _hashable(value)) for key, value in params.items() if isinstance(key, str) and key.startswith(PREFIX)
     )
     try:
         return _compiled(items, device)
     except TypeError:  # a value that can't be hashed is no option's
-        logger.warning("a request goes without the penalty: custom_params: expected numbers and lists, got %r", items)
+        _refuse(repr(items))
         return None
 
 

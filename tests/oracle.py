@@ -57,12 +57,67 @@ def repeated_share(history, window, horizon):
     return repeated / horizon
 
 
+def evidence_after(text, gram):
+    """For each token of a text, the length of the string of third-time grams that it ends; 0 if it ends none."""
+    grams = [tuple(text[max(0, i - gram + 1) : i + 1]) for i in range(len(text))]
+    result = []
+    for i, last in enumerate(grams):
+        third = len(last) == gram and grams[:i].count(last) >= 2
+        before = result[-1] if result else 0
+        result.append((before + 1 if before else gram) if third else 0)
+    return result
+
+
+def loop_evidence(history, gram=6, window=512):
+    """Tokens of the longest string of the window that stands there for the third time, gram by gram."""
+    return max(evidence_after(history[-window:] if window else [], gram), default=0)
+
+
+def sequences(marks):
+    """Ids, or sequences of them, as lists of ids."""
+    marks = [marks] if isinstance(marks, int) else marks or []
+    return [[mark] if isinstance(mark, int) else [*mark] for mark in marks]
+
+
+def ends_of(marks, history):
+    """The positions at which one of the sequences of ids ends."""
+    places = [(i, ids) for i in range(len(history)) for ids in sequences(marks)]
+    return [i for i, ids in places if len(ids) <= i + 1 and history[i - len(ids) + 1 : i + 1] == ids]
+
+
+def released(history, vocab, window, release, rate, after):
+    """{token: the nats it gains}."""
+    text = history[-window:] if window else []
+    alarm = next((i for i, evidence in enumerate(evidence_after(text, 6)) if evidence >= after), None)
+    if alarm is None or any(i >= len(history) - len(text) + alarm for i in ends_of(release, history)):
+        return {}
+    gains = {}
+    for ids in sequences(release):
+        begun = max(k for k in range(len(ids)) if k <= len(history) and history[len(history) - k :] == ids[:k])
+        if max(ids) < vocab:
+            gains[ids[begun]] = min(20.0, rate * (len(text) - alarm))
+    return gains
+
+
 def penalties(history, vocab, *, strength=0.15, window=512, buffer=32, cost="lzss", min_match=1, min_count=1, escalation=0.0,
-              horizon=0, neutral=None):  # fmt: skip
+              horizon=0, neutral=None, gate=None, release=None, release_rate=2.0, release_after=24, reset=None,
+              until=None):  # fmt: skip
     """{token: what is subtracted from its logit} in nats."""
     history = list(history)
+    if not strength or not window or ends_of(until, history):
+        return {}
+    history = history[max(ends_of(reset, history), default=-1) + 1 :]
+    gains = released(history, vocab, window, release, release_rate, release_after)
     if horizon:
         strength *= 2 * repeated_share(history, window, horizon)
+    if gate:
+        strength *= min(1.0, max(0.0, (loop_evidence(history, 6, window) - gate[0]) / (gate[1] - gate[0])))
+    bits = penalty_bits(history, vocab, window, buffer, cost, min_match, min_count, escalation, neutral)
+    return {a: strength * bits.get(a, 0.0) - gains.get(a, 0.0) for a in {*bits, *gains}}
+
+
+def penalty_bits(history, vocab, window, buffer, cost, min_match, min_count, escalation, neutral):
+    """{token: penalty} in bits."""
     literal = log2(vocab)
     gains = {a: literal - d for a, d in deltas(history, vocab, window, buffer, cost, min_match, min_count).items()}
     recent = history[max(0, len(history) - window) :] if window else []
@@ -76,7 +131,7 @@ def penalties(history, vocab, *, strength=0.15, window=512, buffer=32, cost="lzs
     if recent:
         for a in neutral or ():
             gains[a] = mean
-    return {a: strength * gain for a, gain in gains.items()}
+    return gains
 
 
 def dry(history, vocab, *, multiplier=0.8, base=1.75, allowed_length=2, window=1024, breakers=()):

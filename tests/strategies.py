@@ -31,14 +31,34 @@ coders = st.fixed_dictionaries(
         "min_count": st.integers(1, 4),
     }
 )
+marks = st.none() | st.integers(0, 15) | st.lists(st.integers(0, 12) | st.lists(st.integers(0, 12), min_size=1, max_size=4),
+                                                   min_size=1, max_size=4)  # fmt: skip
+gates = st.none() | st.tuples(st.integers(0, 30), st.integers(1, 12)).map(lambda pair: (pair[0], sum(pair)))
 options = st.fixed_dictionaries(
     {
         "strength": st.floats(0, 3, width=32).map(lambda x: x if x > 1e-6 else 0.0),
         "escalation": st.sampled_from([0.0, 0.5, 3.0]),
         "horizon": st.sampled_from([0, 1, 7, 64]),
         "neutral": st.none() | st.lists(st.integers(0, 15), max_size=3),
+        "gate": st.none() | gates,
+        "release": marks,
+        "release_rate": st.sampled_from([0.0, 0.25, 2.0, 30.0]),
+        "release_after": st.integers(1, 30),
+        "reset": st.none() | marks,
+        "until": st.none() | st.none() | marks,
     }
 )
+
+
+def within(option, vocab):
+    """Options whose ids are all of a vocabulary."""
+
+    def fold(ids):
+        return None if ids is None else ids % vocab if isinstance(ids, int) else [fold(i) for i in ids]
+
+    return option | {name: fold(option[name]) for name in ("neutral", "release", "reset", "until")}
+
+
 dry_options = st.fixed_dictionaries(
     {
         "multiplier": st.floats(0.125, 4, width=32),

@@ -12,10 +12,18 @@ SIZES = dict(
     vocab_size=VOCAB, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=2, head_dim=12, max_position_embeddings=4096, pad_token_id=0, eos_token_id=None, bos_token_id=1,
 )  # fmt: skip
+HALF_OF_THE_NUMBERS = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 OWN_SIZES = {
     "mistral": {"sliding_window": None},
     "phi3": {"sliding_window": None},
     "gemma3_text": {"sliding_window": 16, "num_hidden_layers": 7, "query_pre_attn_scalar": 7},  # the last but one is full
+    "gemma2": {"sliding_window": 16, "num_hidden_layers": 4, "query_pre_attn_scalar": 7, "attn_logit_softcapping": 2.0},
+    "gpt_neox": {"rope_parameters": HALF_OF_THE_NUMBERS},
+    "glm": {"rope_parameters": HALF_OF_THE_NUMBERS},
+    "cohere2": {"sliding_window": 16, "num_hidden_layers": 4},
+    "smollm3": {"num_hidden_layers": 4},
+    "gpt_oss": {"sliding_window": 16, "num_local_experts": 2, "num_experts_per_tok": 1},
+    "deepseek_v3": {"num_hidden_layers": 1},
 }
 
 

@@ -65,6 +65,8 @@ typedef struct {
     size_t (*thread_bytes)(const cache_attention *);
     /* The sums of attention weights over the queries of one group: sums[stop - start] for key head `head` of row `b`. */
     void (*group_sums)(const cache_attention *, int64_t b, int64_t head, float *sums, void *scratch);
+    /* Their maxima; the first of them is NaN if a product is not finite. */
+    void (*group_maxima)(const cache_attention *, int64_t b, int64_t head, float *maxima, void *scratch);
     /* Bytes that one thread needs for a decode whose pieces have at most so many rows, and what a piece comes to. */
     size_t (*decode_thread_bytes)(const cache_decode *, int64_t rows);
     size_t (*partial_bytes)(const cache_decode *, int64_t rows);
@@ -78,6 +80,20 @@ const cache_kernels *cache_current_kernels(void);
 
 /* Computes attn->scores. Returns 0, 1 if a score is NaN, or -1 without memory. */
 int cache_attention_scores(const cache_attention *attn);
+
+/* Attention of queries [B, Hq, q, D] to heads with runs of slots of their own, without a causal mask: evidence[slot] rises
+ * to the largest weight that a query of the head's group gives it. */
+typedef struct {
+    cache_array queries, keys; /* the slots as one head, [1, 1, S, D] */
+    float *evidence;           /* [S] */
+    int64_t heads;             /* Hkv */
+    const cache_span *spans;   /* [B, Hkv]; `key` in numbers, `value` in slots of `evidence` */
+    float scale;
+    int threads;
+} cache_echo;
+
+/* Returns 0, 1 if a product is not finite, or -1 without memory; evidence stays as it is then. */
+int cache_echo_scores(const cache_echo *echo);
 
 /* Computes decode->out. Returns 0, or -1 without memory. */
 int cache_attend(const cache_decode *decode);
@@ -99,5 +115,8 @@ void cache_compact(const cache_compaction *compaction);
 
 /* Writes the tokens of `added` into the cache from `position` on. */
 void cache_append(const cache_array *cache, const cache_array *added, int64_t position);
+
+/* Writes the tokens of `added` [B, H, q, D] behind the runs of slots [B, H]; the cache is one head of all slots. */
+void cache_append_runs(const cache_array *cache, const cache_array *added, const cache_span *runs);
 
 #endif

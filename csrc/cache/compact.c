@@ -51,6 +51,16 @@ void cache_compact(const cache_compaction *c)
     cpu_fork_join(bytes < 4e6 ? 1 : c->threads, units, compact_head, (void *)c);
 }
 
+void cache_append_runs(const cache_array *cache, const cache_array *added, const cache_span *runs)
+{
+    const size_t bytes = (size_t)(cache->size * float_size(cache->dtype));
+    for (int64_t unit = 0; added->tokens > 0 && unit < added->batch * added->heads; unit++) {
+        const int64_t b = unit / added->heads, head = unit % added->heads, first = runs[unit].value + runs[unit].length;
+        for (int64_t i = 0; i < added->tokens; i++)
+            memcpy(token_at(cache, 0, 0, first + i), token_at(added, b, head, i), bytes);
+    }
+}
+
 void cache_append(const cache_array *cache, const cache_array *added, int64_t position)
 {
     const size_t bytes = (size_t)(cache->size * float_size(cache->dtype));

@@ -19,6 +19,7 @@ typedef struct {
     float *tile;     /* [VEC_ROWS, D] keys widened to float32 */
     float *products; /* [n + SCORE_SPARE, SCORE_LANES] products, then exponentials */
     float *maxima;   /* [blocks, SCORE_LANES] the maximum that a block's exponentials are relative to */
+    int sides;       /* 1 if the right half of the lanes has no query, else 2 */
 } score_scratch;
 
 typedef void (*pack_function)(const cache_attention *attn, int64_t b, int64_t key_head, int64_t first, int64_t lanes,
@@ -111,7 +112,12 @@ static void multiply_tile(const float *const rows[VEC_ROWS], const char *const n
         const int64_t to = from + LINE < size ? from + LINE : size;
         for (int i = 0; i < VEC_ROWS; i++)
             PREFETCH(next[i] + from / LINE * next_line);
-        for (int64_t d = from; d < to; d++) {
+        for (int64_t d = from; d < to && s->sides == 1; d++) {
+            const vec q = vec_load(s->queries + d * SCORE_LANES);
+            for (int i = 0; i < VEC_ROWS; i++)
+                left[i] = vec_fma(vec_set(rows[i][d]), q, left[i]);
+        }
+        for (int64_t d = from; d < to && s->sides == 2; d++) {
             const vec q0 = vec_load(s->queries + d * SCORE_LANES), q1 = vec_load(s->queries + d * SCORE_LANES + VEC_LANES);
             for (int i = 0; i < VEC_ROWS; i++) {
                 const vec k = vec_set(rows[i][d]);
@@ -160,36 +166,49 @@ static void multiply_block(const cache_attention *attn, int64_t b, int64_t key_h
 #include "tiles.h"
 #endif
 
-/* Adds the attention weights of the packed queries to sums[n]. */
-static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, float *sums,
-                        const score_scratch *s, multiply_function multiply)
+/* The products of the packed queries with all keys, block by block, and for each lane their largest and, relative to it, the
+ * sum of their exponentials; NaN where a product is not finite. With `keep` the exponentials take the place of the products,
+ * relative to the largest until the end of the block. */
+static void add_up(const cache_attention *attn, int64_t b, int64_t key_head, int keep, const score_scratch *s,
+                   multiply_function multiply, vec max[2], vec total[2])
 {
     const int64_t n = attn->stop - attn->start;
-    const vec zero = vec_set(0), lowest = vec_set(-INFINITY);
-    vec max[2] = {lowest, lowest}, total[2] = {zero, zero}, odd[2] = {zero, zero};
-
+    vec odd[2] = {vec_set(0), vec_set(0)};
+    for (int side = 0; side < 2; side++)
+        max[side] = vec_set(-INFINITY), total[side] = vec_set(0);
     for (int64_t from = 0, block = 0; from < n; from += SCORE_BLOCK, block++) {
         const int64_t to = from + SCORE_BLOCK < n ? from + SCORE_BLOCK : n;
         const vec before[2] = {max[0], max[1]};
         multiply(attn, b, key_head, from, to, s, max, odd);
         vec_store(s->maxima + block * SCORE_LANES, max[0]);
         vec_store(s->maxima + block * SCORE_LANES + VEC_LANES, max[1]);
-        vec sum[2] = {zero, zero};
+        vec sum[2] = {vec_set(0), vec_set(0)};
         for (int64_t t = from; t < to; t++) {
-            for (int side = 0; side < 2; side++) {
+            for (int side = 0; side < s->sides; side++) {
                 float *at = s->products + t * SCORE_LANES + side * VEC_LANES;
                 const vec weight = vec_exp2(vec_sub(vec_load(at), max[side]));
-                vec_store(at, weight);
+                if (keep)
+                    vec_store(at, weight);
                 sum[side] = vec_add(sum[side], weight);
             }
         }
         for (int side = 0; side < 2; side++)
             total[side] = vec_fma(total[side], vec_exp2(vec_sub(before[side], max[side])), sum[side]);
     }
+    for (int side = 0; side < 2; side++)
+        total[side] = vec_add(total[side], odd[side]);
+}
 
+/* Adds the attention weights of the packed queries to sums[n]. */
+static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, float *sums,
+                        const score_scratch *s, multiply_function multiply)
+{
+    const int64_t n = attn->stop - attn->start;
     float share[SCORE_LANES];
-    vec_store(share, vec_add(total[0], odd[0]));
-    vec_store(share + VEC_LANES, vec_add(total[1], odd[1]));
+    vec max[2], total[2];
+    add_up(attn, b, key_head, 1, s, multiply, max, total);
+    vec_store(share, total[0]);
+    vec_store(share + VEC_LANES, total[1]);
     for (int64_t r = 0; r < SCORE_LANES; r++)
         share[r] = r < lanes ? 1 / share[r] : 0;
     const vec share0 = vec_load(share), share1 = vec_load(share + VEC_LANES);
@@ -206,12 +225,41 @@ static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head
     }
 }
 
-static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head, float *sums, void *memory)
+/* Raises logarithms[n], to the base of 2, to the largest of the attention weights of the packed queries: a product less that
+ * of the sum of all exponentials. Those beyond `lanes` are infinitely small. */
+static void raise_logarithms(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, float *logarithms,
+                             const score_scratch *s, multiply_function multiply)
+{
+    const int64_t n = attn->stop - attn->start;
+    float sums[SCORE_LANES], largest[SCORE_LANES];
+    vec max[2], total[2];
+    add_up(attn, b, key_head, 0, s, multiply, max, total);
+    for (int side = 0; side < 2; side++) {
+        vec_store(sums + side * VEC_LANES, total[side]);
+        vec_store(largest + side * VEC_LANES, max[side]);
+    }
+    int odd = 0;
+    for (int64_t r = 0; r < SCORE_LANES; r++) {
+        sums[r] = r < lanes ? largest[r] + log2f(sums[r]) : INFINITY;
+        odd |= isnan(sums[r]);
+    }
+    const vec sum0 = vec_load(sums), sum1 = vec_load(sums + VEC_LANES);
+    for (int64_t t = 0; t < n; t++) {
+        const float *at = s->products + t * SCORE_LANES;
+        const float top = vec_top(vec_max(vec_sub(vec_load(at), sum0), vec_sub(vec_load(at + VEC_LANES), sum1)));
+        logarithms[t] = top > logarithms[t] ? top : logarithms[t];
+    }
+    if (odd)
+        logarithms[0] = NAN; /* and so it stays: nothing is above it */
+}
+
+static void score_group(const cache_attention *attn, int64_t b, int64_t key_head, int largest, float *row, void *memory)
 {
     const int64_t queries = attn->queries.heads / attn->keys.heads * attn->queries.tokens;
     score_scratch s;
     score_lay_out(attn, memory, &s);
-    memset(sums, 0, (size_t)(attn->stop - attn->start) * sizeof *sums);
+    for (int64_t t = 0; t < attn->stop - attn->start; t++)
+        row[t] = largest ? -INFINITY : 0;
     pack_function pack = pack_queries;
     multiply_function multiply = multiply_block;
 #if defined(LEVEL_AMX)
@@ -223,11 +271,28 @@ static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head,
 #endif
     for (int64_t first = 0; first < queries; first += SCORE_LANES) {
         const int64_t lanes = queries - first < SCORE_LANES ? queries - first : SCORE_LANES;
+        s.sides = lanes > VEC_LANES ? 2 : 1;
         pack(attn, b, key_head, first, lanes, s.queries);
-        add_weights(attn, b, key_head, lanes, sums, &s, multiply);
+        (largest ? raise_logarithms : add_weights)(attn, b, key_head, lanes, row, &s, multiply);
     }
 #if defined(LEVEL_AMX)
     if (has_tiles(attn))
         tiles_end();
 #endif
+}
+
+static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head, float *sums, void *memory)
+{
+    score_group(attn, b, key_head, 0, sums, memory);
+}
+
+static void group_maxima(const cache_attention *attn, int64_t b, int64_t key_head, float *maxima, void *memory)
+{
+    const int64_t n = attn->stop - attn->start;
+    int64_t t = 0;
+    score_group(attn, b, key_head, 1, maxima, memory);
+    for (; t + VEC_LANES <= n; t += VEC_LANES)
+        vec_store(maxima + t, vec_exp2(vec_load(maxima + t)));
+    for (; t < n; t++)
+        maxima[t] = exp2f(maxima[t]);
 }

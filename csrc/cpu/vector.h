@@ -5,6 +5,7 @@
  * VEC_ROWS   rows of 2 vec that fit the registers as accumulators, beside what feeds them
  * vec_fma    a * b + c, rounded once where the level can
  * vec_up23   the bits of each float moved up by 23
+ * vec_sum, vec_top   the sum and the largest of the floats of one
  * vec_sum_4  the sums of four vec, one behind the other
  * vec_load_bf16_even, vec_load_bf16_odd   of 2 VEC_LANES numbers, which takes less than to load them in order */
 
@@ -21,6 +22,7 @@
 #define vec_max _mm512_max_ps
 #define vec_fma _mm512_fmadd_ps
 #define vec_sum _mm512_reduce_add_ps
+#define vec_top _mm512_reduce_max_ps
 #define vec_up23(a) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23))
 #define vec_load_bf16(p)                                                                                                    \
     _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
@@ -64,6 +66,12 @@ static inline float vec_sum(vec a)
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
+static inline float vec_top(vec a)
+{
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
 #define vec_store_f16(p, a) _mm_storeu_si128((__m128i *)(void *)(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
 #define vec_div _mm256_div_ps
 #define vec_copysign(a, sign)                                                                                               \
@@ -91,6 +99,7 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 #define vec_max vmaxq_f32
 #define vec_fma(a, b, c) vfmaq_f32(c, a, b)
 #define vec_sum vaddvq_f32
+#define vec_top vmaxvq_f32
 #define vec_up23(a) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a), 23))
 #define vec_load_bf16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
 #define vec_load_f16(p) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
@@ -114,6 +123,7 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 #define vec_max(a, b) ((a) > (b) ? (a) : (b))
 #define vec_fma(a, b, c) ((a) * (b) + (c))
 #define vec_sum(a) (a)
+#define vec_top(a) (a)
 #define vec_up23(a) bits_float(float_bits(a) << 23)
 #define vec_load_bf16(p) bf16_to_float(*(p))
 #define vec_load_f16(p) f16_to_float(*(p))

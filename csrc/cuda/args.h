@@ -37,24 +37,45 @@ typedef struct {
     int16_t is_int64, starts_are_int64;
 } cuda_tokens;
 
-/* A short list of distinct, ascending ids, passed with the launch. All parameters of a kernel have to fit 4 KB. */
+/* A short list of ids, passed with the launch. All parameters of a kernel have to fit 4 KB. */
 enum { CUDA_MOST_IDS = 896 };
 typedef struct {
     int32_t n, id[CUDA_MOST_IDS];
 } cuda_ids;
+
+/* Marks in such a list: how many there are, and where the first begins. */
+typedef struct {
+    int32_t n, at;
+} cuda_marks;
+
+/* Memory for n-grams: where it is, in bytes. */
+typedef struct {
+    int32_t table_size; /* entries of the hash table */
+    uint32_t table, owner, cells, words;
+} cuda_grams;
 
 typedef struct {
     cuda_logits logits;
     cuda_tokens tokens;
     const float *log2; /* lz_workspace.log2, on the device */
     float literal;     /* log2 V */
-    float strength, escalation;
+    float strength, escalation, gate_from, gate_to, release_rate;
     int32_t cost; /* an lz_cost */
-    int32_t window, buffer, min_match, min_count, horizon;
-    int32_t context;                                            /* tokens of a row that are read */
-    int32_t table_size, grams_size;                             /* entries of the hash tables */
-    uint32_t table, owner, lengths, best, tally, grams, latest; /* where they are, in bytes; recent tokens are at 0 */
+    int32_t window, buffer, min_match, min_count, horizon, release_after;
+    int32_t n_neutral; /* the first of the list; the marks follow */
+    cuda_marks release, reset, until;
+    int32_t context;                             /* tokens of a row that are read */
+    int32_t table_size;                          /* entries of the hash table */
+    uint32_t table, owner, lengths, best, tally; /* where they are, in bytes; recent tokens are at 0 */
+    cuda_grams grams;
 } cuda_lz_args;
+
+typedef struct {
+    cuda_tokens tokens;
+    int64_t *lengths;
+    int32_t gram, window;
+    cuda_grams grams;
+} cuda_evidence_args;
 
 typedef struct {
     cuda_logits logits;

@@ -29,6 +29,11 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
     ONE_AT_A_TIME                                                                                                           \
     for (int i = threadIdx.x; i < (n); i += blockDim.x)
 
+/* The same, in turns that all lanes of a warp take: i may be n or more. */
+#define FOR_EACH_OF_WARP(i, n)                                                                                              \
+    ONE_AT_A_TIME                                                                                                           \
+    for (int i = threadIdx.x; i - lane_id() < (n); i += blockDim.x)
+
 template <typename number> static __device__ number least(number a, number b)
 {
     return b < a ? b : a;

@@ -9,10 +9,11 @@
 /* The kernels, as kernels.cu names them. */
 #define CUDA_KERNELS(X)                                                                                                     \
     X(lz_penalize)                                                                                                          \
-    X(lz_penalize_neutral)                                                                                                  \
+    X(lz_penalize_listed)                                                                                                   \
     X(dry_penalize)                                                                                                         \
     X(dry_penalize_breakers)                                                                                                \
     X(repetition_period)                                                                                                    \
+    X(loop_evidence)                                                                                                        \
     X(score_maxima)                                                                                                         \
     X(score_totals)                                                                                                         \
     X(score_weights)                                                                                                        \

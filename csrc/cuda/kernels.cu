@@ -14,9 +14,9 @@ KERNEL(CUDA_MOST_THREADS) lz_penalize(const __grid_constant__ cuda_lz_args a)
 }
 
 KERNEL(CUDA_MOST_THREADS)
-lz_penalize_neutral(const __grid_constant__ cuda_lz_args a, const __grid_constant__ cuda_ids neutral)
+lz_penalize_listed(const __grid_constant__ cuda_lz_args a, const __grid_constant__ cuda_ids list)
 {
-    penalize_row(a, &neutral);
+    penalize_row(a, &list);
 }
 
 KERNEL(CUDA_MOST_THREADS) dry_penalize(const __grid_constant__ cuda_dry_args a)
@@ -33,6 +33,11 @@ dry_penalize_breakers(const __grid_constant__ cuda_dry_args a, const __grid_cons
 KERNEL(CUDA_PERIOD_THREADS) repetition_period(const __grid_constant__ cuda_period_args a)
 {
     find_period(a);
+}
+
+KERNEL(CUDA_MOST_THREADS) loop_evidence(const __grid_constant__ cuda_evidence_args a)
+{
+    evidence_row(a);
 }
 
 KERNEL(CUDA_TILE_THREADS) score_maxima(const __grid_constant__ cuda_score_args a)

@@ -6,70 +6,15 @@
 #ifndef LZPENALTY_CUDA_LZ_CUH
 #define LZPENALTY_CUDA_LZ_CUH
 
-#include "../lz/lz.h"
-#include "history.cuh"
+#include "evidence.cuh"
+#include "marks.cuh"
 
-/* How many of the last `horizon` tokens end a 4-gram that also ended at most `window` tokens earlier.
- *
- * Oldest first, as many positions at once as are surely within a window of each other. latest[] holds, for the position
- * that stands for a 4-gram, where it was last seen before; while a group is looked at, where it first stands in the group.
- */
-static __device__ int count_repeated(const cuda_lz_args &a, const int *recent, int n)
-{
-    __shared__ int repeated;
-    const unsigned never = UINT_MAX;
-    unsigned short *grams = (unsigned short *)(SHARED_MEMORY + a.grams);
-    unsigned *latest = (unsigned *)(SHARED_MEMORY + a.latest);
-    const int first = (int)least((int64_t)n - 4, (int64_t)a.horizon - 1 + a.window);
-    const int group = least((int)blockDim.x, a.window);
-
-    if (threadIdx.x == 0)
-        repeated = 0;
-    FOR_EACH (i, a.grams_size)
-        grams[i] = nobody;
-    FOR_EACH (i, first + 1)
-        latest[i] = never;
-    __syncthreads();
-    ONE_AT_A_TIME
-    for (int oldest = first; oldest >= 0; oldest -= group) {
-        const int i = oldest - (int)threadIdx.x;
-        const bool active = (int)threadIdx.x < group && i >= 0;
-        unsigned *seen = latest, before = never;
-        if (active) {
-            uint64_t hash = 0;
-            for (int k = 0; k < 4; k++)
-                hash = (hash ^ (uint32_t)recent[i + k]) * 0x9e3779b97f4a7c15u;
-            seen += enter(grams, a.grams_size, (unsigned)(hash >> 32), i, [recent](int x, int y) {
-                return recent[x] == recent[y] && recent[x + 1] == recent[y + 1] && recent[x + 2] == recent[y + 2] &&
-                       recent[x + 3] == recent[y + 3];
-            });
-            before = *seen;
-        }
-        __syncthreads();
-        if (active)
-            *seen = 0;
-        __syncthreads();
-        if (active)
-            atomicMax(seen, (unsigned)i);
-        __syncthreads();
-        if (active && i < a.horizon && (*seen > (unsigned)i || (before != never && before - i <= (unsigned)a.window)))
-            atomicAdd(&repeated, 1);
-        __syncthreads();
-        if (active)
-            atomicMin(seen, (unsigned)i);
-        __syncthreads();
-    }
-    const int result = repeated;
-    __syncthreads(); /* the memory is used for other things next */
-    return result;
-}
-
-/* Length of the match at `distance`, of which `known` tokens are known, at most the window: read from the row itself, of
- * which shared memory may hold less. */
-static __device__ int loop_length(const cuda_lz_args &a, int64_t row, int distance, int known)
+/* Length of the match at `distance`, of which `known` tokens are known, at most the window: read from the row itself, whose
+ * last n tokens count, and of which shared memory may hold less. */
+static __device__ int loop_length(const cuda_lz_args &a, int64_t row, int n, int distance, int known)
 {
     __shared__ int end;
-    const int limit = least(a.window, counting(a.tokens, row) - distance);
+    const int limit = least(a.window, n - distance);
     if (threadIdx.x == 0)
         end = limit;
     __syncthreads();
@@ -85,11 +30,11 @@ static __device__ int loop_length(const cuda_lz_args &a, int64_t row, int distan
     return end;
 }
 
-static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutral)
+/* `total` tokens count; the last n of them are in shared memory. */
+static __device__ void charge_row(const cuda_lz_args &a, const cuda_ids *list, int64_t row, int total, int n, float strength)
 {
     __shared__ unsigned longest; /* length and nearness of the open match */
-    __shared__ unsigned long long total;
-    const int64_t row = blockIdx.x;
+    __shared__ unsigned long long sums;
     int *recent = (int *)SHARED_MEMORY;
     unsigned short *table = (unsigned short *)(SHARED_MEMORY + a.table);
     unsigned short *owner = (unsigned short *)(SHARED_MEMORY + a.owner);
@@ -97,21 +42,12 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
     unsigned *best = (unsigned *)(SHARED_MEMORY + a.best);
     unsigned *tally = (unsigned *)(SHARED_MEMORY + a.tally);
     const unsigned none = UINT_MAX;
-
-    const int n = read_recent(a.tokens, row, a.context, recent), window = least(n, a.window);
-    if (window == 0)
-        return;
-    float strength = a.strength;
-    if (a.horizon > 0) {
-        strength = 2 * strength * ((float)count_repeated(a, recent, n) / (float)a.horizon);
-        if (strength == 0)
-            return;
-    }
+    const int window = least(n, a.window), n_neutral = list ? a.n_neutral : 0;
 
     const bool tallied = a.min_count > 1 || a.cost == LZ_DISTANCE;
     if (threadIdx.x == 0) {
         longest = 0;
-        total = 0;
+        sums = 0;
     }
     FOR_EACH (i, a.table_size)
         table[i] = nobody;
@@ -179,28 +115,28 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
     }
     __syncthreads();
     float mean = 0;
-    if (neutral) { /* in fixed point, so that no order of summation matters */
+    if (n_neutral > 0) { /* in fixed point, so that no order of summation matters */
         const double unit = 1 << 24;
         long long sum = 0;
         FOR_EACH (k, window)
             sum += (long long)((double)bits_float(best[owner[k]]) * unit);
         sum = warp_sum(sum);
         if (lane_id() == 0)
-            atomicAdd(&total, (unsigned long long)sum);
+            atomicAdd(&sums, (unsigned long long)sum);
         __syncthreads();
-        mean = (float)((double)(long long)total / unit / window);
+        mean = (float)((double)(long long)sums / unit / window);
     }
     if (a.escalation > 0 && open_length > 0) {
-        const int turn = most(a.buffer, open_distance), length = loop_length(a, row, open_distance, open_length);
+        const int turn = most(a.buffer, open_distance), length = loop_length(a, row, total, open_distance, open_length);
         if (threadIdx.x == 0 && length > turn) {
             unsigned *gain = &best[owner[open_distance - 1]];
             *gain = float_bits(bits_float(*gain) + a.escalation * a.literal * ((float)length / (float)turn - 1));
         }
         __syncthreads();
     }
-    if (neutral) {
-        FOR_EACH (i, neutral->n) {
-            const int id = neutral->id[i], k = find_token(table, a.table_size, recent, id);
+    if (n_neutral > 0) {
+        FOR_EACH (i, n_neutral) {
+            const int id = list->id[i], k = find_token(table, a.table_size, recent, id);
             if (k >= 0)
                 best[k] = float_bits(mean);
             else
@@ -211,6 +147,58 @@ static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *neutr
     FOR_EACH (k, window)
         if (owner[k] == k && best[k] != 0)
             lower_logit(a.logits, row, recent[k], strength * bits_float(best[k]));
+}
+
+static __device__ void release_row(const cuda_lz_args &a, const cuda_ids *list, int64_t row, int n, int steps)
+{
+    __shared__ int due[LZ_MOST_MARKS];
+    const int *recent = (const int *)SHARED_MEMORY;
+    const int me = threadIdx.x;
+    if (steps == 0 || newest_mark(a.release, list, recent, n, steps) < steps)
+        return;
+    int m = 0;
+    FOR_EACH_MARK(at, size, a.release, list)
+    if (m++ == me)
+        due[me] = due_id(list, at, size, a.logits.vocab, recent, n);
+    __syncthreads(); /* the penalty has been written, too */
+    if (me >= a.release.n || due[me] < 0)
+        return;
+    for (int earlier = 0; earlier < me; earlier++)
+        if (due[earlier] == due[me])
+            return;
+    lower_logit(a.logits, row, due[me], -least(LZ_MOST_RELEASE, a.release_rate * (float)steps));
+}
+
+static __device__ void penalize_row(const cuda_lz_args &a, const cuda_ids *list)
+{
+    const int64_t row = blockIdx.x;
+    int *recent = (int *)SHARED_MEMORY;
+    if (list && a.until.n > 0 && holds_mark(a.until, list, a.tokens, row))
+        return;
+    int n = read_recent(a.tokens, row, a.context, recent), total = counting(a.tokens, row);
+    __syncthreads(); /* lz/penalty.h, step for step, from here on */
+    if (list && a.reset.n > 0) {
+        const int newest = newest_mark(a.reset, list, recent, n, n);
+        total = newest < n ? newest : total;
+        n = newest;
+    }
+    const int window = least(n, a.window);
+    if (window == 0)
+        return;
+    circling found = {0, 0};
+    if (a.gate_to > 0 || a.release.n > 0)
+        found = find_circling(a.grams, recent, window, LZ_GRAM, a.release_after);
+    float strength = a.strength;
+    if (a.horizon > 0)
+        strength = 2 * strength * ((float)count_repeated(a.grams, recent, n, a.window, a.horizon) / (float)a.horizon);
+    if (a.gate_to > 0) {
+        const float share = ((float)found.length - a.gate_from) / (a.gate_to - a.gate_from);
+        strength *= share < 0 ? 0 : share > 1 ? 1 : share;
+    }
+    if (strength != 0)
+        charge_row(a, list, row, total, n, strength);
+    if (list && a.release.n > 0)
+        release_row(a, list, row, n, found.steps);
 }
 
 #endif

@@ -30,15 +30,22 @@ static float prolonging_bits(lz_match open, int32_t distance, const float *log2)
     return bits > 0 ? bits : 0;
 }
 
-/* Cuts the matches down to those with min_match tokens, counting the one that follows, which goes to s->tokens. */
-static int32_t keep_long_matches(const lz_coder *coder, lz_match *matches, int32_t n_matches, lz_scratch *s)
+/* Cuts the matches down to those with min_match tokens, counting the one that follows, which goes to s->tokens. In a loop
+ * the same token follows all of them: what is further away and no longer than the open match decides nothing, so it goes
+ * too, where occurrences aren't counted. */
+static int32_t keep_long_matches(const lz_coder *coder, lz_match open, lz_match *matches, int32_t n_matches, lz_scratch *s)
 {
+    const int nearest_decides = coder->cost == LZ_LZSS && coder->min_count == 1;
     int32_t n = 0;
     for (int32_t i = 0; i < n_matches; i++) {
-        lz_match match = matches[i];
+        const lz_match match = matches[i];
+        const int32_t token = s->recent[match.distance - 1];
+        if (capped(match.length, coder->buffer) < coder->min_match - 1 ||
+            (nearest_decides && n > 0 && token == s->tokens[n - 1] &&
+             (match.length < open.length || matches[n - 1].length >= open.length)))
+            continue;
         matches[n] = match;
-        s->tokens[n] = s->recent[match.distance - 1];
-        n += capped(match.length, coder->buffer) >= coder->min_match - 1;
+        s->tokens[n++] = token;
     }
     return n;
 }
@@ -59,7 +66,7 @@ static int32_t code_tokens(const lz_coder *coder, lz_match open, lz_match *match
 {
     int whole_window = coder->min_match == 1;
     if (!whole_window)
-        n_matches = keep_long_matches(coder, matches, n_matches, s);
+        n_matches = keep_long_matches(coder, open, matches, n_matches, s);
     else if (coder->cost != LZ_LZSS)
         n_matches = add_empty_matches(matches, n_matches, window);
 

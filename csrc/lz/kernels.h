@@ -6,10 +6,11 @@
 #include "tokens.h"
 #include "distinct.h"
 #include "codelength.h"
-#include "novelty.h"
+#include "evidence.h"
+#include "marks.h"
 #include "penalty.h"
 #include "dry.h"
 #include "period.h"
 
 const lz_kernels KERNELS = {
-    .penalize = penalize, .dry = dry, .deltas = deltas, .token_bits = token_bits, .periods = periods};
+    .penalize = penalize, .dry = dry, .deltas = deltas, .token_bits = token_bits, .periods = periods, .evidence = evidence};

@@ -33,7 +33,14 @@ static void ROW(lower)(const lz_row *row, const int32_t *tokens, int32_t k, floa
     }
 }
 
-static const lz_row_ops ROW(ops) = {ROW(subtract), ROW(lower)};
+/* Raises the logit of one token, whatever has been done to it. */
+static void ROW(raise)(const lz_row *row, int32_t token, float nats)
+{
+    NUMBER *logit = (NUMBER *)row->logits + token * row->stride;
+    *logit = STORE(LOAD(*logit) + nats);
+}
+
+static const lz_row_ops ROW(ops) = {ROW(subtract), ROW(lower), ROW(raise)};
 
 #undef ROW
 #undef NUMBER

@@ -4,7 +4,9 @@
  *   match.h       how long a text the next token would continue, for every earlier position
  *   codelength.h  the bits that a sliding-window coder would pay for each possible next token
  *   penalty.h     logits minus strength * (log2 V - bits)
- *   dry.h, period.h, novelty.h   three more readings of the same matches
+ *   dry.h, period.h   two more readings of the same matches
+ *   evidence.h    n-grams that stand again, and those that stand for the third time
+ *   marks.h       places of a text after which something else holds
  *
  * Positions are counted backwards: recent[0] is the newest token, recent[d - 1] the token at distance d from the next one.
  */
@@ -28,6 +30,28 @@ typedef struct {
     int32_t min_count; /* occurrences that make a repetition, >= 1 */
 } lz_coder;
 
+/* Tokens of the n-grams whose third time is evidence of a loop, for the gate and the release; the most that others may be.
+ */
+enum { LZ_GRAM = 6, LZ_MOST_GRAM = 64 };
+
+typedef struct {
+    int32_t gram;   /* tokens, 1..LZ_MOST_GRAM */
+    int32_t window; /* tokens that are read, >= 0 */
+} lz_evidence;
+
+/* Short strings of ids, such as "</think>", that mark a place: it is where the last of them ends. */
+enum { LZ_MOST_MARKS = 16, LZ_MOST_MARK = 8 };
+typedef struct {
+    int32_t n, id[LZ_MOST_MARK]; /* 1..LZ_MOST_MARK ids, >= 0 */
+} lz_mark;
+typedef struct {
+    int32_t n;
+    lz_mark mark[LZ_MOST_MARKS]; /* distinct */
+} lz_marks;
+
+/* The most that a release gives an id, in nats. */
+#define LZ_MOST_RELEASE 20.0f
+
 typedef struct {
     lz_coder coder;
     float strength;         /* nats a bit, finite and > 0 */
@@ -35,6 +59,11 @@ typedef struct {
     int32_t horizon;        /* tokens, >= 0 */
     const int32_t *neutral; /* distinct ids in [0, vocab) */
     int32_t n_neutral;
+    float gate_from, gate_to; /* evidence, 0 <= from < to; without a gate both are 0 */
+    lz_marks release;         /* what gains while the text circles; none: no release */
+    float release_rate;       /* nats a token, finite and >= 0 */
+    int32_t release_after;    /* evidence, >= 1 */
+    lz_marks reset, until;    /* what stands before the last of the first doesn't count; after the second nothing changes */
 } lz_penalty;
 
 typedef struct {
@@ -87,11 +116,12 @@ void *lz_workspace_block(lz_workspace *ws, int which, size_t size);
 int lz_reserve(lz_workspace *ws, const lz_penalty *penalty, int64_t length);
 int lz_reserve_dry(lz_workspace *ws, const lz_dry *dry, int64_t length);
 int lz_reserve_loop(lz_workspace *ws, const lz_loop *loop, int64_t length);
+int lz_reserve_evidence(lz_workspace *ws, const lz_evidence *evidence, int64_t length);
 void lz_workspace_clear(lz_workspace *ws);
 
 /* The routines, compiled once a level. Arguments are valid and the workspace has been reserved for them. */
 typedef struct {
-    /* In place: logits[b, a] -= strength * penalty_b(a). */
+    /* In place: logits[b, a] -= strength * penalty_b(a), and what a release adds. */
     void (*penalize)(const lz_penalty *, const lz_logits *, const lz_tokens *, lz_workspace *);
     void (*dry)(const lz_dry *, const lz_logits *, const lz_tokens *, lz_workspace *);
     /* The tokens that are cheaper than a literal, each once, with their bits. Returns how many. */
@@ -100,6 +130,8 @@ typedef struct {
     void (*token_bits)(const lz_coder *, int32_t vocab, const lz_tokens *, lz_workspace *, double *bits);
     /* periods[b] = the smallest period of row b's end, 0 if it has none. */
     void (*periods)(const lz_loop *, const lz_tokens *, int64_t *periods, lz_workspace *);
+    /* lengths[b] = the longest string of row b's last `window` tokens all of whose grams stand there for the third time. */
+    void (*evidence)(const lz_evidence *, const lz_tokens *, int64_t *lengths, lz_workspace *);
 } lz_kernels;
 
 /* The routines for the level in use. */

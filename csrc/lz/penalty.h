@@ -12,6 +12,7 @@ typedef struct {
 typedef struct {
     void (*subtract)(const lz_row *, const int32_t *tokens, const float *gains, int32_t n, float strength, void *saved);
     void (*lower)(const lz_row *, const int32_t *tokens, int32_t k, float gain, float strength, const void *saved);
+    void (*raise)(const lz_row *, int32_t token, float nats);
 } lz_row_ops;
 
 #define ROW(name) float32_##name
@@ -127,6 +128,45 @@ static void charge_listed(const lz_row *row, const lz_row_ops *ops, const lz_pen
     ops->subtract(row, s->ids, s->gains, n, r->strength, s->saved);
 }
 
+/* The share of the strength that a gate lets through: nothing up to gate_from tokens of evidence, all of it from gate_to. */
+static float gate_share(const lz_penalty *p, int32_t length)
+{
+    float share = ((float)length - p->gate_from) / (p->gate_to - p->gate_from);
+    return share < 0 ? 0 : share > 1 ? 1 : share;
+}
+
+/* What gate and release ask: from `enough` tokens of evidence on, more makes no difference. */
+static lz_circling circling_of(const lz_penalty *p, const lz_scratch *s, int32_t window)
+{
+    const int32_t wanted = p->release.n > 0 ? p->release_after : 1;
+    const int32_t open = p->gate_to < (float)LZ_MOST ? (int32_t)ceilf(p->gate_to) : LZ_MOST;
+    return find_circling(s, window, LZ_GRAM, wanted, wanted > open ? wanted : open);
+}
+
+/* What is due of each mark gains with every token since the text began to circle, until one of the marks has been written.
+ */
+static void release(const lz_row *row, const lz_row_ops *ops, const lz_penalty *p, const lz_scratch *s, int32_t n,
+                    int32_t steps)
+{
+    int32_t due[LZ_MOST_MARKS], n_due = 0;
+    float nats = smaller(LZ_MOST_RELEASE, p->release_rate * (float)steps);
+    if (steps == 0 || newest_mark(&p->release, s->recent, n, steps) < steps)
+        return;
+    for (int32_t i = 0; i < p->release.n; i++) {
+        const lz_mark *mark = &p->release.mark[i];
+        if (!is_within(mark, row->vocab))
+            continue;
+        const int32_t id = due_id(mark, s->recent, n);
+        int32_t k = 0;
+        while (k < n_due && due[k] != id)
+            k++;
+        due[k] = id;
+        n_due += k == n_due;
+    }
+    for (int32_t i = 0; i < n_due; i++)
+        ops->raise(row, due[i], nats);
+}
+
 static void penalize(const lz_penalty *p, const lz_logits *logits, const lz_tokens *tokens, lz_workspace *ws)
 {
     const lz_coder *coder = &p->coder;
@@ -142,20 +182,31 @@ static void penalize(const lz_penalty *p, const lz_logits *logits, const lz_toke
             s->gains[d - 1] = literal - smaller(literal, ws->log2[d]);
 
     for (int64_t b = 0; b < logits->rows; b++) {
+        if (p->until.n > 0 && holds_mark(&p->until, tokens, b))
+            continue;
         int32_t n = read_recent(tokens, b, sizes.context, s->recent);
+        if (p->reset.n > 0)
+            n = newest_mark(&p->reset, s->recent, n, n);
         lz_row row = row_of(logits, b);
         lz_row_state r = {.window = capped(n, sizes.window), .literal = literal, .strength = p->strength};
+        lz_circling circling = {0, 0};
+        if (p->gate_to > 0 || p->release.n > 0)
+            circling = circling_of(p, s, r.window);
         if (p->horizon > 0)
             r.strength = 2 * p->strength * ((float)count_repeated(s, n, coder->window, p->horizon) / (float)p->horizon);
-        if (r.window == 0 || r.strength == 0)
-            continue;
-        r.n_matches = find_matches(s->recent, n, r.window, s->matches);
-        r.open = open_match(s->matches, r.n_matches, coder->buffer);
-        r.extra = escalation_bits(p, s->matches, r.open, literal);
-        if (whole_window)
-            charge_window(&row, ops, &r, ws->log2, s);
-        else
-            charge_listed(&row, ops, p, &r, ws->log2, s);
+        if (p->gate_to > 0)
+            r.strength *= gate_share(p, circling.length);
+        if (r.window > 0 && r.strength != 0) {
+            r.n_matches = find_matches(s->recent, n, r.window, s->matches);
+            r.open = open_match(s->matches, r.n_matches, coder->buffer);
+            r.extra = escalation_bits(p, s->matches, r.open, literal);
+            if (whole_window)
+                charge_window(&row, ops, &r, ws->log2, s);
+            else
+                charge_listed(&row, ops, p, &r, ws->log2, s);
+        }
+        if (p->release.n > 0)
+            release(&row, ops, p, s, n, circling.steps);
     }
 }
 

@@ -13,7 +13,7 @@ typedef struct {
     int32_t context; /* tokens that a call looks back at: the window and what is compared before it */
     int32_t window;  /* positions at which a match may start */
     int32_t list;    /* tokens that a row may charge */
-    int32_t keys;    /* entries of the hash table */
+    int32_t keys;    /* entries of the hash table, tokens or n-grams */
 } lz_sizes;
 
 /* Lists that are appended to a vector at a time are longer than their contents by up to one vector. */
@@ -30,6 +30,7 @@ typedef struct {
     double *saved;                     /* [list] their logits before any was changed, in the logits' own dtype */
     uint32_t *first, *owner, *pending; /* [window + LZ_SLACK] what distinct.h finds out */
     uint32_t *table;                   /* [n_table] hash table, a power of two */
+    uint32_t *hashes;                  /* [keys] of the n-grams */
     int32_t n_table;
 } lz_scratch;
 
@@ -40,6 +41,7 @@ enum { LZ_MOST = (1 << 30) - 1 };
 lz_sizes lz_penalty_sizes(const lz_penalty *penalty, int64_t length);
 lz_sizes lz_dry_sizes(const lz_dry *dry, int64_t length);
 lz_sizes lz_loop_sizes(const lz_loop *loop, int64_t length);
+lz_sizes lz_evidence_sizes(const lz_evidence *evidence, int64_t length);
 
 /* Cuts a block into the arrays. Returns the bytes they take; with block == NULL it only counts them. */
 size_t lz_lay_out(void *block, lz_sizes sizes, lz_scratch *scratch);

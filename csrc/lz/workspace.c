@@ -18,6 +18,8 @@ lz_sizes lz_penalty_sizes(const lz_penalty *p, int64_t length)
         keys = p->horizon + window;
         context = context < keys + 3 ? keys + 3 : context;
     }
+    if (p->reset.n > 0) /* a mark that ends just before what is read of it */
+        context += LZ_MOST_MARK - 1;
     return (lz_sizes){.context = clip(context, length),
                       .window = clip(window, length),
                       .list = clip(clip(window, length) + (int64_t)p->n_neutral, INT32_MAX),
@@ -34,6 +36,12 @@ lz_sizes lz_loop_sizes(const lz_loop *loop, int64_t length)
 {
     int64_t context = loop->ngram + (loop->count - (int64_t)1) * loop->max_period;
     return (lz_sizes){.context = clip(context, length), .window = clip(loop->max_period, length)};
+}
+
+lz_sizes lz_evidence_sizes(const lz_evidence *evidence, int64_t length)
+{
+    int32_t window = clip(evidence->window, length);
+    return (lz_sizes){.context = window, .keys = window};
 }
 
 static size_t carve(size_t *used, int64_t items, size_t item_size)
@@ -65,6 +73,7 @@ size_t lz_lay_out(void *block, lz_sizes sizes, lz_scratch *s)
     ARRAY(owner, sizes.window + LZ_SLACK);
     ARRAY(pending, sizes.window + LZ_SLACK);
     ARRAY(table, n_table);
+    ARRAY(hashes, sizes.keys);
 #undef ARRAY
     return used;
 }
@@ -112,6 +121,11 @@ int lz_reserve_dry(lz_workspace *ws, const lz_dry *dry, int64_t length)
 int lz_reserve_loop(lz_workspace *ws, const lz_loop *loop, int64_t length)
 {
     return reserve(ws, lz_loop_sizes(loop, length), 0);
+}
+
+int lz_reserve_evidence(lz_workspace *ws, const lz_evidence *evidence, int64_t length)
+{
+    return reserve(ws, lz_evidence_sizes(evidence, length), 0);
 }
 
 void lz_workspace_clear(lz_workspace *ws)

@@ -127,38 +127,44 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+PyObject *arg_items(PyObject *value, const char *name)
+{
+    PyObject *items = PyLong_Check(value) ? PyTuple_Pack(1, value) : PySequence_Tuple(value);
+    if (!items && PyErr_ExceptionMatches(PyExc_TypeError))
+        PyErr_Format(PyExc_TypeError, "%s: expected token ids, got %s", name, Py_TYPE(value)->tp_name);
+    return items;
+}
+
+int arg_id(PyObject *value, const char *name, int32_t limit, int32_t *id)
+{
+    int64_t number;
+    int overflow;
+    if (as_int64(value, name, &number, &overflow) < 0)
+        return -1;
+    if (overflow || number < 0 || number >= limit) {
+        PyErr_Format(PyExc_ValueError, "%s: expected ids in [0, %d), got %R", name, (int)limit, value);
+        return -1;
+    }
+    *id = (int32_t)number;
+    return 0;
+}
+
 int arg_ids(PyObject *value, const char *name, int32_t limit, lz_workspace *ws, const int32_t **ids, int32_t *n)
 {
     PyObject *items;
     if (!value || value == Py_None)
         return 0;
-    if (PyLong_Check(value))
-        items = PyTuple_Pack(1, value);
-    else
-        items = PySequence_Tuple(value);
-    if (!items) {
-        if (PyErr_ExceptionMatches(PyExc_TypeError))
-            PyErr_Format(PyExc_TypeError, "%s: expected token ids, got %s", name, Py_TYPE(value)->tp_name);
+    if (!(items = arg_items(value, name)))
         return -1;
-    }
     Py_ssize_t size = PyTuple_GET_SIZE(items);
     int32_t *list = lz_workspace_block(ws, LZ_IDS, (size_t)size * sizeof *list), distinct = 0;
     if (!list) {
         PyErr_NoMemory();
         goto error;
     }
-    for (Py_ssize_t i = 0; i < size; i++) {
-        PyObject *item = PyTuple_GET_ITEM(items, i);
-        int64_t id;
-        int overflow;
-        if (as_int64(item, name, &id, &overflow) < 0)
+    for (Py_ssize_t i = 0; i < size; i++)
+        if (arg_id(PyTuple_GET_ITEM(items, i), name, limit, &list[i]) < 0)
             goto error;
-        if (overflow || id < 0 || id >= limit) {
-            PyErr_Format(PyExc_ValueError, "%s: expected ids in [0, %d), got %R", name, (int)limit, item);
-            goto error;
-        }
-        list[i] = (int32_t)id;
-    }
     Py_DECREF(items);
     qsort(list, (size_t)size, sizeof *list, ascending);
     for (Py_ssize_t i = 0; i < size; i++)

@@ -31,8 +31,7 @@ static int check_cpu(const tensor *t)
     return -1;
 }
 
-/* Entries [S, size] that the heads share out among themselves, as one row of one head. */
-static int take_slots(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
+int take_slots(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
 {
     if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 2, "[slots, size], as that of keys") < 0 ||
         tensor_check_device(t, like) < 0)
@@ -52,8 +51,7 @@ static int take_slots(module_state *st, PyObject *object, const char *name, cons
     return 0;
 }
 
-/* Counts of int64, [batch] if they may be the same for all heads, or [batch, heads]. */
-static int take_counts(module_state *st, PyObject *object, const char *name, int by_row, int by_head, tensor *t)
+int take_counts(module_state *st, PyObject *object, const char *name, int by_row, int by_head, tensor *t)
 {
     if (tensor_borrow(st, object, name, t) < 0)
         return -1;
@@ -128,14 +126,14 @@ static int take_layout(module_state *st, PyObject *const *v, attend_call *c)
     return 0;
 }
 
-static int64_t count_at(const tensor *t, int64_t b, int64_t head, int64_t otherwise)
+int64_t count_at(const tensor *t, int64_t b, int64_t head, int64_t otherwise)
 {
     if (!t->object)
         return otherwise;
     return ((const int64_t *)t->data)[b * t->strides[0] + (t->ndim == 2 ? head * t->strides[1] : 0)];
 }
 
-static int check_count(const tensor *t, int64_t got, int64_t most, const char *what, int64_t b, int64_t head)
+int check_count(const tensor *t, int64_t got, int64_t most, const char *what, int64_t b, int64_t head)
 {
     if (got >= 0 && got <= most)
         return 0;

@@ -139,7 +139,9 @@ static int penalize_on_cuda(module_state *st, batch *b, const lz_penalty *p)
     cuda_call call;
     cuda_status status;
     int64_t most;
-    if (cuda_check_ids("neutral", p->n_neutral, CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
+    const int32_t n_ids = cuda_lz_ids(p);
+    const char *lists = n_ids == p->n_neutral ? "neutral" : "neutral, release, reset and until together";
+    if (cuda_check_ids(lists, n_ids, CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
         return -1;
     if (!cuda_lz_fits(call.device, p, &b->lz_tokens, &most))
         return fail_window(p->coder.window, most, "buffer and horizon");
@@ -175,6 +177,28 @@ static PyObject *periods_on_cuda(module_state *st, batch *b, const lz_loop *loop
     return NULL;
 }
 
+static PyObject *evidence_on_cuda(module_state *st, batch *b, const lz_evidence *evidence)
+{
+    dl_managed_tensor_versioned *lengths;
+    cuda_call call;
+    cuda_status status;
+    int64_t most;
+    if (begin_on_cuda(st, b, &call) < 0)
+        return NULL;
+    if (!cuda_evidence_fits(call.device, evidence, &b->lz_tokens, &most)) {
+        fail_window(evidence->window, most, "kernel");
+        return NULL;
+    }
+    if (tensor_allocate(&b->tokens, DTYPE_INT64, b->tokens.ndim - 1, b->tokens.shape, &lengths) < 0)
+        return NULL;
+    CUDA_RUN(status,
+             cuda_loop_evidence(call.device, call.stream, evidence, b->history, tensor_memory(lengths), &call.error));
+    if (cuda_end(&call, status) == 0)
+        return tensor_hand_over(&b->tokens, lengths);
+    tensor_drop(lengths);
+    return NULL;
+}
+
 #define RUN(work, call) RUN_UNLOCKED_IF((work) >= GIL_MIN_WORK, call)
 
 static int64_t work_of(const lz_tokens *tokens, int64_t window)
@@ -191,14 +215,16 @@ static int64_t work_of(const lz_tokens *tokens, int64_t window)
 
 const char doc_lz_penalize[] =
     "lz_penalize_($module, /, logits, tokens, *, strength=0.15, window=512, buffer=32, cost='lzss', min_match=1, "
-    "min_count=1, escalation=0.0, horizon=0, neutral=None, starts=None)\n--\n\n"
+    "min_count=1, escalation=0.0, horizon=0, neutral=None, gate=None, release=None, release_rate=2.0, release_after=24, "
+    "reset=None, until=None, starts=None)\n--\n\n"
     "Makes what a Lempel-Ziv coder could code cheaply, a repetition, less likely. In place.\n\n"
     "    logits[b, a] -= strength * (log2 V - D_b(a))\n\n"
     "where D_b(a) is the number of bits, at most log2 V, by which the LZSS code of row b's text grows when token a comes\n"
     "next (LZ penalty, arXiv 2504.20131; derived from the coder, see docs). Tokens outside the window keep their logits.\n\n"
     "Parameters\n----------\n"
     "logits : tensor [B, V] or [V]\n"
-    "    float32, float16, bfloat16 or float64, written in place, rounded once. Any strides without overlap.\n"
+    "    float32, float16, bfloat16 or float64, written in place, rounded once, and once more where an id that is released\n"
+    "    also pays. Any strides without overlap.\n"
     "tokens : tensor [B, T] or [T]\n"
     "    int32 or int64 ids, oldest first. Ids outside [0, V) take part in matching and are never written to.\n"
     "strength : float, default 0.15\n"
@@ -207,28 +233,24 @@ const char doc_lz_penalize[] =
     "Returns\n-------\n"
     "logits, the same object.\n\n" CUDA_DOC(
         "The window, with the buffer and the horizon, has to fit the shared\n"
-        "memory of a block, 4,000 tokens on Turing and 14,000 on Hopper; `neutral` holds at most 896 ids. Results are\n"
-        "the CPU's to the last bit.") "Raises\n------\n"
-                                      "TypeError, ValueError\n"
-                                      "    Before anything is written, naming the argument, what came and what is wanted.";
+        "memory of a block, 4,000 tokens on Turing and 14,000 on Hopper. Neutral ids, and ids of sequences with one more "
+        "for\n"
+        "each, are at most 896 together. Results are the CPU's to the last bit.") "Raises\n------\n"
+                                                                                  "TypeError, ValueError\n"
+                                                                                  "    Before anything is written, naming "
+                                                                                  "the argument, what came and what is "
+                                                                                  "wanted.";
 
 PyObject *py_lz_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {"lz_penalize_",
-                                  2,
-                                  2,
-                                  12,
-                                  {NAME(logits), NAME(tokens), NAME(window), NAME(buffer), NAME(cost), NAME(min_match),
-                                   NAME(min_count), NAME(strength), NAME(escalation), NAME(horizon), NAME(neutral),
-                                   NAME(starts)}};
+    enum { N = N_PENALTY + 3 };
+    static const signature sig = {"lz_penalize_", 2, 2, N, {NAME(logits), NAME(tokens), PENALTY_NAMES, NAME(starts)}};
     module_state *st = state_of(module);
-    PyObject *v[12], *result = NULL;
-    lz_penalty p = {.strength = 0.15f};
+    PyObject *v[N], *result = NULL;
+    lz_penalty p;
     batch b = {0};
-    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_coder(v + 2, &p.coder) < 0 ||
-        arg_float(v[7], "strength", 1, &p.strength) < 0 || arg_float(v[8], "escalation", 1, &p.escalation) < 0 ||
-        arg_int(v[9], "horizon", 0, &p.horizon) < 0 || take_batch(st, v[0], v[1], v[11], &b) < 0 ||
-        arg_ids(v[10], "neutral", (int32_t)b.lz_logits.vocab, b.ws, &p.neutral, &p.n_neutral) < 0)
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_penalty(v + 2, &p) < 0 ||
+        take_batch(st, v[0], v[1], v[N - 1], &b) < 0 || arg_penalty_ids(v + 2, (int32_t)b.lz_logits.vocab, b.ws, &p) < 0)
         goto done;
     if (p.strength > 0 && p.coder.window > 0 && on_cuda(&b.logits)) {
         if (penalize_on_cuda(st, &b, &p) < 0)
@@ -238,7 +260,8 @@ PyObject *py_lz_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_a
             PyErr_NoMemory();
             goto done;
         }
-        RUN(work_of(&b.lz_tokens, p.coder.window), lz_current_kernels()->penalize(&p, &b.lz_logits, &b.lz_tokens, b.ws));
+        RUN(work_of(&b.lz_tokens, p.until.n > 0 ? INT64_MAX : p.coder.window),
+            lz_current_kernels()->penalize(&p, &b.lz_logits, &b.lz_tokens, b.ws));
     }
     result = Py_NewRef(v[0]);
 done:
@@ -346,14 +369,9 @@ const char doc_codelength_deltas[] =
 
 PyObject *py_codelength_deltas(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {
-        "codelength_deltas",
-        2,
-        2,
-        7,
-        {NAME(tokens), NAME(vocab_size), NAME(window), NAME(buffer), NAME(cost), NAME(min_match), NAME(min_count)}};
+    static const signature sig = {"codelength_deltas", 2, 2, 2 + N_CODER, {NAME(tokens), NAME(vocab_size), CODER_NAMES}};
     module_state *st = state_of(module);
-    PyObject *v[7], *ids = NULL, *bits = NULL, *result = NULL;
+    PyObject *v[2 + N_CODER], *ids = NULL, *bits = NULL, *result = NULL;
     lz_penalty p = {0};
     batch b = {0};
     int32_t vocab = 0, *listed, n;
@@ -384,14 +402,9 @@ const char doc_token_bits[] =
 
 PyObject *py_token_bits(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {
-        "token_bits",
-        2,
-        2,
-        7,
-        {NAME(tokens), NAME(vocab_size), NAME(window), NAME(buffer), NAME(cost), NAME(min_match), NAME(min_count)}};
+    static const signature sig = {"token_bits", 2, 2, 2 + N_CODER, {NAME(tokens), NAME(vocab_size), CODER_NAMES}};
     module_state *st = state_of(module);
-    PyObject *v[7], *result = NULL;
+    PyObject *v[2 + N_CODER], *result = NULL;
     lz_penalty p = {0};
     batch b = {0};
     int32_t vocab = 0;
@@ -456,6 +469,61 @@ PyObject *py_repetition_period(PyObject *module, PyObject *const *args, Py_ssize
     }
     RUN(work_of(&b.lz_tokens, loop.max_period), lz_current_kernels()->periods(&loop, &b.lz_tokens, periods, b.ws));
     result = tensor_new(st, &b.tokens, DTYPE_INT64, b.tokens.ndim - 1, b.tokens.shape, periods);
+done:
+    batch_release(st, &b);
+    return result;
+}
+
+const char doc_loop_evidence[] =
+    "loop_evidence($module, /, tokens, *, gram=6, window=512, starts=None)\n--\n\n"
+    "How surely each row is in a loop: the length of the longest string of its last `window` tokens all of whose\n"
+    "`gram`-grams stand there at least for the third time. 0 if no gram does.\n\n"
+    "A gram stands for the third time if two older grams of the window are equal to it; a string of n such grams, each a\n"
+    "token further, has n + gram - 1 tokens. A quotation or a copy stands for the second time. In a loop of period p the\n"
+    "evidence grows with every token from the third turn on, up to window - 2 * p. Nothing before the window is read.\n\n"
+    "Parameters\n----------\n"
+    "tokens : tensor [B, T] or [T]\n"
+    "    int32 or int64 ids, oldest first.\n"
+    "gram : int, default 6\n"
+    "    Tokens, 1 to 64.\n"
+    "window : int, default 512\n"
+    "    Tokens, >= 0. On a CUDA device they have to fit the shared memory of a block, as for lz_penalize_.\n"
+    "starts : int, int tensor [B], or None\n"
+    "    Position of each row's first token that counts. Default 0.\n" CUDA_STARTS_DOC "Returns\n-------\n"
+    "evidence : tensor [B] or [], int64, of the library that `tokens` came from\n"
+    "    Tokens.\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Naming the argument, what came and what is wanted.";
+
+PyObject *py_loop_evidence(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {"loop_evidence", 1, 1, 4, {NAME(tokens), NAME(gram), NAME(window), NAME(starts)}};
+    module_state *st = state_of(module);
+    PyObject *v[4], *result = NULL;
+    lz_evidence evidence = {LZ_GRAM, 512};
+    batch b = {0};
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "gram", 1, &evidence.gram) < 0 ||
+        arg_int(v[2], "window", 0, &evidence.window) < 0)
+        goto done;
+    if (evidence.gram > LZ_MOST_GRAM) {
+        PyErr_Format(PyExc_ValueError, "gram: expected an integer from 1 to %d, got %R", LZ_MOST_GRAM, v[1]);
+        goto done;
+    }
+    if (!(b.ws = workspace_take(st)) || take_tokens(st, v[0], &b) < 0 || tensor_check_device(&b.tokens, NULL) < 0 ||
+        take_starts(st, v[3], &b) < 0)
+        goto done;
+    if (on_cuda(&b.tokens)) {
+        result = evidence_on_cuda(st, &b, &evidence);
+        goto done;
+    }
+    int64_t *lengths = lz_workspace_block(b.ws, LZ_IDS, (size_t)b.lz_tokens.rows * sizeof *lengths);
+    if (!lengths || lz_reserve_evidence(b.ws, &evidence, b.lz_tokens.length) < 0) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    RUN(work_of(&b.lz_tokens, evidence.window), lz_current_kernels()->evidence(&evidence, &b.lz_tokens, lengths, b.ws));
+    result = tensor_new(st, &b.tokens, DTYPE_INT64, b.tokens.ndim - 1, b.tokens.shape, lengths);
 done:
     batch_release(st, &b);
     return result;

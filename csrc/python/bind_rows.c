@@ -23,7 +23,7 @@ typedef struct {
 
 #define OPTIONS_SIGNATURE                                                                                                   \
     "(*, strength=0.15, window=512, buffer=32, cost='lzss', min_match=1, min_count=1, escalation=0.0, horizon=0, "          \
-    "neutral=None)"
+    "neutral=None, gate=None, release=None, release_rate=2.0, release_after=24, reset=None, until=None)"
 
 static const char doc_options[] =
     "LZOptions" OPTIONS_SIGNATURE "\n--\n\n"
@@ -31,7 +31,8 @@ static const char doc_options[] =
     "options are.\n\n"
     "Parameters\n----------\n"
     "strength : float, default 0.15\n"
-    "    Nats a bit, >= 0; 0 changes nothing.\n" CODER_DOC EXTRAS_DOC "    Those beyond a vocabulary are ignored.\n\n"
+    "    Nats a bit, >= 0; 0 changes nothing.\n" CODER_DOC EXTRAS_DOC "\n"
+    "Neutral ids and sequences to release that are beyond a vocabulary are ignored.\n\n"
     "Raises\n------\n"
     "TypeError, ValueError\n"
     "    Naming the argument, what came and what is wanted.";
@@ -39,26 +40,21 @@ static const char doc_options[] =
 /* The arguments of a type arrive as a tuple and a dict; args_match wants what functions get. */
 static int match_options(module_state *st, PyObject *args, PyObject *kwargs, PyObject **values)
 {
-    static const signature sig = {"LZOptions",
-                                  0,
-                                  0,
-                                  9,
-                                  {NAME(window), NAME(buffer), NAME(cost), NAME(min_match), NAME(min_count), NAME(strength),
-                                   NAME(escalation), NAME(horizon), NAME(neutral)}};
+    static const signature sig = {"LZOptions", 0, 0, N_PENALTY, {PENALTY_NAMES}};
     Py_ssize_t n_args = PyTuple_GET_SIZE(args), n = 0, at = 0;
-    PyObject *given[9], *key, *value;
+    PyObject *given[2 * N_PENALTY], *key, *value;
     if (n_args > 0 || !kwargs)
         return args_match(st, &sig, NULL, n_args, NULL, values);
     PyObject *names = PyList_New(0);
     while (names && PyDict_Next(kwargs, &at, &key, &value)) {
-        if (n < 9)
+        if (n < 2 * N_PENALTY)
             given[n++] = value;
         if (PyList_Append(names, key) < 0)
             Py_CLEAR(names);
     }
     PyObject *tuple = names ? PyList_AsTuple(names) : NULL;
     int status = -1;
-    if (tuple && PyTuple_GET_SIZE(tuple) > 9)
+    if (tuple && PyTuple_GET_SIZE(tuple) > 2 * N_PENALTY)
         PyErr_SetString(PyExc_TypeError, "LZOptions() got an unexpected keyword argument");
     else if (tuple)
         status = args_match(st, &sig, given, 0, tuple, values);
@@ -70,19 +66,17 @@ static int match_options(module_state *st, PyObject *args, PyObject *kwargs, PyO
 static PyObject *options_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     module_state *st = PyType_GetModuleState(type);
-    PyObject *v[9];
-    lz_penalty p = {.strength = 0.15f};
+    PyObject *v[N_PENALTY];
+    lz_penalty p;
     lz_workspace *ws = NULL;
     options *self = NULL;
-    if (match_options(st, args, kwargs, v) < 0 || arg_coder(v, &p.coder) < 0 ||
-        arg_float(v[5], "strength", 1, &p.strength) < 0 || arg_float(v[6], "escalation", 1, &p.escalation) < 0 ||
-        arg_int(v[7], "horizon", 0, &p.horizon) < 0 || !(ws = workspace_take(st)) ||
-        arg_ids(v[8], "neutral", INT32_MAX, ws, &p.neutral, &p.n_neutral) < 0 ||
-        !(self = (options *)type->tp_alloc(type, 0)))
+    if (match_options(st, args, kwargs, v) < 0 || arg_penalty(v, &p) < 0 || !(ws = workspace_take(st)) ||
+        arg_penalty_ids(v, INT32_MAX, ws, &p) < 0 || !(self = (options *)type->tp_alloc(type, 0)))
         goto done;
     self->penalty = p;
     self->penalty.neutral = NULL;
-    self->context = p.strength > 0 && p.coder.window > 0 ? lz_penalty_sizes(&p, INT32_MAX).context : 0;
+    if (p.strength > 0 && p.coder.window > 0)
+        self->context = p.until.n > 0 ? INT32_MAX : lz_penalty_sizes(&p, INT32_MAX).context;
     if (p.n_neutral > 0) {
         size_t size = (size_t)p.n_neutral * sizeof *p.neutral;
         int32_t *neutral = PyMem_Malloc(size);
@@ -107,6 +101,11 @@ static void options_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+static int equal_marks(const lz_marks *a, const lz_marks *b)
+{
+    return a->n == b->n && memcmp(a->mark, b->mark, (size_t)a->n * sizeof *a->mark) == 0;
+}
+
 static PyObject *options_compare(PyObject *self, PyObject *other, int op)
 {
     if (Py_TYPE(other) != Py_TYPE(self) || (op != Py_EQ && op != Py_NE))
@@ -115,7 +114,9 @@ static PyObject *options_compare(PyObject *self, PyObject *other, int op)
     int equal = a->coder.cost == b->coder.cost && a->coder.window == b->coder.window && a->coder.buffer == b->coder.buffer &&
                 a->coder.min_match == b->coder.min_match && a->coder.min_count == b->coder.min_count &&
                 a->strength == b->strength && a->escalation == b->escalation && a->horizon == b->horizon &&
-                a->n_neutral == b->n_neutral &&
+                a->gate_from == b->gate_from && a->gate_to == b->gate_to && a->release_rate == b->release_rate &&
+                a->release_after == b->release_after && equal_marks(&a->release, &b->release) &&
+                equal_marks(&a->reset, &b->reset) && equal_marks(&a->until, &b->until) && a->n_neutral == b->n_neutral &&
                 (a->n_neutral == 0 || memcmp(a->neutral, b->neutral, (size_t)a->n_neutral * sizeof *a->neutral) == 0);
     return PyBool_FromLong(equal == (op == Py_EQ));
 }
@@ -124,15 +125,15 @@ static Py_hash_t options_hash(PyObject *self)
 {
     const lz_penalty *p = &((options *)self)->penalty;
     Py_uhash_t hash = (Py_uhash_t)p->coder.cost;
-    const uint32_t parts[] = {(uint32_t)p->coder.window,
-                              (uint32_t)p->coder.buffer,
-                              (uint32_t)p->coder.min_match,
-                              (uint32_t)p->coder.min_count,
-                              (uint32_t)p->horizon,
-                              float_bits(p->strength + 0.0f), /* 0 and -0 are equal */
-                              (uint32_t)p->n_neutral,
-                              float_bits(p->escalation + 0.0f),
-                              p->n_neutral ? (uint32_t)p->neutral[0] : 0};
+    /* clang-format off */
+    const uint32_t parts[] = {
+        (uint32_t)p->coder.window, (uint32_t)p->coder.buffer, (uint32_t)p->coder.min_match, (uint32_t)p->coder.min_count,
+        (uint32_t)p->horizon, (uint32_t)p->release_after, (uint32_t)p->n_neutral, p->n_neutral ? (uint32_t)p->neutral[0] : 0,
+        float_bits(p->strength + 0.0f), float_bits(p->escalation + 0.0f), /* 0 and -0 are equal */
+        float_bits(p->gate_from + 0.0f), float_bits(p->gate_to), float_bits(p->release_rate + 0.0f),
+        (uint32_t)p->release.n, (uint32_t)p->release.mark[0].id[0], (uint32_t)p->reset.n, (uint32_t)p->reset.mark[0].id[0],
+        (uint32_t)p->until.n, (uint32_t)p->until.mark[0].id[0]};
+    /* clang-format on */
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         hash = hash * 1000003 ^ (Py_uhash_t)parts[i];
     return hash == (Py_uhash_t)-1 ? -2 : (Py_hash_t)hash;
@@ -144,23 +145,67 @@ static PyObject *options_context(PyObject *self, void *ignored)
     return PyLong_FromLong(((options *)self)->context);
 }
 
+static PyObject *ids_tuple(const int32_t *ids, int32_t n)
+{
+    PyObject *tuple = PyTuple_New(n);
+    for (int32_t i = 0; tuple && i < n; i++) {
+        PyObject *id = PyLong_FromLong(ids[i]);
+        if (!id)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, id);
+    }
+    return tuple;
+}
+
+/* None if there are none; marks of one id are integers. */
+static PyObject *marks_tuple(const lz_marks *marks)
+{
+    if (marks->n == 0)
+        Py_RETURN_NONE;
+    PyObject *tuple = PyTuple_New(marks->n);
+    for (int32_t i = 0; tuple && i < marks->n; i++) {
+        const lz_mark *mark = &marks->mark[i];
+        PyObject *item = mark->n == 1 ? PyLong_FromLong(mark->id[0]) : ids_tuple(mark->id, mark->n);
+        if (!item)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, item);
+    }
+    return tuple;
+}
+
+static PyObject *gate_pair(const lz_penalty *p)
+{
+    if (p->gate_to > 0)
+        return Py_BuildValue("(dd)", (double)p->gate_from, (double)p->gate_to);
+    Py_RETURN_NONE;
+}
+
+/* Puts a new reference into a dict; NULL says that it could not be made. */
+static int put(PyObject *dict, const char *name, PyObject *value)
+{
+    int status = value ? PyDict_SetItemString(dict, name, value) : -1;
+    Py_XDECREF(value);
+    return status;
+}
+
 static PyObject *options_keywords(PyObject *self, PyObject *ignored)
 {
     (void)ignored;
     const lz_penalty *p = &((options *)self)->penalty;
-    PyObject *neutral = PyTuple_New(p->n_neutral);
-    for (int32_t i = 0; neutral && i < p->n_neutral; i++) {
-        PyObject *id = PyLong_FromLong(p->neutral[i]);
-        if (!id)
-            Py_CLEAR(neutral);
-        else
-            PyTuple_SET_ITEM(neutral, i, id);
-    }
-    return neutral ? Py_BuildValue("{s:d,s:i,s:i,s:s,s:i,s:i,s:d,s:i,s:N}", "strength", (double)p->strength, "window",
-                                   (int)p->coder.window, "buffer", (int)p->coder.buffer, "cost", cost_name(p->coder.cost),
-                                   "min_match", (int)p->coder.min_match, "min_count", (int)p->coder.min_count, "escalation",
-                                   (double)p->escalation, "horizon", (int)p->horizon, "neutral", neutral)
-                   : NULL;
+    PyObject *keywords =
+        Py_BuildValue("{s:d,s:i,s:i,s:s,s:i,s:i,s:d,s:i}", "strength", (double)p->strength, "window", (int)p->coder.window,
+                      "buffer", (int)p->coder.buffer, "cost", cost_name(p->coder.cost), "min_match", (int)p->coder.min_match,
+                      "min_count", (int)p->coder.min_count, "escalation", (double)p->escalation, "horizon", (int)p->horizon);
+    if (keywords &&
+        (put(keywords, "neutral", ids_tuple(p->neutral, p->n_neutral)) < 0 || put(keywords, "gate", gate_pair(p)) < 0 ||
+         put(keywords, "release", marks_tuple(&p->release)) < 0 ||
+         put(keywords, "release_rate", PyFloat_FromDouble(p->release_rate)) < 0 ||
+         put(keywords, "release_after", PyLong_FromLong(p->release_after)) < 0 ||
+         put(keywords, "reset", marks_tuple(&p->reset)) < 0 || put(keywords, "until", marks_tuple(&p->until)) < 0))
+        Py_CLEAR(keywords);
+    return keywords;
 }
 
 static PyObject *options_repr(PyObject *self)
@@ -178,7 +223,8 @@ static PyObject *options_repr(PyObject *self)
 }
 
 static PyGetSetDef options_getset[] = {
-    {"context", options_context, NULL, "Newest tokens of a text that the penalty depends on; 0 if it is switched off.",
+    {"context", options_context, NULL,
+     "Newest tokens of a text that the penalty depends on: 0 if it is switched off, 2^31 - 1, the whole text, with `until`.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

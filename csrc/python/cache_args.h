@@ -22,4 +22,13 @@ int take_array(module_state *st, PyObject *object, const char *name, const tenso
  */
 int64_t *copy_positions(const tensor *t, int64_t most);
 
+/* Entries [slots, size] that heads share out among themselves, of the dtype of `like`, as one row of one head. */
+int take_slots(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a);
+
+/* Counts of int64 on the CPU, [batch] if they may be the same for all heads, or [batch, heads]. count_at reads one, with
+ * `otherwise` for tensors that were not given; check_count wants it from 0 to `most`. */
+int take_counts(module_state *st, PyObject *object, const char *name, int by_row, int by_head, tensor *t);
+int64_t count_at(const tensor *t, int64_t b, int64_t head, int64_t otherwise);
+int check_count(const tensor *t, int64_t got, int64_t most, const char *what, int64_t b, int64_t head);
+
 #endif

@@ -1,5 +1,7 @@
 #include "lz_args.h"
 
+#include <string.h>
+
 int check_rows(const tensor *t, const char *columns)
 {
     if (t->ndim == 1 || t->ndim == 2)
@@ -63,4 +65,107 @@ int arg_coder(PyObject *const *values, lz_coder *coder)
                    arg_int(values[4], "min_count", 1, &coder->min_count) < 0
                ? -1
                : 0;
+}
+
+static int arg_gate(PyObject *value, lz_penalty *p)
+{
+    if (!value || value == Py_None)
+        return 0;
+    PyObject *pair = PySequence_Tuple(value);
+    if (!pair) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError))
+            PyErr_Format(PyExc_TypeError, "gate: expected (from, to) or None, got %s", Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    int status = -1;
+    if (PyTuple_GET_SIZE(pair) != 2)
+        PyErr_Format(PyExc_ValueError, "gate: expected (from, to), got %R", value);
+    else if (arg_number(PyTuple_GET_ITEM(pair, 0), "gate", &p->gate_from) == 0 &&
+             arg_number(PyTuple_GET_ITEM(pair, 1), "gate", &p->gate_to) == 0) {
+        if (p->gate_from >= 0 && p->gate_from < p->gate_to)
+            status = 0;
+        else
+            PyErr_Format(PyExc_ValueError, "gate: expected (from, to) with 0 <= from < to, got %R", value);
+    }
+    Py_DECREF(pair);
+    return status;
+}
+
+int arg_penalty(PyObject *const *v, lz_penalty *p)
+{
+    *p = (lz_penalty){.strength = 0.15f, .release_rate = 2, .release_after = 24};
+    return arg_coder(v, &p->coder) < 0 || arg_float(v[5], "strength", 1, &p->strength) < 0 ||
+                   arg_float(v[6], "escalation", 1, &p->escalation) < 0 || arg_int(v[7], "horizon", 0, &p->horizon) < 0 ||
+                   arg_gate(v[8], p) < 0 || arg_float(v[9], "release_rate", 1, &p->release_rate) < 0 ||
+                   arg_int(v[10], "release_after", 1, &p->release_after) < 0
+               ? -1
+               : 0;
+}
+
+/* One id, or an iterable of a few. */
+static int arg_mark(PyObject *value, const char *name, int32_t limit, lz_mark *mark)
+{
+    PyObject *ids = PyIndex_Check(value) ? PyTuple_Pack(1, value) : arg_items(value, name);
+    if (!ids)
+        return -1;
+    Py_ssize_t n = PyTuple_GET_SIZE(ids);
+    int status = 0;
+    if (n < 1 || n > LZ_MOST_MARK) {
+        PyErr_Format(PyExc_ValueError, "%s: expected sequences of 1 to %d ids, got %zd in one", name, LZ_MOST_MARK, n);
+        status = -1;
+    }
+    *mark = (lz_mark){.n = status < 0 ? 0 : (int32_t)n};
+    for (int32_t i = 0; i < mark->n && status == 0; i++)
+        status = arg_id(PyTuple_GET_ITEM(ids, i), name, limit, &mark->id[i]);
+    Py_DECREF(ids);
+    return status;
+}
+
+/* Puts a mark where it belongs in the order of its bytes, in which no two are equal, so that equal sets are equal lists. */
+static void add_mark(lz_marks *marks, const lz_mark *mark)
+{
+    int32_t at = marks->n;
+    while (at > 0 && memcmp(&marks->mark[at - 1], mark, sizeof *mark) > 0)
+        at--;
+    if (at > 0 && memcmp(&marks->mark[at - 1], mark, sizeof *mark) == 0)
+        return;
+    memmove(&marks->mark[at + 1], &marks->mark[at], (size_t)(marks->n - at) * sizeof *mark);
+    marks->mark[at] = *mark;
+    marks->n++;
+}
+
+static int arg_marks(PyObject *value, const char *name, int32_t limit, lz_marks *marks)
+{
+    if (!value || value == Py_None)
+        return 0;
+    PyObject *items = arg_items(value, name);
+    if (!items)
+        return -1;
+    Py_ssize_t n = PyTuple_GET_SIZE(items);
+    int status = 0;
+    if (n > LZ_MOST_MARKS) {
+        PyErr_Format(PyExc_ValueError, "%s: expected at most %d ids or sequences of ids, got %zd", name, LZ_MOST_MARKS, n);
+        status = -1;
+    }
+    for (Py_ssize_t i = 0; i < n && status == 0; i++) {
+        lz_mark mark;
+        status = arg_mark(PyTuple_GET_ITEM(items, i), name, limit, &mark);
+        if (status == 0)
+            add_mark(marks, &mark);
+    }
+    Py_DECREF(items);
+    return status;
+}
+
+int arg_penalty_ids(PyObject *const *v, int32_t limit, lz_workspace *ws, lz_penalty *p)
+{
+    if (arg_ids(v[11], "neutral", limit, ws, &p->neutral, &p->n_neutral) < 0 ||
+        arg_marks(v[12], "release", limit, &p->release) < 0 || arg_marks(v[13], "reset", limit, &p->reset) < 0 ||
+        arg_marks(v[14], "until", limit, &p->until) < 0)
+        return -1;
+    if (v[12] && v[12] != Py_None && p->release.n == 0) {
+        PyErr_SetString(PyExc_ValueError, "release: expected at least one id, or None, got none");
+        return -1;
+    }
+    return 0;
 }

@@ -23,11 +23,12 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
     X(from_dlpack) X(max_version) X(requires_grad) X(numpy)                                                                 \
     X(logits) X(tokens) X(starts) X(rows) X(vocab_size)                                                                         \
     X(strength) X(window) X(buffer) X(cost) X(min_match) X(min_count) X(escalation) X(horizon) X(neutral)                   \
+    X(gate) X(release) X(release_rate) X(release_after) X(reset) X(until) X(gram)                                           \
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
     X(ngram) X(count) X(max_period) X(min_repeats) X(tolerance)                                                             \
     X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
     X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)                         \
-    X(lengths) X(pads) X(softcap) X(out)
+    X(lengths) X(pads) X(softcap) X(out) X(evidence) X(blocks) X(cache)
 /* clang-format on */
 
 typedef struct {

@@ -38,8 +38,9 @@ class _Entry:
 
 
 def mark(keys, layer) -> None:
-    """Says whose keys these are: `layer.attends(attention_mask, flash)` will be called before the attention to them, and
-    `layer.attended(queries, scale)` after it."""
+    """Says whose keys these are. `layer.attends(attention_mask, flash)` will be called before the attention to them, then
+    `layer.attend(queries, attention_mask, scale, options)` for it, and `layer.attended(queries, scale)` after it. Where
+    `attend` returns None the model's own function is called, else that one's result stands for it."""
     keys._lzpenalty_layer = weakref.ref(layer)
 
 
@@ -109,7 +110,10 @@ def _show_queries(function: Callable, name: str) -> Callable:
         if layer is None:
             return function(module, query, key, value, attention_mask, *args, **kwargs)
         layer.attends(attention_mask, flash)
-        output = function(module, query, key, value, attention_mask, *args, **kwargs)
+        own = layer.attend(query, attention_mask, kwargs.get("scaling"), {**kwargs, "implementation": name})
+        output = own, None
+        if own is None:
+            output = function(module, query, key, value, attention_mask, *args, **kwargs)
         layer.attended(query, kwargs.get("scaling"))
         return output
 

@@ -9,6 +9,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from lzpenalty._core import append_, compact_, select_top
+from lzpenalty.cache.attend import attend_one
 from lzpenalty.cache.attention import mark
 from lzpenalty.cache.plan import Plan, check_integer
 from lzpenalty.cache.selectors import Selector
@@ -25,21 +26,34 @@ class Settings:
 
     plan: Plan
     kernel: int
-    aggregation: str
+    aggregation: str | None
     max_new_tokens: int | None
+    allocation: str = "even"
 
     def __post_init__(self):
         check_integer("kernel", self.kernel, 1)
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel: expected an odd number, got {self.kernel}")
+        if self.allocation not in ("even", "global"):
+            raise ValueError(f"allocation: expected 'even' or 'global', got {self.allocation!r}")
+        if self.allocation == "global" and not self.compresses:
+            raise ValueError("interval: expected an integer where allocation is 'global', got None")
         if self.aggregation not in ("layer", "group"):
             raise ValueError(f"aggregation: expected 'layer' or 'group', got {self.aggregation!r}")
+        if self.allocation == "global" and self.aggregation == "layer":
+            raise ValueError("aggregation: expected 'group' where allocation is 'global', got 'layer'")
         if self.max_new_tokens is not None:
             check_integer("max_new_tokens", self.max_new_tokens, 1)
 
     @property
     def compresses(self) -> bool:
         return self.plan.interval is not None
+
+    def room(self, intervals: int, held: int, generated: int) -> int:
+        """Tokens that will come before the next compression, or to the end, if that is known and earlier. So many intervals
+        have been compressed, and so many of the generated tokens are held."""
+        room = self.plan.due(intervals) + self.plan.recent - held
+        return room if self.max_new_tokens is None else max(0, min(room, self.max_new_tokens - generated))
 
     def capacity(self, prompt: int) -> int:
         """Tokens to make room for at first: all that there will be, if that is known."""
@@ -100,18 +114,25 @@ class RPCLayer(DynamicLayer):
         new = key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states)
-        self._reserve(key_states, value_states)
-        append_(self._key_buffer, self._value_buffer, key_states, value_states, position=self.length)
+        self._store(key_states, value_states)
         self.waiting = self.settings.compresses  # first: what interrupts the rest leaves a broken cache
         self.length += new
         self.seen += new
         self.answering = self.answering or new == 1
         if not self.answering:
             self.start = self.length
-        self._view()
-        if self.waiting:
-            mark(self.keys, self)
+        keys, values = self._visible(key_states, value_states)
+        mark(keys, self)
         self.seconds += time.perf_counter() - started
+        return keys, values
+
+    def _store(self, key_states, value_states) -> None:
+        self._reserve(key_states, value_states)
+        append_(self._key_buffer, self._value_buffer, key_states, value_states, position=self.length)
+
+    def _visible(self, key_states, value_states):
+        """The keys and values that the attention function gets."""
+        self._view()
         return self.keys, self.values
 
     def select_rows(self, index: torch.Tensor) -> None:
@@ -166,18 +187,29 @@ class RPCLayer(DynamicLayer):
             oldest = attention_mask[:, :, -1, 0]
             self.padded = bool((~oldest if oldest.dtype == torch.bool else oldest < 0).any())
 
+    def attend(self, queries: torch.Tensor, attention_mask, scale: float | None, options: dict) -> torch.Tensor | None:
+        """The step's attention, [B, q, Hq, D], or None where the model's own function is to compute it. `options` are what
+        else that would be called with, and its name."""
+        if options["implementation"] == "sdpa":
+            return attend_one(queries, self.keys, self.values, attention_mask, scale, options)
+        return None
+
     def attended(self, queries: torch.Tensor, scale: float | None) -> None:
         """The step's queries [B, Hq, q, D] have attended to all keys: now is the time to drop some."""
-        if self.answering:
+        if self.answering and self.settings.compresses:
             self.scale = queries.shape[-1] ** -0.5 if scale is None else scale
             self.own_selector.observe(self, queries)
-            left = self.settings.plan.due(self.intervals) - (self.stop - self.start)
-            if left < self.settings.plan.recent:  # only these queries will be asked for
-                recent = queries[:, :, -self.settings.plan.recent :]
-                self._recent.append(recent if recent.shape[2] == queries.shape[2] else recent.clone())
-            if left <= 0:
+            if self._remember(queries) <= 0:
                 self._compress()
         self.waiting = False
+
+    def _remember(self, queries: torch.Tensor) -> int:
+        """Keeps the queries that will be asked for. Returns how many tokens are left until a compression is due."""
+        left = self.settings.plan.due(self.intervals) - (self.stop - self.start)
+        if left < self.settings.plan.recent:
+            recent = queries[:, :, -self.settings.plan.recent :]
+            self._recent.append(recent if recent.shape[2] == queries.shape[2] else recent.clone())
+        return left
 
     def _compress(self) -> None:
         started = time.perf_counter()
@@ -199,7 +231,16 @@ class RPCLayer(DynamicLayer):
         self.positions = positions
         self.seconds += time.perf_counter() - started
 
+    @property
+    def selectors(self) -> list[Selector]:
+        return [self.own_selector]
+
     # Memory.
+
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        """All memory that the layer holds for what has been seen."""
+        return [buffer for buffer in (self._key_buffer, self._value_buffer) if buffer is not None]
 
     @staticmethod
     def _like(states: torch.Tensor, capacity: int) -> torch.Tensor:

@@ -10,15 +10,18 @@ A cache is given keys and values but not queries: attention.py shows them to it.
 """
 
 import copy
+import warnings
 import weakref
-from contextlib import nullcontext
 
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
 from lzpenalty.cache.attention import find_attention, watched
+from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer, Settings, count
 from lzpenalty.cache.plan import Plan
+from lzpenalty.cache.ragged import RaggedLayer
+from lzpenalty.cache.rotary import rotations
 from lzpenalty.cache.selectors import SELECTORS, Selector
 from lzpenalty.engines.adaptor import callers
 
@@ -45,16 +48,21 @@ class RPCCache(DynamicCache):
         R, the newest queries that vote and the newest tokens that always stay; less than `interval`.
     kernel : int, default 7
         Neighbouring tokens that scores are averaged over, odd.
-    aggregation : {'layer', 'group'}
-        Whether all heads of a layer keep the same tokens, or each key head its own.
+    aggregation : {'layer', 'group'}, optional
+        Whether all heads of a layer keep the same tokens, or each key head its own. By default they do if they have the same
+        budget.
     selector : str or Selector, default 'rpc'
-        What decides: 'rpc', 'tova', 'h2o', 'snapkv', 'streaming', 'random', 'rkv', 'vase', or an object of
+        What decides: 'rpc', 'tova', 'h2o', 'snapkv', 'streaming', 'random', 'rkv', 'vase', 'echo', or an object of
         :mod:`lzpenalty.cache.selectors`, of which each layer gets a copy.
     budget : int, optional
         At most so many generated tokens stay in a compression, `recent` ones included, however long the text gets: memory is
         bounded by prompt + budget + interval tokens. By default the cache grows by interval / ratio tokens an interval.
     max_new_tokens : int, optional
         Makes room for that many at once; by default buffers grow by an interval at a time.
+    allocation : {'even', 'global'}, optional
+        Whether every key head of every layer keeps the same number of tokens, or all share one budget: then what `budget`
+        and `ratio` say is the mean of a head, and a head keeps as many as it has among the highest scores of all. 'global'
+        is the default of the selector 'echo', 'even' of all others.
 
     Raises
     ------
@@ -71,13 +79,20 @@ class RPCCache(DynamicCache):
         ratio: int = 4,
         recent: int = 32,
         kernel: int = 7,
-        aggregation: str = "layer",
+        aggregation: str | None = None,
         selector: str | Selector = "rpc",
         budget: int | None = None,
         max_new_tokens: int | None = None,
+        allocation: str | None = None,
     ):
-        settings = Settings(Plan(interval, ratio, recent, budget), kernel, aggregation, max_new_tokens)
         selector = _check_selector(selector)
+        if allocation is None:
+            allocation = "global" if selector.keeps_evidence else "even"
+        if aggregation is None:
+            aggregation = "group" if allocation == "global" or selector.keeps_evidence else "layer"
+        settings = Settings(Plan(interval, ratio, recent, budget), kernel, aggregation, max_new_tokens, allocation)
+        if selector.keeps_evidence and not settings.compresses:
+            raise ValueError(f"interval: expected an integer with the selector {type(selector).__name__}, got None")
         config = model.config.get_text_config(decoder=True)
         if model.config.is_encoder_decoder or getattr(config, "num_kv_shared_layers", 0):
             raise ValueError(
@@ -85,19 +100,22 @@ class RPCCache(DynamicCache):
                 "encoder or shares keys between layers"
             )
         super().__init__(config=model.config)
-        self.layers = [
-            RPCLayer(settings, selector, i) if type(layer) is DynamicLayer else layer for i, layer in enumerate(self.layers)
-        ]
-        self.settings = settings
-        self._own = [layer for layer in self.layers if isinstance(layer, RPCLayer)]
-        if not self._own:
+        own = [i for i, layer in enumerate(self.layers) if type(layer) is DynamicLayer]
+        if not own:
             raise ValueError(f"model: expected layers with full attention, {type(model).__name__} has none")
+        find_attention(model)  # raises for models that can't be served
+        self.settings = settings
         self._model = weakref.ref(model)
         self._entered = []
-        find_attention(model)  # raises for models that can't be served
+        if allocation == "global" or selector.keeps_evidence:
+            self._own = _ragged_layers(model, settings, selector, own)
+        else:
+            self._own = [RPCLayer(settings, selector, i) for i in own]
+        for i, layer in zip(own, self._own, strict=True):
+            self.layers[i] = layer
 
     def __enter__(self) -> "RPCCache":
-        watching = watched(self._model()) if self.settings.compresses else nullcontext()
+        watching = watched(self._model())
         watching.__enter__()
         self._entered.append(watching)
         return self
@@ -115,8 +133,9 @@ class RPCCache(DynamicCache):
 
     @property
     def selectors(self) -> list[Selector]:
-        """Each layer's own copy of the selector, for those that have something to tell."""
-        return [layer.own_selector for layer in self._own]
+        """Each layer's own copy of the selector, for those that have something to tell. Where heads have budgets of their
+        own: each head's, layer by layer."""
+        return [selector for layer in self._own for selector in layer.selectors]
 
     def get_mask_sizes(self, query_length, *args, **kwargs):
         """Called when a forward begins: the time to refuse what can't be done."""
@@ -162,18 +181,27 @@ class RPCCache(DynamicCache):
         self._own[0].crop()
 
     def stats(self) -> dict:
-        """seen, kept, prompt: tokens a row; compressions; bytes of all buffers; seconds for appending and compressing."""
+        """seen, kept, prompt: tokens a row; compressions; bytes of all buffers; seconds for appending and compressing.
+
+        Where heads have budgets of their own, `kept` is the mean, and there are also kept_by_head, a list for each layer,
+        and turned: of each layer how queries are turned to later positions, 'half' or 'interleaved' pairs, 'none' if they
+        are the same at all positions, 'unknown' if that was not found out and they are used as they are."""
         first = self._own[0]
         tensors = [
             tensor
             for layer in self.layers
             for tensor in (
-                (layer._key_buffer, layer._value_buffer)
+                layer.buffers
                 if isinstance(layer, RPCLayer)
                 else (getattr(layer, "keys", None), getattr(layer, "values", None))
             )
             if tensor is not None
         ]
+        ragged = {}
+        if isinstance(first, RaggedLayer):
+            ragged["kept_by_head"] = [list(layer.entries) for layer in self._own]
+            if first.own_selector.keeps_evidence:
+                ragged["turned"] = [layer.rotation.pairs for layer in self._own]
         return {
             "seen": first.seen,
             "kept": first.length,
@@ -181,10 +209,28 @@ class RPCCache(DynamicCache):
             "compressions": first.compressions,
             "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
             "seconds": sum(layer.seconds for layer in self._own),
+            **ragged,
         }
 
     def __repr__(self) -> str:
         return f"RPCCache({self.settings}, selector={type(self._own[0].selector).__name__}, {self.stats()})"
+
+
+def _ragged_layers(model, settings: Settings, selector: Selector, indices: list[int]) -> list[RaggedLayer]:
+    if getattr(model.config.get_text_config(decoder=True), "kv_lora_rank", None):
+        raise ValueError(
+            f"model: expected keys and values of heads, {type(model).__name__} has latent ones (MLA); use allocation='even' "
+            "and another selector than 'echo'"
+        )
+    turns = rotations(model)
+    if selector.keeps_evidence and (unknown := sum(turn.pairs == "unknown" for turn in turns)):
+        warnings.warn(
+            f"{type(model).__name__}: how queries of {unknown} of {len(turns)} layers change with their positions was not "
+            "found out; they are compared as they are",
+            stacklevel=3,
+        )
+    budgets = Budgets(settings.plan, settings.allocation)
+    return [RaggedLayer(settings, selector, i, budgets, turn) for i, turn in zip(indices, turns, strict=True)]
 
 
 def _seen(layer) -> int | None:

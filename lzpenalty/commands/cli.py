@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lzpenalty import __version__
 from lzpenalty.commands.bench import BENCHMARKS
+from lzpenalty.presets import PRESETS
 
 
 class UserError(Exception):
@@ -21,6 +22,17 @@ def positive(text: str) -> int:
     return number
 
 
+def gate(text: str) -> tuple[float, float] | None:
+    """20:28, or off."""
+    if text == "off":
+        return None
+    try:
+        start, full = map(float, text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected FROM:TO or off, got {text}") from None
+    return start, full
+
+
 def benchmark(text: str) -> str:
     if text not in BENCHMARKS:
         raise argparse.ArgumentTypeError(f"expected one of {', '.join(BENCHMARKS)}, got {text}")
@@ -28,21 +40,37 @@ def benchmark(text: str) -> str:
 
 
 def add_penalty_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the LZ penalty, with the defaults of lz_penalize_."""
+    """The options of the LZ penalty; one that isn't given is the preset's."""
     group = parser.add_argument_group("LZ penalty")
-    group.add_argument("--strength", type=float, default=0.15, help="nats a bit (default %(default)s)")
-    group.add_argument("--window", type=int, default=512, help="tokens back that a match may start (default %(default)s)")
-    group.add_argument("--buffer", type=int, default=32, help="tokens that a match may count (default %(default)s)")
-    group.add_argument("--cost", choices=["lzss", "pair", "distance"], default="lzss", help="(default %(default)s)")
-    group.add_argument("--min-match", type=int, default=1, help="shortest match that counts (default %(default)s)")
-    group.add_argument("--min-count", type=int, default=1, help="occurrences that count (default %(default)s)")
-    group.add_argument("--escalation", type=float, default=0.0, help="extra for every turn of a loop (default %(default)s)")
-    group.add_argument("--horizon", type=int, default=0, help="tokens that the strength follows (default %(default)s: off)")
+    paper = PRESETS["paper"]
+    group.add_argument("--preset", choices=[*PRESETS], default="paper", help="what is not given (default %(default)s)")
+    for name, kind, text in (
+        ("strength", float, "nats a bit"),
+        ("window", int, "tokens back that a match may start"),
+        ("buffer", int, "tokens that a match may count"),
+        ("min_match", int, "shortest match that counts"),
+        ("min_count", int, "occurrences that count"),
+        ("escalation", float, "extra for every turn of a loop"),
+        ("horizon", int, "tokens that the strength follows, 0: off"),
+        ("release_rate", float, "nats that what is released gains with every token"),
+        ("release_after", int, "evidence from which on it gains, in tokens"),
+    ):
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, type=kind, metavar="X", help=f"{text} (paper: {paper[name]})")
+    group.add_argument("--cost", choices=["lzss", "pair", "distance"], help=f"(paper: {paper['cost']})")
+    group.add_argument("--gate", type=gate, metavar="FROM:TO", help="evidence at which the penalty sets in (paper: off)")
+    for name, text in (
+        ("neutral", "ids that neither lose nor gain"),
+        ("release", "ids that end a loop: they gain while the text circles"),
+        ("reset", "ids behind which the text begins anew"),
+        ("until", "ids behind which nothing is penalised"),
+    ):
+        group.add_argument(f"--{name}", type=int, nargs="+", metavar="ID", help=text)
 
 
 def penalty_options(args: argparse.Namespace) -> dict:
-    names = ("strength", "window", "buffer", "cost", "min_match", "min_count", "escalation", "horizon")
-    return {name: getattr(args, name) for name in names}
+    given = {name: getattr(args, name) for name in PRESETS["paper"]}
+    return {"preset": args.preset} | {name: value for name, value in given.items() if value is not None}
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +132,7 @@ def sweep(args: argparse.Namespace) -> None:
             count=args.count,
             text_tokens=args.text_tokens,
             copy_tokens=args.copy_tokens,
+            others=args.others,
         )
         grid.run()
     except (sweep.SweepError, models.ModelMissing) as error:
@@ -257,10 +286,19 @@ def make_parser() -> argparse.ArgumentParser:
         ("min-count", int, [1]),
         ("escalation", float, [0.0]),
         ("horizon", int, [0]),
+        ("gate", gate, [None]),
         ("window", int, [512]),
     ):
-        shown = " ".join(f"{value:g}" for value in default)
+        shown = " ".join("off" if value is None else f"{value:g}" for value in default)
         group.add_argument(f"--{name}", type=kind, nargs="+", metavar="X", default=default, help=f"(default {shown})")
+    group.add_argument(
+        "--others",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="rows beside the grid: presets (paper, gentle, reasoning) and peers (repetition=1.1, ngram=6, dry=0.8,1.75,2, "
+        "dry-breakers=0.8,1.75,2)",
+    )
     command.set_defaults(run=sweep)
 
     command = commands.add_parser(

@@ -1,6 +1,8 @@
 """`lzpenalty sweep`: what the options of the penalty buy, and what they cost.
 
-For each combination of options, the share of greedy answers that end in a loop, and the damage to texts that are given:
+For each combination of options, and for each penalty of :mod:`lzpenalty.commands.penalties` that is asked for, the share of
+greedy answers that end in a loop and how repetitive they are (:mod:`lzpenalty.commands.measures`), and the damage to texts
+that are given:
 
     bits_lost     bits per token, teacher-forced, that a text takes more than without the penalty
     copies_kept   the end of a text stands there a second time, teacher-forced: of the tokens of this copy that are the most
@@ -24,17 +26,28 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import pad
 from tqdm import tqdm
-from transformers.generation.streamers import BaseStreamer
 
 from lzpenalty import LZOptions, lz_penalize_, repetition_period
-from lzpenalty.analysis import seq_rep
 from lzpenalty.commands import models
+from lzpenalty.commands.measures import describe
+from lzpenalty.commands.penalties import Penalty, lz, named
 from lzpenalty.commands.prompts import PROMPTS
-from lzpenalty.hf import LZPenaltyLogitsProcessor
 
-BASELINE = {"strength": 0.0, "min_match": 1, "min_count": 1, "escalation": 0.0, "horizon": 0, "window": 512}
-MEASURES = ("answers", "loop_rate", "seq_rep_4", "tokens", "bits_per_token", "bits_lost", "copies_kept")
-COLUMNS = ("model", "inputs", *BASELINE, *MEASURES)
+BASELINE = {
+    "strength": 0.0,
+    "min_match": 1,
+    "min_count": 1,
+    "escalation": 0.0,
+    "horizon": 0,
+    "gate": None,
+    "window": 512,
+}
+MEASURES = (
+    "answers", "loop_rate", "approximate_loops", "seq_rep_4", "near_duplicates", "tokens", "cut", "bits_per_token",
+    "bits_lost", "copies_kept",
+)  # fmt: skip
+COLUMNS = ("model", "inputs", "penalty", *BASELINE, *MEASURES)
+OURS = "lz"  # what the column "penalty" calls a combination of the grid
 HEADER = ",".join(COLUMNS) + "\n"
 ROWS = 64  # of logits that are copied at a time
 
@@ -75,6 +88,13 @@ def default_texts() -> list[str]:
     return [pydoc_data.topics.topics["execmodel"], inspect.getsource(textwrap)]
 
 
+def cell(value) -> str:
+    """The value of an option as it stands in the table, and as it is typed."""
+    if value is None:
+        return "off"
+    return ":".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+
+
 def grid(values: dict[str, list]) -> list[dict]:
     """All combinations, each once. The first is that without the penalty, which has no other options."""
     combinations = [BASELINE]
@@ -90,39 +110,48 @@ def grid(values: dict[str, list]) -> list[dict]:
 
 
 class Reading:
-    """A text and its last `copied` tokens a second time, as the model reads them: logits that any penalty is tried on."""
+    """A text, and its last `copied` tokens another `times`, as the model reads them: logits that any penalty is tried on."""
 
-    def __init__(self, model, ids: list[int], copied: int):
-        fed = torch.tensor(ids + ids[-copied:], device=model.device)
-        with torch.no_grad():
+    def __init__(self, model, ids: list[int], copied: int, times: int = 1):
+        fed = torch.tensor(ids + ids[max(0, len(ids) - copied) :] * times, device=model.device)
+        with torch.inference_mode():
             self.logits = model(fed[None, :-1]).logits[0].cpu()
         self.tokens, self.targets = fed[:-1].cpu(), fed[1:].cpu()
         self.bits, self.best = self.under(BASELINE)
         self.is_text = torch.arange(len(self.targets)) < len(ids) - 1
         self.known = self.best & ~self.is_text
 
-    def under(self, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    def under(self, penalty: dict | Penalty) -> tuple[torch.Tensor, torch.Tensor]:
         """Bits of each token but the first [T - 1], and whether it is the most likely one, under the penalty that the tokens
-        before it bring."""
-        rows, context = len(self.tokens), max(1, LZOptions(**options).context)
-        seen = pad(self.tokens, (context - 1, 0)).unfold(0, context, 1)  # [rows, context], nothing is copied
-        starts = (context - 1 - torch.arange(rows)).clamp(min=0)
+        before it bring. Of ours the options are enough."""
+        ours = penalty.options if isinstance(penalty, Penalty) else (penalty,)
+        processors = [] if ours else penalty.processors(0)
         bits, best = [], []
-        for at in range(0, rows, ROWS):
+        for at in range(0, len(self.tokens), ROWS):
             part = slice(at, at + ROWS)
             logits = self.logits[part].to(torch.float32, copy=True)
-            lz_penalize_(logits, seen[part], starts=starts[part], **options)
+            for options in ours:
+                self._lower(logits, part, options)
+            for processor in processors:
+                for row in range(len(logits)):
+                    logits[row] = processor(self.tokens[None, : at + row + 1], logits[row : row + 1])[0]
             targets = self.targets[part, None]
             bits.append(-logits.log_softmax(-1).gather(1, targets)[:, 0].double() / math.log(2))
             best.append(logits.argmax(-1, keepdim=True) == targets)
         return torch.cat(bits), torch.cat(best)[:, 0]
 
+    def _lower(self, logits: torch.Tensor, part: slice, options: dict) -> None:
+        rows, context = len(self.tokens), max(1, LZOptions(**options).context)
+        seen = pad(self.tokens, (context - 1, 0)).unfold(0, context, 1)  # [rows, context], nothing is copied
+        starts = (context - 1 - torch.arange(rows)).clamp(min=0)
+        lz_penalize_(logits, seen[part], starts=starts[part], **options)
 
-def damage(readings: list[Reading], options: dict) -> dict:
+
+def damage(readings: list[Reading], penalty: dict | Penalty) -> dict:
     """bits_per_token, bits_lost and copies_kept over all texts; the last is not a number if no token of a copy was known."""
     tokens = bits = lost = known = kept = 0
     for reading in readings:
-        penalised, best = reading.under(options)
+        penalised, best = reading.under(penalty)
         tokens += int(reading.is_text.sum())
         bits += float(penalised[reading.is_text].sum())
         lost += float((penalised - reading.bits)[reading.is_text].sum())
@@ -135,30 +164,10 @@ def damage(readings: list[Reading], options: dict) -> dict:
     }
 
 
-def loops(answers: list[list[int]], ngram: int, count: int) -> dict:
-    """How repetitive the answers are."""
+def loops(answers: list[list[int]], ngram: int, count: int) -> float:
+    """The share of answers that end in a loop."""
     periods = [int(repetition_period(np.array(row, np.int64), ngram=ngram, count=count)) for row in answers]
-    return {
-        "answers": len(answers),
-        "loop_rate": sum(period > 0 for period in periods) / len(answers),
-        "seq_rep_4": float(np.mean([seq_rep(row) for row in answers])),
-        "tokens": float(np.mean([len(row) for row in answers])),
-    }
-
-
-class _Steps(BaseStreamer):
-    """Moves a bar on by a token for each row of the batch."""
-
-    def __init__(self, bar: tqdm, rows: int):
-        self.bar, self.rows, self.prompt_seen = bar, rows, False
-
-    def put(self, value):
-        if self.prompt_seen:
-            self.bar.update(self.rows)
-        self.prompt_seen = True
-
-    def end(self):
-        pass
+    return sum(period > 0 for period in periods) / len(answers)
 
 
 class Sweep:
@@ -167,7 +176,9 @@ class Sweep:
     Parameters
     ----------
     values : dict
-        A list of values for each option of BASELINE.
+        A list of values for each option of BASELINE; for one that is not there BASELINE's alone.
+    others : list of str
+        Further rows: names of :mod:`lzpenalty.commands.penalties`.
     table, picture : path
         CSV to write or to go on with; PNG, SVG or PDF to draw.
     model : str, optional
@@ -186,9 +197,13 @@ class Sweep:
     def __init__(
         self, values: dict[str, list], table: str | Path, picture: str | Path, *, model: str | None = None, prompts=None,
         texts=None, max_new_tokens: int = 400, batch_size: int = 8, ngram: int = 8, count: int = 3, text_tokens: int = 512,
-        copy_tokens: int = 128,
+        copy_tokens: int = 128, others=(),
     ):  # fmt: skip
-        self.combinations = grid(values)
+        self.combinations = grid({name: values.get(name, [BASELINE[name]]) for name in BASELINE})
+        self.others = list(dict.fromkeys(others))
+        for name in self.others:
+            if not _asks_tokenizer(name):
+                _named(name, None)
         self.table, self.picture = Path(table), Path(picture)
         self.model, self.batch_size = model, batch_size
         self.prompts = read_prompts(prompts) if prompts else PROMPTS
@@ -230,10 +245,14 @@ class Sweep:
                     )
         return rows
 
-    def left(self) -> list[dict]:
-        """The combinations that are not in the table."""
-        there = {tuple(row[name] for name in BASELINE) for row in self.rows}
-        return [options for options in self.combinations if tuple(map(str, options.values())) not in there]
+    def left(self) -> list[dict | str]:
+        """The combinations and names that are not in the table."""
+        there = {(row["penalty"], *(row[name] for name in BASELINE)) for row in self.rows}
+        named = {row["penalty"] for row in self.rows}
+        combinations = [
+            options for options in self.combinations if (_name(options), *map(cell, options.values())) not in there
+        ]
+        return [*combinations, *(name for name in self.others if name not in named)]
 
     def run(self) -> None:
         """Computes what is left, and draws. Raises models.ModelMissing, and SweepError: before anything is written, or,
@@ -245,23 +264,31 @@ class Sweep:
         except OSError as error:
             raise SweepError(f"{self.picture} can't be written: {error}") from error
 
-    def _compute(self, left: list[dict]) -> None:
-        size = len(self.prompts) * self.settings["max_new_tokens"]
+    def _compute(self, left: list[dict | str]) -> None:
+        limit = self.settings["max_new_tokens"]
+        size = len(self.prompts) * limit
         with tqdm(total=len(left) * size, unit="tok", desc="loading", dynamic_ncols=True) as bar:
             model, tokenizer = models.load_model(self.model)
+            penalties = [lz(OURS, row) if isinstance(row, dict) else _named(row, tokenizer) for row in left]
             bar.set_description("reading")
             readings = self._read_texts(model, tokenizer)
             bar.reset()
             names = ["strength", *(name for name in varying(self.combinations) if name != "strength")]
             with self._open() as file:
-                for number, options in enumerate(left, 1):
-                    bar.set_description(", ".join(f"{name} {options[name]:g}" for name in names))
-                    answers = self._answers(model, tokenizer, options, bar)
-                    found = loops(answers, self.settings["ngram"], self.settings["count"]) | damage(readings, options)
-                    row = self.origin | options | {name: f"{found[name]:.6g}" for name in MEASURES}
-                    csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                for number, (row, penalty) in enumerate(zip(left, penalties, strict=True), 1):
+                    combination = isinstance(row, dict)
+                    says = [f"{name} {cell(row[name])}" for name in names] if combination else [row]
+                    bar.set_description(", ".join(says))
+                    answers = self._answers(model, tokenizer, penalty, bar)
+                    found = describe(answers, tokenizer.decode, limit) | damage(readings, penalty)
+                    found["loop_rate"] = loops(answers, self.settings["ngram"], self.settings["count"])
+                    options = row if combination else dict.fromkeys(BASELINE, "")
+                    line = self.origin | {"penalty": _name(row) if combination else row}
+                    line |= {name: cell(value) for name, value in options.items()}
+                    line |= {name: f"{found[name]:.6g}" for name in MEASURES}
+                    csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(line)
                     file.flush()
-                    self.rows.append({name: str(value) for name, value in row.items()})
+                    self.rows.append(line)
                     bar.n = number * size  # answers may have ended early
             bar.refresh()
 
@@ -284,36 +311,55 @@ class Sweep:
             file.write(HEADER)
         return file
 
-    def _answers(self, model, tokenizer, options: dict, bar: tqdm) -> list[list[int]]:
+    def _answers(self, model, tokenizer, penalty: Penalty, bar: tqdm) -> list[list[int]]:
         answers = []
         for at in range(0, len(self.prompts), self.batch_size):
             batch = self.prompts[at : at + self.batch_size]
-            processors = [LZPenaltyLogitsProcessor(**options)] if options["strength"] else []
-            steps = self.settings["max_new_tokens"]
-            answers += models.greedy(model, tokenizer, batch, steps, processors, streamer=_Steps(bar, len(batch)))
+            answers += models.answers(model, tokenizer, batch, self.settings["max_new_tokens"], [penalty], step=bar.update)[
+                0
+            ]
         return answers
 
 
+def _name(options: dict) -> str:
+    return OURS if options["strength"] else "none"
+
+
+def _asks_tokenizer(name: str) -> bool:
+    """Whether only a tokenizer can say what this penalty is."""
+    return name == "reasoning" or name.startswith("dry-breakers=")
+
+
+def _named(name: str, tokenizer) -> Penalty:
+    try:
+        return named(name, tokenizer)
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+
+
 def varying(rows: list[dict]) -> list[str]:
-    """The options that rows with a penalty differ in."""
-    rows = [row for row in rows if float(row["strength"])]
+    """The options that rows of the grid with a penalty differ in."""
+    rows = [row for row in rows if row.get("penalty", OURS) == OURS and float(row["strength"])]
     return [name for name in BASELINE if len({row[name] for row in rows}) > 1]
 
 
 def summary(rows: list[dict]) -> str:
-    """The table for people: a line for each combination, with the options that differ."""
+    """The table for people: a line for each combination, with the options that differ, and for each other penalty."""
     names = ["strength", *(name for name in varying(rows) if name != "strength")]
     titles = {
         "loop_rate": "loops",
         "seq_rep_4": "seq-rep-4",
+        "near_duplicates": "near dupl.",
         "tokens": "tokens",
         "bits_lost": "bits lost",
         "copies_kept": "copies",
     }
-    lines = ["".join(f"{title:>11}" for title in [*names, *titles.values()])]
+    wide = max(len(row["penalty"]) for row in rows)
+    lines = [" " * wide + "".join(f"{title:>11}" for title in [*names, *titles.values()])]
     for row in rows:
-        options = [row[name] if float(row["strength"]) or name == "strength" else "" for name in names]
-        lines.append("".join(f"{cell:>11}" for cell in [*options, *(f"{float(row[name]):.3g}" for name in titles)]))
+        options = [row[name] if row["penalty"] == OURS or name == "strength" else "" for name in names]
+        measures = [f"{float(row[name]):.3g}" for name in titles]
+        lines.append(f"{row['penalty']:{wide}}" + "".join(f"{value:>11}" for value in [*options, *measures]))
     return "\n".join(lines)
 
 
@@ -321,9 +367,10 @@ def plot(rows: list[dict], path: Path) -> None:
     """Loop rate against both kinds of damage; a line joins the strengths of otherwise equal options."""
     names = [name for name in varying(rows) if name != "strength"]
     lines = {}
-    for row in sorted(rows, key=lambda row: float(row["strength"])):
+    for row in sorted(rows, key=lambda row: float(row["strength"] or 0)):
         label = ", ".join(f"{name} {row[name]}" for name in names) or "with the penalty"
-        lines.setdefault(label if float(row["strength"]) else "without", []).append(row)
+        others = "without" if row["penalty"] == "none" else row["penalty"]
+        lines.setdefault(label if row["penalty"] == OURS else others, []).append(row)
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, name, title in zip(

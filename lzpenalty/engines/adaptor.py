@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from lzpenalty._core import LZOptions
+from lzpenalty.presets import resolve
 
 
 def callers() -> Iterator[FrameType]:
@@ -30,11 +31,26 @@ class PenaltyOptions:
     """The options of a penalty that is called with one text at a time, checked when it is made."""
 
     def __init__(
-        self, strength: float = 0.15, window: int = 512, buffer: int = 32, *, prompt_length: int | None = None, **options
+        self,
+        strength: float | None = None,
+        window: int | None = None,
+        buffer: int | None = None,
+        *,
+        preset: str = "paper",
+        tokenizer=None,
+        prompt_length: int | None = None,
+        **options,
     ):
         self.prompt_length = check_prompt_length(prompt_length)
-        self.compiled = LZOptions(strength=strength, window=window, buffer=buffer, **options)
+        options = {"strength": strength, "window": window, "buffer": buffer, **options}
+        self.compiled = LZOptions(**resolve(preset, options, tokenizer))
         self.options = self.compiled.keywords()
+
+    @property
+    def listed(self) -> list[int]:
+        """The ids whose logits may change without standing in the text."""
+        release = self.options["release"] or ()
+        return [*self.options["neutral"], *(i for ids in release for i in ([ids] if isinstance(ids, int) else ids))]
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())

@@ -1,7 +1,7 @@
 """What the adaptors for serving engines share: options of a request, and rows of a batch on whatever device.
 
 A request names options by the names of :func:`lzpenalty.lz_penalize_` with `lz_` before them, in whatever dictionary its
-engine lets through. One that names none is left alone.
+engine lets through; `lz_preset` is one of :mod:`lzpenalty.presets`. One that names none is left alone.
 """
 
 import logging
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from lzpenalty._core import LZOptions, gather_tokens_, lz_penalize_, lz_penalize_rows_
+from lzpenalty.presets import close_ids, resolve
 
-__all__ = ["penalize_groups_", "penalize_rows_", "request_options", "supported"]
+__all__ = ["lz_params", "penalize_groups_", "penalize_rows_", "request_options", "supported"]
 
 logger = logging.getLogger("lzpenalty")
 PREFIX = "lz_"
@@ -31,30 +32,38 @@ def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any]
     params : mapping, optional
         What came with the request. Keys that do not begin with `lz_` belong to others.
     default : mapping, optional
-        The same for requests that name no option, and for those that a request does not name.
+        The same for requests that name no option, and for those that a request does not name. A request that names a preset
+        gets nothing of it.
 
     Raises
     ------
     ValueError
         For unknown names, values that :func:`lzpenalty.lz_penalize_` refuses, windows, buffers and horizons over 8192
-        tokens, and over 64 neutral ids.
+        tokens, over 64 neutral ids, the preset "reasoning" without `lz_release`, and what else belongs to a release without
+        it.
     """
     given = {key: value for key, value in (params or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
     if not given and not default:
         return None
+    named = given if PREFIX + "preset" in given else {**(default or {}), **given}
     options = {}
-    for key, value in {**(default or {}), **given}.items():
+    for key, value in named.items():
         name = key.removeprefix(PREFIX)
-        if not key.startswith(PREFIX) or name not in NAMES:
-            raise ValueError(f"{key}: no such option, expected one of {', '.join(PREFIX + known for known in NAMES)}")
+        if not key.startswith(PREFIX) or name not in (*NAMES, "preset"):
+            known = ", ".join(PREFIX + name for name in (*NAMES, "preset"))
+            raise ValueError(f"{key}: no such option, expected one of {known}")
         if isinstance(value, bool):
             raise ValueError(f"{key}: expected a value of {name}, got {value}")
         options[name] = value
     try:
-        compiled = LZOptions(**options)
+        preset = options.pop("preset", None)
+        compiled = LZOptions(**(options if preset is None else resolve(preset, options)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{PREFIX}{error}") from None
     keywords = compiled.keywords()
+    for name in ("release_rate", "release_after"):
+        if name in options and keywords["release"] is None:
+            raise ValueError(f"{PREFIX}{name}: expected {PREFIX}release with it, the ids that are released, got none")
     for name, most in MOST_TOKENS.items():
         if keywords[name] > most:
             raise ValueError(f"{PREFIX}{name}: expected at most {most} tokens of a request, got {keywords[name]}")
@@ -63,10 +72,36 @@ def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any]
     return compiled if compiled.context else None
 
 
+def lz_params(*, tokenizer=None, **options) -> dict[str, Any]:
+    """What a request brings to ask for the penalty, checked; all of it can be written as JSON.
+
+    Parameters
+    ----------
+    options
+        Of :func:`lzpenalty.lz_penalize_`, but `starts`: nats a bit, tokens, tokens, ... and `preset`.
+    tokenizer : optional
+        Of the model that is served: with `preset="reasoning"` and no `release`, the request names the tokenizer's ids that
+        end a thinking section.
+
+    Raises
+    ------
+    ValueError
+        For options that are refused, naming one.
+    """
+    if options.get("preset") == "reasoning" and options.get("release") is None and tokenizer is not None:
+        options["release"] = close_ids(tokenizer) or None
+    params = {PREFIX + name: value for name, value in options.items()} or {PREFIX + "strength": 0.15}
+    request_options(params)
+    return params
+
+
 @lru_cache(maxsize=1024)
 def _keywords(options: LZOptions, vocab: int) -> dict[str, Any]:
+    """For lz_penalize_, which takes no ids beyond the vocabulary."""
     keywords = options.keywords()
-    keywords["neutral"] = tuple(i for i in keywords["neutral"] if i < vocab)
+    for name in ("neutral", "release", "reset", "until"):
+        ids = keywords[name] or ()
+        keywords[name] = tuple(i for i in ids if (i if isinstance(i, int) else max(i)) < vocab) or None
     return keywords
 
 

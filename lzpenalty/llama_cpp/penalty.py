@@ -25,6 +25,20 @@ def _sampler():
     return None
 
 
+class _Tokenizer:
+    """A `Llama`, as presets ask for a tokenizer."""
+
+    def __init__(self, llama):
+        self.llama = llama
+        self.chat_template = llama.metadata.get("tokenizer.chat_template")
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return self.llama.tokenize(text.encode(), add_bos=add_special_tokens, special=True)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.llama.detokenize(ids, special=True).decode(errors="replace")
+
+
 class LZPenalty(PenaltyOptions):
     """Subtracts the LZ penalty from the scores of tokens that would repeat what was generated (arXiv 2504.20131).
 
@@ -32,8 +46,10 @@ class LZPenalty(PenaltyOptions):
 
     Parameters
     ----------
-    strength, window, buffer, cost, min_match, min_count, escalation, horizon, neutral
-        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ...
+    strength, window, buffer, ...
+        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ... None is what the preset says.
+    preset, tokenizer
+        As for :class:`lzpenalty.hf.LZPenaltyLogitsProcessor`; the tokenizer is the `Llama`.
     prompt_length : int, optional
         Tokens at the beginning that do not count. By default the prompt of the completion that is running; outside of
         llama-cpp-python every token counts.
@@ -44,8 +60,16 @@ class LZPenalty(PenaltyOptions):
         For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
     """
 
-    def __init__(self, strength: float = 0.15, window: int = 512, buffer: int = 32, **options):
-        super().__init__(strength, window, buffer, **options)
+    def __init__(
+        self,
+        strength: float | None = None,
+        window: int | None = None,
+        buffer: int | None = None,
+        *,
+        tokenizer=None,
+        **options,
+    ):
+        super().__init__(strength, window, buffer, tokenizer=tokenizer and _Tokenizer(tokenizer), **options)
         self._prompts: WeakKeyDictionary = WeakKeyDictionary()  # by what samples
         self._lock = threading.Lock()
 

@@ -4,7 +4,8 @@
     LLM(MODEL, logits_processors=["lzpenalty.vllm:LZPenalty"])
 
 A request asks with `vllm_xargs={"lz_strength": 0.15}` over HTTP, with `SamplingParams(extra_args={"lz_strength": 0.15})` in
-Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and one is enough. The environment variable
+Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and `lz_preset`, and one is enough;
+:func:`lzpenalty.engines.serving.lz_params` writes them from a preset and a tokenizer. The environment variable
 LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does for requests that name none; `lz_strength` 0
 switches it off again. Only generated tokens count.
 
@@ -25,6 +26,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from lzpenalty._core import LZOptions
 from lzpenalty.engines.serving import penalize_groups_, penalize_rows_, request_options, supported
+from lzpenalty.vllm.checks import check_request
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as _SlotLogitsProcessor
@@ -166,8 +168,9 @@ class LZPenalty(*_INTERFACES):
 
     @classmethod
     def validate_params(cls, sampling_params) -> None:
-        """Raises ValueError for options that are refused."""
+        """Raises ValueError for options that are refused, those of a compressed cache included."""
         _options(sampling_params)
+        check_request(sampling_params)
 
     def is_argmax_invariant(self) -> bool:
         return False

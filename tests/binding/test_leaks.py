@@ -10,9 +10,14 @@ from lzpenalty import (
     LZOptions,
     _core,
     append_,
+    append_ragged_,
     attention_scores,
     codelength_deltas,
     compact_,
+    compact_blocks_,
+    echo_scores_,
+    gather_blocks_,
+    loop_evidence,
     lz_penalize_,
     lz_penalize_rows_,
     select_top,
@@ -53,13 +58,26 @@ def bad_call():
         lz_penalize_(np.zeros((1, 8), np.float32), np.zeros((1, 4), np.int64), starts=5)
 
 
+def bad_options():
+    for bad in ({"gate": (2, 1)}, {"release": [1, [2] * 9]}, {"reset": [[1, "x"]]}, {"until": range(17)}):
+        with pytest.raises((TypeError, ValueError)):
+            LZOptions(**bad)
+    LZOptions(**LZOptions(gate=(1, 2), release=[1, (2, 3)], until=4).keywords())
+
+
 def bad_cache_calls():
     cache, nans = torch.zeros(1, 1, 4, 2), torch.full((1, 1, 4, 2), float("nan"))
+    zeros = torch.zeros(1, 1, dtype=torch.int64)
     for call in (
         lambda: attention_scores(nans, cache, start=0, stop=4),
         lambda: select_top(cache[0], 3),
         lambda: compact_(cache, nans, cache, start=0, stop=4, length=4),
         lambda: append_(cache, nans, cache, cache, position=0),
+        lambda: compact_blocks_(cache, nans, TOKENS, cache, start=0, stop=4, length=4),
+        lambda: gather_blocks_(cache, cache, TOKENS, start=4),
+        lambda: append_ragged_(cache[0, 0], nans[0, 0], cache, cache, starts=zeros, lengths=zeros + 4),
+        lambda: echo_scores_(torch.zeros(4), nans, cache[0, 0], starts=zeros, lengths=zeros + 4),
+        lambda: echo_scores_(torch.zeros(4), cache, cache[0, 0], starts=zeros, lengths=zeros + 5),
     ):
         with pytest.raises((TypeError, ValueError)):
             call()
@@ -78,9 +96,12 @@ def bad_text_calls():
         "torch",
         "numpy",
         "starts and neutral",
+        "marks",
+        "evidence",
         "results",
         "rows",
         "errors",
+        "errors of options",
         "scores",
         "selection",
         "cache",
@@ -94,12 +115,18 @@ def test_calls_leave_nothing_behind(kind):
     array, ids = np.zeros((1, 64), np.float32), np.zeros((1, 9), np.int64)
     starts = torch.tensor([0, 1, 2, 3])
     keys, values, new = torch.zeros(2, 2, 9, 4), torch.zeros(2, 2, 9, 4), torch.ones(2, 2, 1, 4)
+    blocks, gathered = torch.tensor([1, 0]), torch.zeros(1, 2, 12, 4)
     scores = attention_scores(new, keys, start=0, stop=6)
     positions = select_top(scores, 3)
 
     def use_cache():
         append_(keys, values, new, new, position=8)
         compact_(keys, values, positions, start=0, stop=6, length=9)
+        compact_blocks_(keys, values, blocks, positions[:1], start=0, stop=6, length=9)
+        gather_blocks_(gathered, keys, blocks, start=0)
+        slots, runs = (keys.view(36, 4), values.view(36, 4)), torch.tensor([[0, 9], [18, 27]])
+        append_ragged_(*slots, new, new, starts=runs, lengths=runs.clamp(max=8))
+        echo_scores_(torch.zeros(36), new, slots[0], starts=runs, lengths=runs.clamp(max=8), pads=runs[0].clamp(max=0))
 
     def read_text():
         _core.token_bits(ids[0], 64)
@@ -112,11 +139,16 @@ def test_calls_leave_nothing_behind(kind):
         "torch": lambda: lz_penalize_(logits, tokens, window=64),
         "numpy": lambda: lz_penalize_(array, ids),
         "starts and neutral": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, neutral=[1, 2]),
+        "marks": lambda: lz_penalize_(
+            logits, tokens, window=64, gate=(2, 3), release=[[1, 2], 3], release_after=6, reset=4, until=[[5, 6]]
+        ),
+        "evidence": lambda: loop_evidence(tokens, window=64),
         "results": lambda: codelength_deltas(ids[0], 64),
         "rows": lambda: lz_penalize_rows_(
-            logits, {1: (LZOptions(window=16, neutral=[1]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
+            logits, {1: (LZOptions(window=16, neutral=[1], reset=[3]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
         ),
         "errors": bad_call,
+        "errors of options": bad_options,
         "scores": lambda: attention_scores(new, keys, start=0, stop=6),
         "selection": lambda: select_top(scores, 3),
         "cache": use_cache,

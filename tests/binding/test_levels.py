@@ -12,12 +12,13 @@ from lzpenalty import (
     codelength_deltas,
     compact_,
     dry_penalize_,
+    loop_evidence,
     lz_penalize_,
     lz_penalize_rows_,
     repetition_period,
     select_top,
 )
-from strategies import at_each_level, coders, histories, options
+from strategies import at_each_level, coders, histories, options, within
 
 
 def listing(tokens, vocab, **coder):
@@ -30,13 +31,14 @@ def listing(tokens, vocab, **coder):
 @settings(max_examples=200, deadline=None)
 def test_levels_agree_bit_for_bit(history, coder, option, vocab):
     tokens = np.array(history, np.int64)
-    option["neutral"] = [i % vocab for i in option["neutral"] or ()]
+    option = within(option, vocab)
     logits = np.random.default_rng(0).normal(size=vocab).astype(np.float32)
     for results in (
         at_each_level(lambda: lz_penalize_(logits.copy(), tokens, **coder, **option).tobytes()),
         at_each_level(lambda: listing(tokens, vocab, **coder)),
         at_each_level(lambda: dry_penalize_(logits.copy(), tokens, breakers=[3]).tobytes()),
         at_each_level(lambda: repetition_period(tokens, ngram=3, count=3, max_period=20).tobytes()),
+        at_each_level(lambda: loop_evidence(tokens, gram=2, window=90).tobytes()),
     ):
         assert len(set(results)) == 1
 
@@ -75,6 +77,7 @@ def moved(function, *args, **how):
         lambda: [listing(TOKENS[0], 50)],
         lambda: _core.token_bits(TOKENS[0], 50),
         lambda: repetition_period(TOKENS % 2, ngram=2, count=2),
+        lambda: loop_evidence(TOKENS % 2, gram=5, window=99),
         lambda: select_top(CACHE[0, 0], 7),
         lambda: moved(compact_, np.arange(0, 30, 3).reshape(1, 1, -1).repeat(2, 0), start=2, stop=35, length=40),
         lambda: moved(append_, *CACHE[::-1, :, :, :5].copy(), position=9),

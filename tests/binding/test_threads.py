@@ -21,6 +21,7 @@ from lzpenalty import (
     codelength_deltas,
     compact_,
     dry_penalize_,
+    echo_scores_,
     lz_penalize_,
     lz_penalize_rows_,
     repetition_period,
@@ -140,7 +141,7 @@ def test_one_set_of_arrays_for_all_threads():
     rng = np.random.default_rng(0)
     tokens, queries = rng.integers(0, 9, 700), rng.standard_normal((1, 2, 8, 16), np.float32)
     keys = rng.standard_normal((1, 2, 300, 16), np.float32)
-    options, text = LZOptions(neutral=[1, 2]), tokens.tolist()
+    options, text = LZOptions(neutral=[1, 2], gate=(6, 9), release=[[1, 2], 3], reset=[[8, 8, 8]]), tokens.tolist()
 
     def run(_):
         logits = np.zeros((2, 9), np.float32)
@@ -210,6 +211,13 @@ def large_call(name):
     return {
         "score": lambda: attention_scores(new[:, :, :32], keys, start=0, stop=n),
         "attend": lambda: attend(new[:, :, :1], keys, values),
+        "echo": lambda: echo_scores_(
+            np.zeros(8 * n, np.float32),
+            new[:, :, :32],
+            keys.reshape(8 * n, 64),
+            starts=np.arange(0, 8 * n, n).reshape(1, 8),
+            lengths=np.full((1, 8), n),
+        ),
         "select": lambda: select_top(scores, 100),
         "compact": lambda: compact_(keys, values, kept, start=0, stop=n, length=n),
         "append": lambda: append_(keys, values, new, new, position=1),
@@ -217,7 +225,7 @@ def large_call(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["penalize", "dry", "period", "score", "attend", "select", "compact", "append", "parse", "loops"]
+    "name", ["penalize", "dry", "period", "score", "attend", "echo", "select", "compact", "append", "parse", "loops"]
 )
 def test_large_calls_release_the_gil(name):
     call, done, seen, interval = large_call(name), threading.Event(), [], sys.getswitchinterval()

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import oracle
-from lzpenalty.commands import cli, models, sweep
+from lzpenalty.commands import cli, models, penalties, sweep
 from lzpenalty.commands.prompts import PROMPTS
+from lzpenalty.hf import LZPenaltyLogitsProcessor
 from tiny import VOCAB, generate, prompt, tiny, tokenizer, words
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,14 +66,40 @@ def test_a_text_shorter_than_the_copy_is_read_twice():
     assert math.isnan(sweep.damage([sweep.Reading(tiny(), [2, 3], 1)], sweep.BASELINE)["copies_kept"])
 
 
+def by_processors(reading, processors):
+    """Bits of each token, and whether it is the most likely one, with a call for each prefix."""
+    bits, best = [], []
+    for at, target in enumerate(reading.targets.tolist()):
+        logits = reading.logits[at : at + 1].clone()
+        for processor in processors:
+            logits = processor(reading.tokens[None, : at + 1], logits)
+        bits.append(-float(logits.log_softmax(-1)[0, target]) / math.log(2))
+        best.append(int(logits.argmax()) == target)
+    return bits, best
+
+
+@pytest.mark.parametrize("name", ["gentle", "repetition=1.3", "ngram=3", "dry=0.8,1.75,2", "two"])
+def test_penalties_of_others_read_texts_like_ours(name, monkeypatch):
+    monkeypatch.setattr(sweep, "ROWS", 7)
+    ids = generate(tiny(spread=0.15), prompt(1, 5, 2), 50)[0].tolist()
+    reading = sweep.Reading(tiny(spread=0.15), ids, 20, times=2)
+    assert reading.tokens.tolist() == (ids + ids[-20:] * 2)[:-1]
+    if name == "two":
+        penalty = penalties.lz(name, {"strength": 0.5, "min_match": 2}, {"strength": 0.1})
+        given = [dict(strength=0.5, min_match=2), dict(strength=0.1)]
+        processors = [LZPenaltyLogitsProcessor(**options) for options in given]
+    else:
+        penalty = penalties.named(name)
+        processors = penalty.processors(0)
+    bits, best = reading.under(penalty)
+    wanted = by_processors(reading, processors)
+    assert bits.tolist() == pytest.approx(wanted[0], abs=2e-5) and best.tolist() == wanted[1]
+    assert bits.tolist() != reading.bits.tolist() or name == "gentle"
+
+
 def test_loops():
     answers = [[5, 6] * 20, [7] * 30 + [8], [*range(40)], []]
-    found = sweep.loops(answers, ngram=8, count=3)
-    assert found["loop_rate"] == sum(oracle.period(row, 8, 3, 512) > 0 for row in answers) / 4 == 0.25
-    grams = [[tuple(row[i : i + 4]) for i in range(len(row) - 3)] for row in answers]
-    shares = [1 - len(set(row)) / len(row) if row else 0 for row in grams]
-    assert found["seq_rep_4"] == pytest.approx(sum(shares) / 4)
-    assert (found["answers"], found["tokens"]) == (4, (40 + 31 + 40) / 4)
+    assert sweep.loops(answers, ngram=8, count=3) == sum(oracle.period(row, 8, 3, 512) > 0 for row in answers) / 4 == 0.25
 
 
 def test_the_grid_is_the_product_and_the_penalty_switched_off():
@@ -120,9 +147,11 @@ def test_rows_are_what_transformers_generates(arguments, capsys):
             for _ in range(30):
                 with torch.no_grad():
                     logits = looping()(torch.tensor([ids])).logits[0, -1]
+                assert row["gate"] == "off"
                 options = {
                     name: float(row[name]) if name in ("strength", "escalation") else int(row[name])
                     for name in sweep.BASELINE
+                    if name != "gate"
                 }
                 for token, penalty in oracle.penalties(ids[start:], VOCAB, **options).items():
                     logits[token] -= penalty
@@ -142,15 +171,15 @@ def test_rows_are_what_transformers_generates(arguments, capsys):
 
 def test_a_killed_sweep_goes_on_and_computes_nothing_twice(arguments, tmp_path, monkeypatch):
     assert cli.main([*arguments, "--csv", "whole.csv"]) == 0
-    done, greedy, left = [], models.greedy, 4  # calls of greedy: two for each combination
+    done, answers, left = [], models.answers, 4  # calls of answers: two for each combination
 
     def interrupted(*args, **kwargs):
         if len(done) == left:
             raise KeyboardInterrupt
         done.append(args[4])
-        return greedy(*args, **kwargs)
+        return answers(*args, **kwargs)
 
-    monkeypatch.setattr(models, "greedy", interrupted)
+    monkeypatch.setattr(models, "answers", interrupted)
     assert cli.main(arguments) == 130
     table = tmp_path / "lzpenalty-sweep.csv"
     whole = (tmp_path / "whole.csv").read_text()
@@ -170,6 +199,44 @@ def test_more_values_later(arguments):
     before = rows()
     assert cli.main([*arguments, "--strength", "0.5", "0.7", "--horizon", "0", "8"]) == 0
     assert rows()[:5] == before and len(rows()) == 5 + 2 + 4  # 0.5 with a horizon, 0.7 with all
+
+
+def test_gates_are_rows_like_others(arguments):
+    arguments += ["--strength", "0.5", "--min-match", "1", "--gate", "off", "6:9"]
+    assert cli.main(arguments) == 0
+    without, ungated, gated = rows()
+    assert [row["gate"] for row in (without, ungated, gated)] == ["off", "off", "6:9"]
+    assert float(gated["bits_lost"]) < float(ungated["bits_lost"])
+    assert cli.main([*arguments, "20:28.5"]) == 0
+    assert rows()[:3] == [without, ungated, gated] and rows()[3]["gate"] == "20:28.5"
+
+
+@pytest.mark.parametrize("text", ["on", "20", "20:x", "1:2:3"])
+def test_gates_that_are_none(arguments, text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--gate", text])
+    assert f"argument --gate: expected FROM:TO or off, got {text}" in capsys.readouterr().err
+    assert cli.main([*arguments, "--gate", "28:20"]) == 1
+    assert "gate: expected (from, to) with 0 <= from < to" in capsys.readouterr().err
+
+
+def test_other_penalties_are_rows_of_the_same_table(arguments, capsys):
+    names = ["gentle", "repetition=1.3", "ngram=3", "dry=0.8,1.75,2"]
+    assert cli.main([*arguments, "--others", *names, "gentle"]) == 0
+    found = rows()
+    assert [row["penalty"] for row in found] == ["none", *["lz"] * 4, *names]
+    for row, name in zip(found[5:], names, strict=True):
+        assert {row[option] for option in sweep.BASELINE} == {""}
+        answers = [
+            models.greedy(looping(), tokenizer(), [words(5 + i, i)], 30, penalties.named(name).processors(5 + i))[0]
+            for i in range(3)
+        ]
+        assert float(row["loop_rate"]) == pytest.approx(sum(oracle.period(a, 4, 3, 512) > 0 for a in answers) / 3, abs=1e-5)
+        assert row["cut"] == str(sum(len(answer) == 30 for answer in answers))
+    assert all(name in capsys.readouterr().out for name in names[:1])
+    before = rows()
+    assert cli.main([*arguments, "--others", "paper", *names]) == 0
+    assert rows()[:-1] == before and rows()[-1]["penalty"] == "paper"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +286,10 @@ def test_other_files_are_not_written_to(arguments, content, tmp_path, monkeypatc
         (["--prompts", "messages"], "prompts: messages need a chat template"),
         (["--strength", "0.1", "nan"], "strength: expected"),
         (["--window", "-1"], "window: expected"),
+        (["--others", "no"], "expected one of none, paper, gentle, reasoning, repetition=1.1, "),
+        (["--others", "repetition=x"], "repetition: expected repetition=float, got repetition=x"),
+        (["--others", "dry=0.8,1.75"], "dry: expected dry=float,float,int, got dry=0.8,1.75"),
+        (["--others", "ngram=0"], "`ngram_size` has to be a strictly positive integer"),
         (["--min-count", "0"], "min_count: expected"),
         (["--count", "1"], "count: expected"),
         (["--csv", "no/such.csv"], "no/such.csv can't be written: there is no folder no"),

@@ -6,8 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lzpenalty import append_, attention_scores, compact_, dry_penalize_, lz_penalize_, repetition_period, select_top
-from strategies import coders, dry_options, histories, options
+from lzpenalty import (
+    append_,
+    attention_scores,
+    compact_,
+    dry_penalize_,
+    loop_evidence,
+    lz_penalize_,
+    repetition_period,
+    select_top,
+)
+from strategies import coders, dry_options, histories, options, within
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 texts = st.tuples(
@@ -36,7 +45,7 @@ def same_bits(got, wanted):
 @settings(max_examples=1500, deadline=None)
 def test_lz_penalty_bit_for_bit(gpu, drawn, coder, option, vocab, dtype):
     tokens, starts = batch(drawn)
-    option = {**option, "neutral": [i % vocab for i in option["neutral"] or ()]}
+    option = within(option, vocab)
     logits = torch.randn(len(tokens), vocab, generator=torch.Generator().manual_seed(vocab)).to(dtype)
     wanted = lz_penalize_(logits.clone(), tokens, starts=starts, **coder, **option)
     got = gpu.of(lz_penalize_)(logits.clone(), tokens, starts=starts, **coder, **option)
@@ -54,12 +63,25 @@ def test_dry_and_periods_bit_for_bit(gpu, drawn, option, dtype):
     assert gpu.of(repetition_period)(tokens, **loop).equal(repetition_period(tokens, **loop))
 
 
+@given(texts, st.integers(1, 8), st.integers(0, 200))
+@settings(max_examples=300, deadline=None)
+def test_loop_evidence(gpu, drawn, gram, window):
+    tokens, starts = batch(drawn)
+    read = dict(gram=gram, window=window, starts=starts)
+    assert gpu.of(loop_evidence)(tokens, **read).equal(loop_evidence(tokens, **read))
+
+
 @pytest.mark.parametrize("cost", ["lzss", "pair", "distance"])
 def test_large_windows(gpu, cost):
     rng = np.random.default_rng(0)
     for text in (rng.integers(0, 150_000, 5000), rng.integers(0, 40, 5000), np.tile(rng.integers(0, 99, 700), 7)):
         logits = rng.normal(size=151_936).astype(np.float32)
-        for more in ({}, {"min_match": 3, "escalation": 1.0}, {"min_count": 2, "horizon": 512, "neutral": range(50)}):
+        for more in (
+            {},
+            {"min_match": 3, "escalation": 1.0},
+            {"min_count": 2, "horizon": 512, "neutral": range(50)},
+            {"gate": (0, 3000), "release": [[1, 2], 3], "release_after": 2000, "reset": 151_000},
+        ):
             more = {"cost": cost, "window": 4096, "buffer": 64, **more}
             wanted = lz_penalize_(logits.copy(), text, **more)
             assert gpu.of(lz_penalize_)(logits.copy(), text, **more).tobytes() == wanted.tobytes()

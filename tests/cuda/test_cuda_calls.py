@@ -19,6 +19,7 @@ from lzpenalty import (
     codelength_deltas,
     compact_,
     dry_penalize_,
+    loop_evidence,
     lz_penalize_,
     repetition_period,
     select_top,
@@ -118,11 +119,15 @@ def test_every_routine_goes_to_the_stream(emulated, stream):
         lambda: append_(*cache, put(new), put(new), position=5),
         lambda: dry_penalize_(put(zeros()), put(TOKENS)),
         lambda: repetition_period(put(TOKENS)),
+        lambda: loop_evidence(put(TOKENS)),
+        lambda: lz_penalize_(put(zeros()), put(TOKENS)),
+        lambda: lz_penalize_(put(zeros()), put(TOKENS), reset=3),
     ):
         call()
         seen.append(emulated.emulator.last_launch())
     kernels = [launch["kernel"] for launch in seen]
-    assert kernels == ["score_smooth", "select_top", "compact_16", "append_16", "dry_penalize", "repetition_period"]
+    assert kernels == ["score_smooth", "select_top", "compact_16", "append_16", "dry_penalize", "repetition_period",
+                       "loop_evidence", "lz_penalize", "lz_penalize_listed"]  # fmt: skip
     assert {launch["stream"] for launch in seen} == {stream.value}
 
 
@@ -322,7 +327,14 @@ def test_devices_must_agree(emulated):
     assert not floats(emulated, logits).any()
 
 
-@pytest.mark.parametrize(("function", "options"), [(lz_penalize_, {"horizon": 64}), (dry_penalize_, {"breakers": [3]})])
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (lz_penalize_, {"horizon": 64}),
+        (lz_penalize_, {"gate": (20, 28), "reset": [[1, 2], 3]}),
+        (dry_penalize_, {"breakers": [3]}),
+    ],
+)
 def test_windows_have_to_fit_the_device(emulated, function, options):
     text = np.zeros((1, 70_000), np.int32)
     logits, tokens = emulated.put(np.zeros((1, 16), np.float32)), emulated.put(text)
@@ -375,6 +387,30 @@ def test_lists_have_to_fit_a_launch(emulated, function, name):
     assert emulated.bytes(logits) == before
 
 
+def test_all_lists_have_to_fit_a_launch_together(emulated):
+    logits, tokens = emulated.put(np.zeros((1, 2000), np.float32)), emulated.put(TOKENS[:1])
+    most = [[*range(i, i + 8)] for i in range(16)]
+    lists = dict(release=most, reset=most, until=most)  # of nine numbers each
+    lz_penalize_(logits, tokens, neutral=range(896 - 432), **lists)
+    with pytest.raises(ValueError, match="neutral, release, reset and until together: expected at most 896 ids .* got 897"):
+        lz_penalize_(logits, tokens, neutral=range(897 - 432), **lists)
+
+
+def test_evidence_has_to_fit_the_device(emulated):
+    tokens = emulated.put(np.zeros((1, 70_000), np.int32))
+    for window in (70_000, 50_000):
+        with pytest.raises(ValueError, match="window: expected at most [0-9]+ tokens, which is what fits") as error:
+            loop_evidence(tokens, window=window)
+    most = int(str(error.value).split("at most ")[1].split()[0])
+    assert most > 14_000
+    loop_evidence(tokens, window=most)
+    assert emulated.emulator.last_launch()["shared"] <= 227 << 10
+    emulated.driver.emulator_reset(0)
+    with pytest.raises(ValueError, match=f"window: expected at most {most} tokens"):
+        loop_evidence(tokens, window=most + 1)
+    assert emulated.get(loop_evidence(tokens, window=2**31 - 1, starts=69_990), False) == 10 - 2
+
+
 def test_old_and_missing_devices(emulated):
     with pytest.raises(RuntimeError, match=r"cuda:2 is a Emulated Volta of compute capability 7\.0; 7\.5 or more is needed"):
         warmup(2)
@@ -400,6 +436,7 @@ def every_call(gpu, number=0):
         lambda: lz_penalize_(logits, tokens),
         lambda: dry_penalize_(logits, tokens),
         lambda: repetition_period(tokens),
+        lambda: loop_evidence(tokens),
         lambda: attention_scores(cache, cache, start=0, stop=8),
         lambda: select_top(scores, 3),
         lambda: compact_(cache, other, positions, start=0, stop=8, length=8),

@@ -157,7 +157,11 @@ def test_preempted_requests_start_over(llm, prompts):
 
 def test_bad_options_fail_the_request_alone(llm, prompts):
     prompt = {"prompt_token_ids": prompts[1]}
-    for bad, message in (({"lz_strength": -1}, "lz_strength: expected"), ({"lz_widow": 3}, "lz_widow: no such option")):
+    for bad, message in (
+        ({"lz_strength": -1}, "lz_strength: expected"),
+        ({"lz_widow": 3}, "lz_widow: no such option"),
+        ({"rpc_ratio": 8}, "rpc_ratio: this server compresses no caches, it was started without --worker-cls"),
+    ):
         with pytest.raises(VLLMValidationError, match=message):
             llm.generate([prompt], sampling(bad, 4), use_tqdm=False)
     assert len(llm.generate([prompt], sampling(ASKS[0], 4), use_tqdm=False)[0].outputs[0].token_ids) == 4
@@ -239,6 +243,7 @@ def test_the_openai_server(server, llm, prompts):
         ({"lz_strength": -1}, "lz_strength: expected a finite number"),
         ({"lz_strenght": 1}, "lz_strenght: no such option"),
         ({"lz_window": 10**6}, "lz_window: expected at most 8192"),
+        ({"rpc_interval": 64}, "rpc_interval: this server compresses no caches"),
     ):
         status, answer = post(server, body | {"vllm_xargs": bad})
         assert status == 400 and message in json.dumps(answer)

@@ -66,7 +66,10 @@ def answer(llama, prompt, processor, n=60):
     return list(llama.generate(prompt, [processor], n))
 
 
-@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2, neutral=[3], horizon=16)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(strength=0.4, min_match=2, neutral=[3], horizon=16), dict(gate=(6, 9), release=[[3, 4], 5], reset=7)],
+)
 def test_answers_are_those_of_the_formula(options):
     llama, prompt = Llama(), [1, 2, 3, 1, 2]
     got = answer(llama, prompt, LZPenalty(**options))
@@ -121,3 +124,24 @@ def test_needs_no_torch():
 
     program = f"import sys; sys.path[:0] = {sys.path!r}; import lzpenalty.llama_cpp; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
+
+
+def test_a_llama_is_a_tokenizer():
+    class Vocabulary:
+        metadata = {"tokenizer.chat_template": "{{ '</think>' }}"}
+        pieces = [*"</think>", "[/THINK]"]
+
+        def tokenize(self, text, add_bos, special):
+            assert special and not add_bos
+            text = text.decode()
+            return [self.pieces.index(text)] if text in self.pieces else [self.pieces.index(i) for i in "</think>"]
+
+        def detokenize(self, ids, special):
+            assert special
+            return "".join(self.pieces[i] for i in ids).encode()
+
+    options = LZPenalty(preset="reasoning", tokenizer=Vocabulary()).options
+    assert options["release"] == options["reset"] == (8, (0, 1, 2, 3, 4, 5, 6, 7))
+    assert LZPenalty(preset="gentle").options["gate"] == (20, 28)
+    with pytest.raises(ValueError, match="preset: expected release"):
+        LZPenalty(preset="reasoning")

@@ -140,11 +140,23 @@ def test_options_are_checked_before_the_model_is_loaded():
     for options, message in (
         (dict(lz_strength=-1), "strength: expected"),
         (dict(lz_strenght=0.1), "strenght"),
+        (dict(lz_gate="28:20"), "gate: expected"),
+        (dict(lz_preset="strong"), "preset: expected"),
+        (dict(lz_preset="reasoning", lz_gate="20"), "gate: expected"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             ours.LZPenaltyLM("no/such/model", **options)
     with pytest.raises(ValueError, match="interval: expected a multiple of ratio"):
         ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), rpc_interval=10)
+
+
+def test_presets_and_lists():
+    wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), lz_preset="gentle", lz_gate="20:28.5", lz_until="3:4")
+    assert wrapped.penalty == {"preset": "gentle", "gate": [20, 28.5], "until": [3, 4]}
+    wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), lz_preset="reasoning", lz_release=5)
+    assert wrapped.penalty["release"] == 5
+    with pytest.raises(ValueError, match="tokenizer: expected one that knows"):
+        ours.LZPenaltyLM(model(), tokenizer=tokenizer(), lz_preset="reasoning")
 
 
 @pytest.mark.parametrize(

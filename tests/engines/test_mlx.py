@@ -39,7 +39,15 @@ def generate_step(prompt, processor, n):
         tokens.append(int(scores.argmax()))
 
 
-@pytest.mark.parametrize("options", [{}, dict(strength=1.0, min_match=2, neutral=[3, VOCAB - 1], escalation=1.0, window=9)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(strength=1.0, min_match=2, neutral=[3, VOCAB - 1], escalation=1.0, window=9),
+        dict(gate=(1e6, 2e6), release=[[VOCAB - 2, VOCAB - 1], VOCAB - 3], release_after=7, reset=[[VOCAB - 2, VOCAB - 1]]),
+        dict(strength=1.0, until=1),
+    ],
+)
 def test_every_step_is_the_formula(options):
     penalty, changed = mlx.LZPenalty(**options), False
     for prompt in ([1, 2, 1, 2], [5], [1, 2, 1, 2]):

@@ -68,15 +68,24 @@ def test_nothing_to_do():
 @pytest.mark.parametrize("bad", [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_neutral": [[1]]}, {"lz_window": {"a": 1}}])
 def test_bad_options_end_no_server(bad, caplog):
     sglang._compiled.cache_clear()
-    logits = run([Req([1, 1]), Req([1, 1])], [bad, {}])
-    assert not logits[0].any() and logits[1].any()
-    assert "a request goes without the penalty: " in caplog.text
+    sglang._refuse.cache_clear()
+    for _ in range(3):  # steps
+        logits = run([Req([1, 1]), Req([1, 1])], [bad, {}])
+        assert not logits[0].any() and logits[1].any()
+    assert caplog.text.count("a request goes without the penalty: ") == 1
+
+
+def test_sequences_and_presets():
+    params = sglang.lz_params(preset="reasoning", release=[[3, 4], 5], gate=[6, 9], release_after=7)
+    text = [1, 2] * 12
+    logits = run([Req(text), Req([*text, 3])], [params, params])
+    assert logits[0, 3] == logits[0, 5] == 20 and logits[1, 4] == 20
 
 
 def test_params_are_checked_where_they_are_made():
     assert sglang.lz_params() == {"lz_strength": 0.15}
     assert json.loads(json.dumps(sglang.lz_params(window=9, neutral=[2]))) == {"lz_window": 9, "lz_neutral": [2]}
-    for bad in ({"strength": -1}, {"strenght": 1}, {"window": 10**6}):
+    for bad in ({"strength": -1}, {"strenght": 1}, {"window": 10**6}, {"release": []}, {"preset": "x"}):
         with pytest.raises(ValueError, match="lz_" + next(iter(bad))):
             sglang.lz_params(**bad)
 

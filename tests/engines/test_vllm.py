@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import oracle
 from engines import fake_vllm
 from engines.load import adaptor, installed
+from lzpenalty.presets import resolve
 
 vllm = adaptor("vllm.penalty", fake_vllm)
 if installed("vllm"):
@@ -40,11 +41,14 @@ ASKS = [
     {"lz_window": 5, "lz_buffer": 2},
     {"lz_strength": 0.5, "lz_min_match": 2, "lz_horizon": 8, "lz_neutral": [0, 3], "lz_escalation": 1.0},
     {"lz_neutral": [VOCAB + 100]},
+    {"lz_gate": [6, 9], "lz_release": [3, [4, 5]], "lz_release_after": 7, "lz_reset": [7, VOCAB + 1]},
+    {"lz_preset": "reasoning", "lz_release": [[4, 5]], "lz_gate": [6, 7], "lz_until": [8]},
 ]
 
 
 def options_of(extra):
-    return {name[3:]: value for name, value in (extra or {}).items() if name.startswith("lz_")}
+    options = {name[3:]: value for name, value in (extra or {}).items() if name.startswith("lz_")}
+    return options if "preset" not in options else resolve(options.pop("preset"), options)
 
 
 def expected(logits, requests):
@@ -203,6 +207,15 @@ def test_bad_options_are_refused_at_admission_and_end_no_engine(caplog):
     bad = SamplingParams(extra_args={"lz_strength": -2})
     with pytest.raises(ValueError, match="lz_strength: expected a finite number >= 0"):
         vllm.LZPenalty.validate_params(bad)
+    for extra, message in (
+        ({"lz_gate": [28, 20]}, "lz_gate: expected"),
+        ({"lz_release": [*range(17)]}, "lz_release: expected at most 16"),
+        ({"lz_release": [[1] * 9]}, "lz_release: expected sequences of 1 to 8 ids"),
+        ({"lz_release_rate": 1}, "lz_release_rate: expected lz_release with it"),
+        ({"lz_preset": "reasoning"}, "lz_preset: expected release"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vllm.LZPenalty.validate_params(SamplingParams(extra_args=extra))
     vllm.LZPenalty.validate_params(SamplingParams(extra_args={"lz_strength": 2, "mine": "x"}))
     vllm.LZPenalty.validate_params(SamplingParams())
     processor = vllm.LZPenalty(CONFIG, CPU, False)  # of a release that does not ask

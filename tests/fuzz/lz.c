@@ -12,6 +12,7 @@ typedef struct {
     lz_penalty penalty;
     lz_dry dry;
     lz_loop loop;
+    lz_evidence evidence;
     lz_logits logits;
     lz_tokens tokens;
     int32_t neutral[MOST_IDS], breakers[MOST_IDS];
@@ -26,6 +27,17 @@ static int32_t take_ids(input *in, int32_t *ids)
     for (int32_t i = 0; i < n; i++)
         ids[i] = take_number(in, 0, 20) + (i > 0 ? ids[i - 1] + 1 : 0);
     return n;
+}
+
+static lz_marks take_marks(input *in)
+{
+    lz_marks marks = {.n = take_number(in, 0, 3)};
+    for (int32_t m = 0; m < marks.n; m++) {
+        marks.mark[m].n = take_number(in, 1, 3);
+        for (int32_t k = 0; k < marks.mark[m].n; k++)
+            marks.mark[m].id[k] = take_number(in, 0, 20);
+    }
+    return marks;
 }
 
 static void take_options(input *in, job *j)
@@ -43,6 +55,17 @@ static void take_options(input *in, job *j)
     j->penalty.escalation = extras & 4 ? take_positive(in) : 0;
     j->penalty.horizon = extras & 8 ? take_size(in, 0) : 0;
     j->penalty.n_neutral = extras & 16 ? take_ids(in, j->neutral) : 0;
+    if (extras & 64) {
+        j->penalty.gate_from = (float)take_number(in, 0, 30);
+        j->penalty.gate_to = j->penalty.gate_from + (float)take_number(in, 1, 20);
+    }
+    j->penalty.release_after = extras & 128 ? take_size(in, 1) : 1;
+    if (extras & 128) {
+        j->penalty.release = take_marks(in);
+        j->penalty.release_rate = take_positive(in);
+        j->penalty.reset = take_marks(in);
+        j->penalty.until = take_marks(in);
+    }
     j->dry = (lz_dry){.multiplier = take_positive(in),
                       .base = take_positive(in),
                       .allowed_length = take_size(in, 1),
@@ -50,6 +73,7 @@ static void take_options(input *in, job *j)
                       .breakers = j->breakers};
     j->dry.n_breakers = extras & 32 ? take_ids(in, j->breakers) : 0;
     j->loop = (lz_loop){.ngram = take_size(in, 1), .count = take_size(in, 2), .max_period = take_size(in, 1)};
+    j->evidence = (lz_evidence){.gram = take_number(in, 1, LZ_MOST_GRAM), .window = take_size(in, 0)};
 }
 
 static void take_arrays(input *in, job *j)
@@ -123,8 +147,18 @@ static double number_at(const void *number, float_dtype dtype)
     }
 }
 
-/* Only the logits of the last `window` tokens, and those of neutral ids, may have changed, and they have not risen. */
-static void check_logits(const job *j, int64_t window, const int32_t *neutral, int32_t n_neutral)
+static int is_released(const lz_marks *release, int64_t id)
+{
+    for (int32_t m = 0; release && m < release->n; m++)
+        for (int32_t k = 0; k < release->mark[m].n; k++)
+            if (release->mark[m].id[k] == id)
+                return 1;
+    return 0;
+}
+
+/* Only the logits of the last `window` tokens, and those of neutral ids, may have changed, and they have not risen; what is
+ * released may be anything. */
+static void check_logits(const job *j, int64_t window, const int32_t *neutral, int32_t n_neutral, const lz_marks *release)
 {
     const size_t size = (size_t)float_size(j->logits.dtype);
     uint8_t *expected = malloc(j->logits_span.bytes + 1);
@@ -139,8 +173,15 @@ static void check_logits(const job *j, int64_t window, const int32_t *neutral, i
             const uint8_t *logit =
                 (uint8_t *)j->logits.data + (row * j->logits.row_stride + id * j->logits.column_stride) * (int64_t)size;
             const size_t at = (size_t)(logit - j->logits_span.memory);
-            REQUIRE(!(number_at(logit, j->logits.dtype) > number_at(j->logits_span.before + at, j->logits.dtype)));
+            REQUIRE(is_released(release, id) ||
+                    !(number_at(logit, j->logits.dtype) > number_at(j->logits_span.before + at, j->logits.dtype)));
             memcpy(expected + at, logit, size);
+        }
+        for (int64_t id = 0; id < j->logits.vocab; id++) {
+            const uint8_t *logit =
+                (uint8_t *)j->logits.data + (row * j->logits.row_stride + id * j->logits.column_stride) * (int64_t)size;
+            if (is_released(release, id))
+                memcpy(expected + (logit - j->logits_span.memory), logit, size);
         }
     }
     REQUIRE(memcmp(expected, j->logits_span.memory, j->logits_span.bytes) == 0);
@@ -220,7 +261,8 @@ static void check_penalties(const job *j)
     const lz_penalty *p = &j->penalty;
     const float literal = log2_of(j->logits.vocab);
     float bits[MOST_VOCAB], old;
-    if (j->logits.dtype != FLOAT32 || p->escalation > 0 || p->horizon > 0 || p->n_neutral > 0)
+    if (j->logits.dtype != FLOAT32 || p->escalation > 0 || p->horizon > 0 || p->n_neutral > 0 || p->gate_to > 0 ||
+        p->release.n > 0 || p->reset.n > 0 || p->until.n > 0)
         return;
     for (int64_t row = 0; row < j->logits.rows; row++) {
         find_bits(j, row, start_of(j, row), bits);
@@ -254,10 +296,39 @@ static void check_periods(const job *j, const int64_t *periods)
     }
 }
 
+/* How often the gram that ends at token i ends before, from token `first` on. */
+static int times_before(const job *j, int64_t row, int64_t first, int64_t i)
+{
+    const int64_t size = j->evidence.gram;
+    int times = 0;
+    for (int64_t k = first + size - 1; k < i; k++) {
+        int64_t same = 0;
+        while (same < size && id_at(j, row, i - same) == id_at(j, row, k - same))
+            same++;
+        times += same == size;
+    }
+    return times;
+}
+
+static void check_evidence(const job *j, const int64_t *lengths)
+{
+    const int64_t size = j->evidence.gram;
+    for (int64_t row = 0; row < j->tokens.rows; row++) {
+        const int64_t oldest = j->tokens.length - j->evidence.window, start = start_of(j, row);
+        const int64_t first = oldest > start ? oldest : start;
+        int64_t run = 0, longest = 0;
+        for (int64_t i = first + size - 1; i < j->tokens.length; i++) {
+            run = times_before(j, row, first, i) >= 2 ? run + 1 : 0;
+            longest = run > longest ? run : longest;
+        }
+        REQUIRE(lengths[row] == (longest > 0 ? longest + size - 1 : 0));
+    }
+}
+
 /* Everything that the routines give, to be the same at every level. */
 typedef struct {
     uint8_t *penalized, *dried;
-    int64_t periods[MOST_ROWS];
+    int64_t periods[MOST_ROWS], evidence[MOST_ROWS];
     int32_t n, ids[MOST_TOKENS];
     float bits[MOST_TOKENS];
     double token_bits[MOST_QUADRATIC];
@@ -285,7 +356,8 @@ static void guard(const lz_workspace *ws, lz_sizes sizes)
                                 (char *)(s.longest + sizes.window),
                                 (char *)(s.first + sizes.window + LZ_SLACK),
                                 (char *)(s.owner + sizes.window + LZ_SLACK),
-                                (char *)(s.pending + sizes.window + LZ_SLACK)};
+                                (char *)(s.pending + sizes.window + LZ_SLACK),
+                                (char *)(s.hashes + sizes.keys)};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         ASAN_POISON_MEMORY_REGION(ends[i], (size_t)(block - ends[i]) % 64);
 }
@@ -303,7 +375,7 @@ static void run(job *j, results *r)
     REQUIRE(lz_reserve(&ws, &j->penalty, j->tokens.length) == 0);
     guard(&ws, lz_penalty_sizes(&j->penalty, j->tokens.length));
     kernels->penalize(&j->penalty, &j->logits, &j->tokens, &ws);
-    check_logits(j, j->penalty.coder.window, j->neutral, j->penalty.n_neutral);
+    check_logits(j, j->penalty.coder.window, j->neutral, j->penalty.n_neutral, &j->penalty.release);
     check_penalties(j);
     r->penalized = copy_of(&j->logits_span);
     restore(&j->logits_span);
@@ -312,7 +384,7 @@ static void run(job *j, results *r)
     REQUIRE(lz_reserve_dry(&ws, &j->dry, j->tokens.length) == 0);
     guard(&ws, lz_dry_sizes(&j->dry, j->tokens.length));
     kernels->dry(&j->dry, &j->logits, &j->tokens, &ws);
-    check_logits(j, j->dry.window, NULL, 0);
+    check_logits(j, j->dry.window, NULL, 0, NULL);
     r->dried = copy_of(&j->logits_span);
     restore(&j->logits_span);
     lz_workspace_clear(&ws);
@@ -321,6 +393,12 @@ static void run(job *j, results *r)
     guard(&ws, lz_loop_sizes(&j->loop, j->tokens.length));
     kernels->periods(&j->loop, &j->tokens, r->periods, &ws);
     check_periods(j, r->periods);
+    lz_workspace_clear(&ws);
+
+    REQUIRE(lz_reserve_evidence(&ws, &j->evidence, j->tokens.length) == 0);
+    guard(&ws, lz_evidence_sizes(&j->evidence, j->tokens.length));
+    kernels->evidence(&j->evidence, &j->tokens, r->evidence, &ws);
+    check_evidence(j, r->evidence);
     lz_workspace_clear(&ws);
 
     if (j->tokens.rows > 0) {

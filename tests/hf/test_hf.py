@@ -70,7 +70,14 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, dict(min_match=2, min_count=2, horizon=16, strength=0.5, escalation=1.0)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(min_match=2, min_count=2, horizon=16, strength=0.5, escalation=1.0),
+        dict(gate=(6, 9), release=[[3, 4], 7], release_after=7, reset=[[3, 4]], until=9),
+    ],
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_is_transformers_with_the_formula(model, prompt, mode, options):
     results = []
@@ -80,6 +87,27 @@ def test_every_mode_is_transformers_with_the_formula(model, prompt, mode, option
     formula, ours, without = results
     assert torch.equal(ours, formula)
     assert options or not torch.equal(ours, without)
+
+
+def test_a_gentle_loop_ends(model, prompt):
+    without = generate(model, prompt, max_new_tokens=200)
+    gentle = generate(model, prompt, LZPenaltyLogitsProcessor(preset="gentle"), max_new_tokens=200)
+    looping = dict(ngram=12, count=3, starts=PROMPT)
+    assert (repetition_period(without, **looping) > 0).all()
+    assert not (repetition_period(gentle, **looping) > 0).any()
+
+
+def test_a_loop_that_is_let_go_closes(model, prompt):
+    close = [VOCAB - 2, VOCAB - 1]
+    release = LZPenaltyLogitsProcessor(gate=(1e6, 2e6), release=[close])
+    for row, looped in zip(
+        generate(model, prompt, release, max_new_tokens=200)[:, PROMPT:].tolist(),
+        generate(model, prompt, max_new_tokens=200)[:, PROMPT:].tolist(),
+        strict=True,
+    ):
+        alarm = next(n for n in range(201) if oracle.loop_evidence(looped[:n]) >= 24)
+        closed = next(n for n in range(201) if row[:n][-2:] == close)
+        assert row[:alarm] == looped[:alarm] and alarm + 2 <= closed <= alarm + 20
 
 
 def test_assisted_decoding_changes_nothing(model, prompt):
@@ -245,7 +273,31 @@ def test_a_looping_prompt_does_not_stop_the_answer(model):
     assert RepetitionStoppingCriteria(prompt_length=120)(ids, None).tolist() == [False]
 
 
-@pytest.mark.parametrize("options", [dict(ngram=0), dict(count=1), dict(max_period=0), dict(prompt_length=-1)])
+def test_generation_stops_a_row_that_circles(model, prompt):
+    looped = generate(model, prompt, max_new_tokens=300)
+    stopped = generate(
+        model, prompt, max_new_tokens=300, stopping_criteria=[RepetitionStoppingCriteria(evidence=30)], pad_token_id=0
+    )
+    stops = []
+    for row in looped[:, PROMPT:].tolist():
+        stops.append(next((n for n in range(1, 301) if oracle.loop_evidence(row[:n]) >= 30), 300))
+    assert min(stops) < 300 and stopped.shape[1] == PROMPT + max(stops)
+    for row, stop in enumerate(stops):
+        assert torch.equal(stopped[row, : PROMPT + stop], looped[row, : PROMPT + stop])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(ngram=0),
+        dict(count=1),
+        dict(max_period=0),
+        dict(evidence=0),
+        dict(evidence=1.5),
+        dict(window=-1),
+        dict(prompt_length=-1),
+    ],
+)
 def test_bad_options_of_the_criterion(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         RepetitionStoppingCriteria(**options)

@@ -348,6 +348,7 @@ def test_an_interrupted_forward_breaks_the_cache(where, monkeypatch):
         with monkeypatch.context() as patch:
             if where == "attention":
                 patch.setattr(torch.nn.functional, "scaled_dot_product_attention", fail)
+                patch.setattr("lzpenalty.cache.attend.attend", fail)
             elif where == "compression":
                 patch.setattr("lzpenalty.cache.layer.compact_", fail)
             else:

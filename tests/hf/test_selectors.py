@@ -35,7 +35,7 @@ def test_every_architecture_keeps_what_the_formula_says(architecture, attention)
 
 @pytest.mark.parametrize("aggregation", ["layer", "group"])
 @pytest.mark.parametrize("budget", [None, 24])
-@pytest.mark.parametrize("selector", [*selectors.SELECTORS])
+@pytest.mark.parametrize("selector", sorted({*selectors.SELECTORS} - {"echo"}))  # which test_ragged.py is about
 def test_every_selector_keeps_what_its_rule_says(selector, budget, aggregation):
     run(tiny(), selector=selector, budget=budget, aggregation=aggregation)
 

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 import oracle
 from lzpenalty import LZOptions, gather_tokens_, lz_penalize_, lz_penalize_rows_
 from lzpenalty.engines.serving import _send_rows_, penalize_rows_, request_options
+from lzpenalty.presets import PRESETS
 
 VOCAB = 12
+IDS = st.integers(0, VOCAB - 1)
+MARKS = st.none() | st.lists(IDS | st.lists(IDS, min_size=1, max_size=3), min_size=1, max_size=3)
 OPTIONS = st.fixed_dictionaries(
     {
         "strength": st.sampled_from([0.0, 0.15, 2.0]),
@@ -25,6 +28,12 @@ OPTIONS = st.fixed_dictionaries(
         "escalation": st.sampled_from([0.0, 1.5]),
         "horizon": st.integers(0, 10),
         "neutral": st.lists(st.integers(0, VOCAB - 1), max_size=3),
+        "gate": st.none() | st.tuples(st.integers(0, 9), st.integers(10, 15)),
+        "release": MARKS,
+        "release_rate": st.sampled_from([0.5, 2.0]),
+        "release_after": st.integers(1, 12),
+        "reset": st.none() | MARKS,
+        "until": st.none() | MARKS,
     }
 )
 TEXT = st.lists(st.integers(0, VOCAB), max_size=40)  # one id is not of the vocabulary
@@ -103,6 +112,32 @@ def test_nothing_but_the_context_matters(options, text, more):
     assert (compiled.context == 0) == (options["strength"] == 0 or options["window"] == 0)
 
 
+@pytest.mark.parametrize("name", ["release", "reset", "until"])
+def test_sequences_are_a_set(name):
+    one = LZOptions(**{name: [3, [1, 2], 1, [1, 2], (3,), np.int64(3)]})
+    assert one == LZOptions(**{name: [[1, 2], 1, 3]}) and hash(one) == hash(LZOptions(**{name: [1, [1, 2], 3]}))
+    assert sorted(map(str, one.keywords()[name])) == ["(1, 2)", "1", "3"]
+    assert LZOptions(**{name: 3}) == LZOptions(**{name: (3,)}) == LZOptions(**{name: [[3]]})
+    assert LZOptions(**{name: None}) == LZOptions()
+
+
+def test_until_needs_the_whole_text():
+    assert LZOptions(until=3).context == 2**31 - 1 and LZOptions(until=3, strength=0).context == 0
+    text = [3, *[1, 2] * 3000]
+    for penalize in (lz_penalize_rows_, _send_rows_):
+        assert not penalize(torch.zeros(1, 9), {0: (LZOptions(until=3), text)}).any()
+        assert penalize(torch.zeros(1, 9), {0: (LZOptions(until=4), text)}).any()
+
+
+def test_sequences_beyond_the_vocabulary_are_ignored():
+    text = [1, 2, 4] * 30
+    for penalize in (lz_penalize_rows_, _send_rows_):
+        got = penalize(torch.zeros(1, 9), {0: (LZOptions(gate=(1e6, 2e6), release=[[5, 9], 6], reset=99, until=99), text)})
+        assert got.nonzero().tolist() == [[0, 6]]
+        got = penalize(torch.zeros(1, 9), {0: (LZOptions(gate=(1e6, 2e6), release=[[5, 9], 9]), text)})
+        assert not got.any()
+
+
 @given(OPTIONS, OPTIONS)
 def test_options_are_values(left, right):
     a, b = LZOptions(**left), LZOptions(**right)
@@ -113,7 +148,8 @@ def test_options_are_values(left, right):
 
 
 OTHERS = {"window": 9, "buffer": 9, "strength": 0.3, "cost": "pair", "min_match": 2, "min_count": 3, "escalation": 0.5,
-          "horizon": 7, "neutral": [1]}  # fmt: skip
+          "horizon": 7, "neutral": [1], "gate": (3, 4), "release": [(1, 2)], "release_rate": 3.0, "release_after": 9,
+          "reset": [1], "until": [1]}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -190,6 +226,18 @@ def test_a_default_is_for_what_a_request_does_not_name():
     assert request_options({"lz_strength": 0}, default) is None
 
 
+def test_a_request_names_a_preset():
+    gentle = LZOptions(**PRESETS["gentle"])
+    assert request_options({"lz_preset": "paper"}) == LZOptions() != gentle
+    assert request_options({"lz_preset": "gentle"}) == gentle
+    assert request_options({"lz_preset": "gentle", "lz_window": 64}) == LZOptions(**PRESETS["gentle"] | {"window": 64})
+    reasoning = request_options({"lz_preset": "reasoning", "lz_release": [7, [8, 9]]})
+    assert reasoning == LZOptions(**PRESETS["gentle"] | {"release": [7, [8, 9]], "reset": [7, [8, 9]]})
+    default = {"lz_preset": "gentle", "lz_neutral": [3]}
+    assert request_options({"lz_preset": "paper"}, default) == LZOptions()
+    assert request_options({"lz_min_match": 3}, default) == LZOptions(**PRESETS["gentle"] | {"min_match": 3, "neutral": 3})
+
+
 @pytest.mark.parametrize(
     "params, message",
     [
@@ -206,6 +254,19 @@ def test_a_default_is_for_what_a_request_does_not_name():
         ({"lz_horizon": 10**6}, "lz_horizon: expected at most 8192"),
         ({"lz_neutral": [-1]}, "lz_neutral: expected ids"),
         ({"lz_neutral": list(range(65))}, "lz_neutral: expected at most 64 ids, got 65"),
+        ({"lz_gate": [28, 20]}, r"lz_gate: expected \(from, to\) with 0 <= from < to"),
+        ({"lz_gate": "20"}, "lz_gate: expected a number, got str"),
+        ({"lz_release": []}, "lz_release: expected at least one id"),
+        ({"lz_release": list(range(17))}, "lz_release: expected at most 16 ids or sequences of ids, got 17"),
+        ({"lz_release": [[1] * 9]}, "lz_release: expected sequences of 1 to 8 ids, got 9 in one"),
+        ({"lz_release": [1], "lz_release_rate": -2}, "lz_release_rate: expected a finite number >= 0"),
+        ({"lz_release": [1], "lz_release_after": 0}, "lz_release_after: expected an integer from 1"),
+        ({"lz_release_rate": 3}, "lz_release_rate: expected lz_release with it, the ids that are released, got none"),
+        ({"lz_release_after": 3}, "lz_release_after: expected lz_release with it"),
+        ({"lz_until": [-1]}, "lz_until: expected ids"),
+        ({"lz_preset": "strong"}, "lz_preset: expected one of 'paper', 'gentle', 'reasoning', got 'strong'"),
+        ({"lz_preset": ["gentle"]}, "lz_preset: expected one of"),
+        ({"lz_preset": "reasoning"}, "lz_preset: expected release, the ids that end a thinking section"),
         ({"lz_cost": "zip"}, "lz_cost: expected 'lzss', 'pair' or 'distance', got 'zip'"),
     ],
 )

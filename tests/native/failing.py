@@ -100,12 +100,17 @@ def rows(core):
 
 
 def options_and_back(core):
-    options = core.LZOptions(window=1000, cost="pair", neutral=[1000, 2000])
+    marks = dict(release=[1000, [1, 2000]], reset=[3], until=[(4, 5)])
+    options = core.LZOptions(window=1000, cost="pair", neutral=[1000, 2000], gate=(20, 28), **marks)
     return repr(options), options == core.LZOptions(**options.keywords())
 
 
 CALLS = {
     "penalize": lambda core: partial(core.lz_penalize_, LOGITS.copy(), TOKENS, neutral=range(9), horizon=9),
+    "marks": lambda core: partial(
+        core.lz_penalize_, LOGITS.copy(), TOKENS, gate=(0, 1), release=[[1, 2], 3], until=[[9, 9]]
+    ),
+    "evidence": lambda core: partial(core.loop_evidence, TOKENS, gram=1),
     "starts": lambda core: partial(core.lz_penalize_, Wrapped(LOGITS.copy()), Wrapped(TOKENS), starts=np.arange(3)),
     "dry": lambda core: partial(core.dry_penalize_, LOGITS.copy(), TOKENS, breakers=[1]),
     "rows": lambda core: partial(core.lz_penalize_rows_, LOGITS.copy(), rows(core)),

@@ -18,6 +18,7 @@ from lzpenalty import (
     codelength_deltas,
     compact_,
     dry_penalize_,
+    loop_evidence,
     lz_penalize_,
     repetition_period,
     select_top,
@@ -33,6 +34,14 @@ def ints(out, *values):
 
 def floats(out, *values):
     out.write(np.array(values, np.float32).tobytes())
+
+
+def marks(out, *sets):
+    """Of each set: how many, and of each its ids, with their number before them."""
+    for chosen in sets:
+        ints(out, len(chosen or ()))
+        for ids in chosen or ():
+            ints(out, len(ids), *ids)
 
 
 def tensors(out, *values):
@@ -63,6 +72,13 @@ def record_penalties(rng, out):
         neutral = [1] if rng.integers(2) else []
         dry = dict(multiplier=0.8, base=1.75, allowed_length=int(rng.integers(1, 4)), window=int(rng.integers(0, 800)))
         breakers = [3] if rng.integers(2) else []
+        loops = dict(gate=(6, float(rng.integers(7, 30))) if rng.integers(2) else None)
+        loops |= dict(release_rate=float(rng.choice([0.5, 2])), release_after=int(rng.integers(1, 30)))
+        for name, often in (("release", 2), ("reset", 4), ("until", 8)):
+            sizes = rng.integers(1, 4, int(rng.integers(1, 4)))
+            wanted = sorted({tuple(rng.integers(0, vocab, size).tolist()) for size in sizes})
+            loops[name] = None if rng.integers(often) else wanted
+        evidence = dict(gram=int(rng.integers(1, 9)), window=int(rng.integers(0, 800)))
         loop = dict(ngram=int(rng.integers(1, 9)), count=int(rng.integers(2, 5)), max_period=int(rng.integers(1, 60)))
 
         ints(out, len(tokens), vocab)
@@ -70,7 +86,10 @@ def record_penalties(rng, out):
         ints(out, COSTS.index(coder["cost"]), *(coder[k] for k in ("window", "buffer", "min_match", "min_count")))
         floats(out, more["strength"], more["escalation"])
         ints(out, more["horizon"], len(neutral))
-        out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, neutral=neutral).tobytes())
+        floats(out, *(loops["gate"] or (0, 0)), loops["release_rate"])
+        ints(out, loops["release_after"])
+        marks(out, loops["release"], loops["reset"], loops["until"])
+        out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, **loops, neutral=neutral).tobytes())
         ids, bits = codelength_deltas(tokens, vocab, **coder)
         ints(out, len(ids), *ids)
         floats(out, *bits)
@@ -78,6 +97,7 @@ def record_penalties(rng, out):
         ints(out, dry["allowed_length"], dry["window"], len(breakers))
         out.write(dry_penalize_(logits.copy(), tokens, **dry, breakers=breakers).tobytes())
         ints(out, *loop.values(), int(repetition_period(tokens, **loop)))
+        ints(out, *evidence.values(), int(loop_evidence(tokens, **evidence)))
 
 
 def record_caches(rng, out):

@@ -65,6 +65,17 @@ static void expect(const char *what, int at, const void *got, const void *wanted
         fail(what, at);
 }
 
+static lz_marks read_marks(void)
+{
+    lz_marks marks = {.n = read_int()};
+    for (int m = 0; m < marks.n; m++) {
+        marks.mark[m].n = read_int();
+        for (int k = 0; k < marks.mark[m].n; k++)
+            marks.mark[m].id[k] = read_int();
+    }
+    return marks;
+}
+
 static void replay_penalties(void)
 {
     static const int32_t neutral[] = {1}, breakers[] = {3};
@@ -78,6 +89,8 @@ static void replay_penalties(void)
         p.coder.min_count = read_int();
         p.strength = read_float(), p.escalation = read_float();
         p.horizon = read_int(), p.n_neutral = read_int();
+        p.gate_from = read_float(), p.gate_to = read_float(), p.release_rate = read_float(), p.release_after = read_int();
+        p.release = read_marks(), p.reset = read_marks(), p.until = read_marks();
         float *penalized = read_items((size_t)vocab, sizeof *penalized);
         int32_t n = read_int(), *ids = read_items((size_t)n, sizeof *ids);
         float *bits = read_items((size_t)n, sizeof *bits);
@@ -88,6 +101,9 @@ static void replay_penalties(void)
         lz_loop loop;
         loop.ngram = read_int(), loop.count = read_int(), loop.max_period = read_int();
         int64_t period = read_int(), got_period;
+        lz_evidence evidence;
+        evidence.gram = read_int(), evidence.window = read_int();
+        int64_t circling = read_int(), got_circling;
 
         lz_tokens tokens = {.data = ids64, .is_int64 = 1, .rows = 1, .length = length, .column_stride = 1};
         lz_logits logits = {.data = row, .dtype = FLOAT32, .rows = 1, .vocab = vocab, .column_stride = 1};
@@ -99,7 +115,7 @@ static void replay_penalties(void)
             int32_t *got_ids;
             float *got_bits;
             if (lz_reserve(&ws, &p, length) < 0 || lz_reserve_dry(&ws, &dry, length) < 0 ||
-                lz_reserve_loop(&ws, &loop, length) < 0)
+                lz_reserve_loop(&ws, &loop, length) < 0 || lz_reserve_evidence(&ws, &evidence, length) < 0)
                 exit(2);
             memcpy(row, before, row_size);
             if (p.coder.window > 0)
@@ -115,6 +131,8 @@ static void replay_penalties(void)
             expect("dry", at, row, dried, row_size);
             kernels->periods(&loop, &tokens, &got_period, &ws);
             expect("the period", at, &got_period, &period, sizeof period);
+            kernels->evidence(&evidence, &tokens, &got_circling, &ws);
+            expect("the evidence", at, &got_circling, &circling, sizeof circling);
             lz_workspace_clear(&ws);
         }
         free(ids64), free(before), free(row), free(penalized), free(ids), free(bits), free(dried);

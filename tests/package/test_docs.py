@@ -27,6 +27,8 @@ from lzpenalty.cache.plan import Plan  # noqa: E402
 from lzpenalty.commands import cli  # noqa: E402
 from lzpenalty.engines.serving import request_options  # noqa: E402
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RepetitionStoppingCriteria, RPCCache  # noqa: E402
+from lzpenalty.vllm.checks import SCHEDULER, WORKER  # noqa: E402
+from lzpenalty.vllm.options import cache_options, server_options  # noqa: E402
 from tiny import VOCAB, prompt, tiny, tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,16 +54,22 @@ def load(path: str):
     return getattr(importlib.import_module(module), name)
 
 
+def check_classes(worker_cls=None, scheduler_cls=None):
+    """Both that a compressed cache needs, or none."""
+    assert (worker_cls, scheduler_cls) in ((None, None), (WORKER, SCHEDULER))
+
+
 class LLM:
     """vLLM's, as far as our names go."""
 
-    def __init__(self, model, logits_processors):
+    def __init__(self, model, logits_processors, **classes):
         self.processors = [load(path) for path in logits_processors]
+        check_classes(**classes)
 
     def generate(self, prompt, params):
         for processor in self.processors:
             processor.validate_params(params)
-        assert request_options(params.extra_args) is not None
+        assert request_options(params.extra_args) or cache_options(params.extra_args)
 
 
 class Llama:
@@ -151,6 +159,7 @@ def test_python_runs(page, engines, model):
         "tokenizer": tokenizer(),
         "tokens": np.tile(np.arange(7), 20),
         "vocab_size": VOCAB,
+        "close_id": VOCAB - 1,
         "torch": torch,
         "LZPenaltyLogitsProcessor": LZPenaltyLogitsProcessor,
         "RPCCache": RPCCache,
@@ -187,13 +196,16 @@ def check_pip(words):
 
 def check_vllm(words):
     assert words[0] == "serve"
-    processor = load(words[words.index("--logits-processors") + 1])
-    assert callable(processor.validate_params)
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert callable(load(given.pop("--logits-processors")).validate_params)
+    if options := given.pop("--additional-config", None):
+        assert cache_options(None, server_options(json.loads(options)))
+    check_classes(**{name.removeprefix("--").replace("-", "_"): value for name, value in given.items()})
 
 
 def check_curl(words):
     body = json.loads(words[words.index("-d") + 1])
-    assert request_options(body["vllm_xargs"]) is not None
+    assert request_options(body["vllm_xargs"]) or cache_options(body["vllm_xargs"])
 
 
 def check_lm_eval(words, model):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lzpenalty.analysis import distinct_n, ngram_entropy, seq_rep, suffix_extension_rate, zlib_ratio
+import oracle
+from lzpenalty.analysis import distinct_n, loop_evidence, ngram_entropy, seq_rep, suffix_extension_rate, zlib_ratio
 from strategies import histories
 
 
@@ -79,3 +80,19 @@ def test_bad_input(measure):
         measure([1], -1)
     with pytest.raises(TypeError, match="(n|length): expected an integer, got float"):
         measure([1], 2.0)
+
+
+@given(histories(), st.integers(1, 7), st.integers(1, 100))
+@settings(deadline=None)
+def test_loop_evidence_after_each_token(text, gram, window):
+    got = loop_evidence(text, gram=gram, window=window)
+    assert got.tolist() == [oracle.loop_evidence(text[: i + 1], gram, window) for i in range(len(text))]
+
+
+def test_loop_evidence_of_texts():
+    assert loop_evidence("ha" * 10).tolist() == [0] * 9 + list(range(6, 17))
+    assert loop_evidence(b"").shape == (0,)
+    with pytest.raises(ValueError, match="window: expected an integer from 1 on, got 0"):
+        loop_evidence("ha", window=0)
+    with pytest.raises(ValueError, match="gram: expected an integer from 1 to 64, got 65"):
+        loop_evidence("ha", gram=65)

@@ -12,9 +12,13 @@ A layer (:class:`lzpenalty.cache.layer.RPCLayer`) shows a selector
     keep           how many of its tokens stay
     scale          what the model multiplies products of queries and keys with
     kernel, aggregation, index   as the cache was told; the number of the layer
+
+Where each key head has a budget of its own (`allocation="global"`), it has a selector of its own as well, and shows itself
+as a layer of this one head (:class:`lzpenalty.cache.ragged.Head`).
 """
 
 from lzpenalty.cache.selectors.base import Selector
+from lzpenalty.cache.selectors.echo import Echo
 from lzpenalty.cache.selectors.h2o import H2O
 from lzpenalty.cache.selectors.random import Random
 from lzpenalty.cache.selectors.recorder import Recorder
@@ -25,7 +29,7 @@ from lzpenalty.cache.selectors.streaming import Streaming
 from lzpenalty.cache.selectors.tova import TOVA
 from lzpenalty.cache.selectors.vase import VaSE
 
-__all__ = ["H2O", "RKV", "RPC", "SELECTORS", "TOVA", "Random", "Recorder", "Selector", "SnapKV", "Streaming", "VaSE"]
+__all__ = ["Echo", "H2O", "RKV", "RPC", "SELECTORS", "TOVA", "Random", "Recorder", "Selector", "SnapKV", "Streaming", "VaSE"]
 
 SELECTORS = {
     "rpc": RPC,
@@ -36,4 +40,5 @@ SELECTORS = {
     "random": Random,
     "rkv": RKV,
     "vase": VaSE,
+    "echo": Echo,
 }

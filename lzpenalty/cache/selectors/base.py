@@ -16,6 +16,8 @@ def attention(layer, **options) -> torch.Tensor:
 class Selector:
     """Base of all selectors; only `score` must be written."""
 
+    keeps_evidence = False  # a number beside each key and value, that moves along with them; see RaggedLayer
+
     def score(self, layer) -> torch.Tensor:
         """float32 [B, 1, stop - start], or [B, Hkv, stop - start] for a choice of its own for each key head."""
         raise NotImplementedError

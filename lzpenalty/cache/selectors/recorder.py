@@ -19,6 +19,10 @@ class Recorder(Selector):
             raise TypeError(f"selector: expected a Selector, got {type(selector).__name__}")
         self.selector, self.history, self.seen = selector, [], 0
 
+    @property
+    def keeps_evidence(self):
+        return self.selector.keeps_evidence
+
     def score(self, layer):
         return self.selector.score(layer)
 

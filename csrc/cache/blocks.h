@@ -1,0 +1,38 @@
+/* A request's keys and values in the blocks of an engine's cache, [blocks, heads, tokens of a block, size] with any strides:
+ * some layouts put tokens last, so that a key's numbers lie apart. Strides are in elements. */
+#ifndef LZPENALTY_CACHE_BLOCKS_H
+#define LZPENALTY_CACHE_BLOCKS_H
+
+#include "cache.h"
+
+typedef struct {
+    void *data;
+    float_dtype dtype; /* of 2 or 4 bytes */
+    int64_t blocks, heads, tokens, size;
+    int64_t block_stride, head_stride, token_stride, size_stride;
+} cache_blocks;
+
+/* As cache_compaction, of one request whose token t lies in block table[t / tokens] at t % tokens. The blocks that hold the
+ * tokens [start, length) are distinct. */
+typedef struct {
+    cache_blocks keys, values;
+    const int64_t *table, *positions;
+    int64_t position_head_stride, kept;
+    int64_t start, stop, length;
+    int threads;
+} cache_block_compaction;
+
+void cache_compact_blocks(const cache_block_compaction *);
+
+/* out[0, head, i] = token start + i. */
+typedef struct {
+    cache_blocks cache;
+    cache_array out;
+    const int64_t *table;
+    int64_t start;
+    int threads;
+} cache_gathering;
+
+void cache_gather_blocks(const cache_gathering *);
+
+#endif

@@ -1,0 +1,118 @@
+/* What the n-grams of the recent text say: how much of it stood before, and how long a string stands for the third time.
+ * Included once a level.
+ *
+ * Gram i is recent[i .. i + size), named by its newest token. A hash table maps each distinct gram to where it was last
+ * seen; it is filled oldest first, so the work is linear. */
+
+static const uint32_t gram_multiplier = 0x9e3779b1u;
+
+typedef struct {
+    const int32_t *recent;
+    uint32_t *hashes, *table; /* a slot holds 0, or a position + 1, and SEEN_TWICE */
+    uint32_t mask;
+    int32_t shift;
+    int32_t next; /* where the gram to come stood before, if it goes on with what the last one repeated; or -1 */
+} lz_grams;
+
+#define SEEN_TWICE 0x80000000u
+
+/* Gets ready to read the n newest grams. Of a hash the upper bits are good. */
+static lz_grams begin_grams(const lz_scratch *s, int32_t n, int32_t size)
+{
+    const int32_t *restrict recent = s->recent;
+    uint32_t *restrict hashes = s->hashes;
+    lz_grams g = {.recent = recent, .hashes = hashes, .table = s->table, .shift = 29, .next = -1};
+    int32_t slots = 8;
+    for (; slots < 4 * (int64_t)n && slots < s->n_table; slots *= 2)
+        g.shift--;
+    g.mask = (uint32_t)slots - 1;
+    memset(s->table, 0, (size_t)slots * sizeof *s->table);
+    for (int32_t i = 0; i < n; i++)
+        hashes[i] = (uint32_t)recent[i] * gram_multiplier;
+    for (int32_t k = 1; k < size; k++) {
+        const int32_t *restrict tokens = recent + k; /* an index i + k might wrap, for all that some compilers know */
+        for (int32_t i = 0; i < n; i++)
+            hashes[i] = (hashes[i] ^ (uint32_t)tokens[i]) * gram_multiplier;
+    }
+    return g;
+}
+
+/* Puts gram i into the table, after all older ones, and returns what was there: its last position + 1, and SEEN_TWICE if it
+ * stood twice before; 0 if it is new. */
+static inline uint32_t enter_gram(lz_grams *g, int32_t i, int32_t size)
+{
+    const int32_t *recent = g->recent;
+    uint32_t slot = g->hashes[i] >> g->shift, found;
+    for (; (found = g->table[slot]) != 0; slot = (slot + 1) & g->mask) {
+        const int32_t k = (int32_t)(found & ~SEEN_TWICE) - 1;
+        /* Of a gram that goes on with a repetition, all tokens but the newest were compared with the gram before. */
+        if (recent[k] == recent[i] &&
+            (k == g->next || memcmp(recent + k + 1, recent + i + 1, (size_t)(size - 1) * sizeof *recent) == 0)) {
+            g->next = k - 1;
+            g->table[slot] = ((uint32_t)i + 1) | SEEN_TWICE;
+            return found;
+        }
+    }
+    g->next = -1;
+    g->table[slot] = (uint32_t)i + 1;
+    return 0;
+}
+
+/* How many of the last `horizon` tokens end a 4-gram that also ended at most `window` tokens earlier. */
+static int32_t count_repeated(const lz_scratch *s, int32_t n, int32_t window, int32_t horizon)
+{
+    enum { SIZE = 4 };
+    int32_t repeated = 0, grams = n - SIZE + 1;
+    if (grams > horizon + (int64_t)window)
+        grams = horizon + window;
+    if (grams <= 0)
+        return 0;
+    lz_grams g = begin_grams(s, grams, SIZE);
+    for (int32_t i = grams - 1; i >= 0; i--) {
+        uint32_t before = enter_gram(&g, i, SIZE);
+        repeated += i < horizon && before && (int32_t)(before & ~SEEN_TWICE) - 1 - i <= window;
+    }
+    return repeated;
+}
+
+/* What a text that is in a loop shows, and no quotation does: strings that stand for the third time. */
+typedef struct {
+    int32_t length; /* of the longest string all of whose grams stood at least twice before, in tokens; 0 if there is none */
+    int32_t steps;  /* tokens since the first string of at least `wanted` tokens was there, counting the one that completed
+                       it; 0 if there is none */
+} lz_circling;
+
+/* Reads the last n tokens, and nothing before them: a gram stands for the third time if two others of these tokens' grams,
+ * both older, are equal to it. Stops at a string of `enough` tokens, at least `wanted`: in a loop that is soon. */
+static inline lz_circling read_grams(const lz_scratch *s, int32_t n, int32_t size, int32_t wanted, int32_t enough)
+{
+    const int32_t grams = n - size + 1, wanted_grams = wanted - size + 1, enough_grams = enough - size + 1;
+    int32_t run = 0, longest = 0, steps = 0;
+    if (grams < 3)
+        return (lz_circling){0, 0};
+    lz_grams g = begin_grams(s, grams, size);
+    for (int32_t i = grams - 1; i >= 0; i--) {
+        run = enter_gram(&g, i, size) & SEEN_TWICE ? run + 1 : 0;
+        longest = run > longest ? run : longest;
+        if (run > 0 && run >= wanted_grams && steps == 0)
+            steps = i + 1;
+        if (run > 0 && run >= enough_grams)
+            break;
+    }
+    return (lz_circling){longest > 0 ? longest + size - 1 : 0, steps};
+}
+
+static lz_circling find_circling(const lz_scratch *s, int32_t n, int32_t size, int32_t wanted, int32_t enough)
+{
+    /* The comparisons of a known size are a few instructions. */
+    return size == LZ_GRAM ? read_grams(s, n, LZ_GRAM, wanted, enough) : read_grams(s, n, size, wanted, enough);
+}
+
+static void evidence(const lz_evidence *e, const lz_tokens *tokens, int64_t *lengths, lz_workspace *ws)
+{
+    lz_sizes sizes = lz_evidence_sizes(e, tokens->length);
+    lz_scratch s;
+    lz_lay_out(ws->blocks[LZ_SCRATCH].memory, sizes, &s);
+    for (int64_t b = 0; b < tokens->rows; b++)
+        lengths[b] = find_circling(&s, read_recent(tokens, b, sizes.context, s.recent), e->gram, 1, INT32_MAX).length;
+}

@@ -1,0 +1,254 @@
+/* Caches in blocks as Python functions; nothing is written before everything has been checked. */
+#include "../cache/blocks.h"
+#include "args.h"
+#include "cache_args.h"
+#include "functions.h"
+
+/* From this many numbers on, the work outlasts what it costs to release the GIL. */
+enum { GIL_MIN_NUMBERS = 65536 };
+#define RUN(numbers, call) RUN_UNLOCKED_IF((numbers) >= GIL_MIN_NUMBERS, call)
+
+static const float_dtype dtypes[] = {[DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16};
+
+/* A [blocks, heads, tokens, size] tensor of one of the narrow float types, with any strides. */
+static int take_blocks(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_blocks *a)
+{
+    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, "[blocks, heads, tokens, size]") < 0 ||
+        tensor_check_cpu(t) < 0)
+        return -1;
+    if (t->dtype > DTYPE_BFLOAT16) {
+        tensor_fail_dtype(t, "float32, float16 or bfloat16");
+        return -1;
+    }
+    if (like && t->dtype != like->dtype) {
+        PyErr_Format(PyExc_TypeError, "%s: expected the dtype of %s, %s, got %s", name, like->name,
+                     tensor_dtype_name(like->dtype), tensor_dtype_name(t->dtype));
+        return -1;
+    }
+    for (int i = 0; i < 4; i++) {
+        if (t->shape[i] < 1 || t->shape[i] > INT32_MAX) {
+            PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 %s, got %lld", name,
+                         (const char *const[]){"blocks", "heads", "tokens a block", "numbers a token"}[i],
+                         (long long)t->shape[i]);
+            return -1;
+        }
+    }
+    *a = (cache_blocks){t->data,     dtypes[t->dtype], t->shape[0],   t->shape[1],   t->shape[2],
+                        t->shape[3], t->strides[0],    t->strides[1], t->strides[2], t->strides[3]};
+    return 0;
+}
+
+/* Each head of each block as a piece of memory. Returns 0 if the pieces of a tensor overlap. */
+static int as_pieces(const tensor *t, tensor *pieces)
+{
+    int64_t extent = 1;
+    *pieces = *t;
+    pieces->ndim = 3;
+    for (int i = 2; i < 4; i++) {
+        const int64_t reach = (t->shape[i] - 1) * t->strides[i];
+        extent += llabs(reach);
+        if (reach < 0)
+            pieces->data = (char *)pieces->data + reach * (int64_t)tensor_item_size(t);
+    }
+    pieces->shape[2] = extent;
+    pieces->strides[2] = 1;
+    for (int i = 0; i < 2; i++)
+        if (t->shape[i] > 1 && llabs(t->strides[i]) < extent)
+            return 0;
+    return 1;
+}
+
+/* Keys and values of one buffer may have other strides within a block, where one of them is stored with tokens last. */
+static int check_blocks_apart(const tensor *values, const tensor *keys)
+{
+    tensor pieces[2];
+    const int same = (values->strides[2] == keys->strides[2] || values->shape[2] == 1) &&
+                     (values->strides[3] == keys->strides[3] || (values->shape[3] == 1 && keys->shape[3] == 1));
+    if (!same && as_pieces(values, &pieces[0]) && as_pieces(keys, &pieces[1]))
+        return check_apart(&pieces[0], &pieces[1]);
+    return check_apart(values, keys);
+}
+
+/* The block row of one request, checked and copied: another thread may write to the tensor. With `distinct` the blocks from
+ * the first-th on have to be. PyMem_RawFree it. NULL with an exception. */
+static int64_t *copy_table(const tensor *t, int64_t first, int64_t used, int64_t blocks, int distinct)
+{
+    int64_t *copy = PyMem_RawMalloc((size_t)used * sizeof *copy + 1);
+    unsigned char *seen = PyMem_RawCalloc((size_t)(blocks + 7) / 8, 1);
+    if (!copy || !seen) {
+        PyErr_NoMemory();
+        goto fail;
+    }
+    for (int64_t i = first; i < used; i++) {
+        const int64_t at = i * t->strides[0];
+        const int64_t block = t->dtype == DTYPE_INT32 ? ((const int32_t *)t->data)[at] : ((const int64_t *)t->data)[at];
+        if (block < 0 || block >= blocks) {
+            PyErr_Format(PyExc_ValueError, "blocks: expected blocks in [0, %lld), got %lld at [%lld]", (long long)blocks,
+                         (long long)block, (long long)i);
+            goto fail;
+        }
+        if (distinct && seen[block / 8] >> (block % 8) & 1) {
+            PyErr_Format(PyExc_ValueError, "blocks: expected distinct blocks behind start, got %lld a second time at [%lld]",
+                         (long long)block, (long long)i);
+            goto fail;
+        }
+        seen[block / 8] |= (unsigned char)(1u << (block % 8));
+        copy[i] = block;
+    }
+    PyMem_RawFree(seen);
+    return copy;
+fail:
+    PyMem_RawFree(seen);
+    PyMem_RawFree(copy);
+    return NULL;
+}
+
+static int take_table(module_state *st, PyObject *object, tensor *t)
+{
+    if (tensor_borrow(st, object, "blocks", t) < 0 || check_ndim(t, 1, "[blocks]") < 0 || tensor_check_cpu(t) < 0)
+        return -1;
+    return tensor_check_int(t);
+}
+
+/* Blocks that hold the tokens before `length`; -1 with an exception if the row has fewer. */
+static int64_t blocks_used(const tensor *table, int64_t length, int64_t tokens)
+{
+    const int64_t used = (length + tokens - 1) / tokens;
+    if (used <= table->shape[0])
+        return used;
+    PyErr_Format(PyExc_ValueError, "blocks: expected at least %lld, for %lld tokens in blocks of %lld, got %lld",
+                 (long long)used, (long long)length, (long long)tokens, (long long)table->shape[0]);
+    return -1;
+}
+
+const char doc_compact_blocks[] =
+    "compact_blocks_($module, /, keys, values, blocks, positions, *, start, stop, length)\n--\n\n"
+    "compact_ for one request of an engine whose cache is in blocks: drops all tokens of [start, stop) but those at\n"
+    "start + positions, in place. They and the tokens of [stop, length) move down to `start` in their order. Nothing is\n"
+    "allocated but copies of the block row and the positions.\n\n"
+    "Parameters\n----------\n"
+    "keys, values : tensor [N, Hkv, block, D]\n"
+    "    float32, float16 or bfloat16, of the same dtype, with any strides, on the CPU. Sizes D may differ. They may lie "
+    "in\n"
+    "    one buffer, but share no number.\n"
+    "blocks : tensor [n], int32 or int64\n"
+    "    The request's blocks: token t lies in blocks[t // block] at t % block. Those that hold [start, length) are "
+    "distinct.\n"
+    "positions : tensor [1, 1 or Hkv, k], int64\n"
+    "    Strictly ascending, in [0, stop - start); as from select_top.\n"
+    "start, stop, length : int\n"
+    "    Tokens; 0 <= start <= stop <= length <= n * block.\n\n"
+    "Returns\n-------\n"
+    "int\n"
+    "    The new length, length - (stop - start) + k. What lies behind is undefined.\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Before anything is moved, naming the argument, what came and what is wanted.";
+
+PyObject *py_compact_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {
+        "compact_blocks_",
+        7,
+        4,
+        7,
+        {NAME(keys), NAME(values), NAME(blocks), NAME(positions), NAME(start), NAME(stop), NAME(length)}};
+    module_state *st = state_of(module);
+    PyObject *v[7], *result = NULL;
+    tensor keys = {0}, values = {0}, table = {0}, positions = {0};
+    int64_t *rows = NULL, *copied = NULL;
+    cache_block_compaction c = {.threads = atomic_load(&st->threads)};
+    int32_t start = 0, stop = 0, length = 0;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[4], "start", 0, &start) < 0 ||
+        arg_int(v[5], "stop", 0, &stop) < 0 || arg_int(v[6], "length", 0, &length) < 0 ||
+        take_blocks(st, v[0], "keys", NULL, &keys, &c.keys) < 0 || tensor_check_writable(&keys) < 0 ||
+        take_blocks(st, v[1], "values", &keys, &values, &c.values) < 0 || tensor_check_writable(&values) < 0 ||
+        check_equal("values", "blocks", c.values.blocks, "keys", c.keys.blocks) < 0 ||
+        check_equal("values", "heads", c.values.heads, "keys", c.keys.heads) < 0 ||
+        check_equal("values", "tokens a block", c.values.tokens, "keys", c.keys.tokens) < 0 ||
+        check_blocks_apart(&values, &keys) < 0 || take_table(st, v[2], &table) < 0 ||
+        tensor_borrow(st, v[3], "positions", &positions) < 0 || check_ndim(&positions, 3, "[1, heads, kept]") < 0 ||
+        tensor_check_cpu(&positions) < 0 || check_range("stop", stop, 0, length) < 0 ||
+        check_range("start", start, 0, stop) < 0)
+        goto done;
+    if (positions.dtype != DTYPE_INT64) {
+        tensor_fail_dtype(&positions, "int64");
+        goto done;
+    }
+    if (positions.shape[0] != 1 || (positions.shape[1] != 1 && positions.shape[1] != c.keys.heads)) {
+        PyErr_Format(PyExc_ValueError, "positions: expected 1 row and 1 head, or as many as keys, %lld, got [%lld, %lld]",
+                     (long long)c.keys.heads, (long long)positions.shape[0], (long long)positions.shape[1]);
+        goto done;
+    }
+    const int64_t used = blocks_used(&table, length, c.keys.tokens);
+    if (used < 0 || check_contiguous(&positions) < 0 ||
+        !(rows = copy_table(&table, start / c.keys.tokens, used, c.keys.blocks, 1)) ||
+        !(copied = copy_positions(&positions, stop - start)))
+        goto done;
+    c.table = rows;
+    c.positions = copied;
+    c.kept = positions.shape[2];
+    c.position_head_stride = positions.shape[1] == 1 ? 0 : c.kept;
+    c.start = start, c.stop = stop, c.length = length;
+    RUN(c.keys.heads * (c.length - c.start) * c.keys.size, cache_compact_blocks(&c));
+    result = PyLong_FromLongLong(c.length - (c.stop - c.start) + c.kept);
+done:
+    PyMem_RawFree(rows);
+    PyMem_RawFree(copied);
+    tensor_release(&keys);
+    tensor_release(&values);
+    tensor_release(&table);
+    tensor_release(&positions);
+    return result;
+}
+
+const char doc_gather_blocks[] =
+    "gather_blocks_($module, /, out, cache, blocks, *, start)\n--\n\n"
+    "Copies tokens of one request of an engine whose cache is in blocks: out[0, :, i] is its token start + i. As many as\n"
+    "`out` has room for, for attention_scores and others that want them side by side.\n\n"
+    "Parameters\n----------\n"
+    "out : tensor [1, Hkv, n, D]\n"
+    "    float32, float16 or bfloat16; contiguous last dimension.\n"
+    "cache : tensor [N, Hkv, block, D]\n"
+    "    Keys or values, of the same dtype, with any strides, on the CPU; not of the memory that is written.\n"
+    "blocks : tensor [n], int32 or int64\n"
+    "    The request's blocks: token t lies in blocks[t // block] at t % block.\n"
+    "start : int\n"
+    "    The first token.\n\n"
+    "Returns\n-------\n"
+    "out\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Before anything is written, naming the argument, what came and what is wanted.";
+
+PyObject *py_gather_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {"gather_blocks_", 4, 3, 4, {NAME(out), NAME(cache), NAME(blocks), NAME(start)}};
+    module_state *st = state_of(module);
+    PyObject *v[4], *result = NULL;
+    tensor out = {0}, cache = {0}, table = {0};
+    int64_t *rows = NULL;
+    cache_gathering g = {.threads = atomic_load(&st->threads)};
+    int32_t start = 0;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[3], "start", 0, &start) < 0 ||
+        take_array(st, v[0], "out", NULL, &out, &g.out) < 0 || tensor_check_cpu(&out) < 0 ||
+        tensor_check_writable(&out) < 0 || take_blocks(st, v[1], "cache", &out, &cache, &g.cache) < 0 ||
+        check_equal("out", "rows", g.out.batch, "requests", 1) < 0 ||
+        check_equal("out", "heads", g.out.heads, "cache", g.cache.heads) < 0 ||
+        check_equal("out", "numbers a token", g.out.size, "cache", g.cache.size) < 0 || check_apart(&out, &cache) < 0 ||
+        take_table(st, v[2], &table) < 0)
+        goto done;
+    const int64_t used = blocks_used(&table, start + g.out.tokens, g.cache.tokens);
+    if (used < 0 || !(rows = copy_table(&table, start / g.cache.tokens, used, g.cache.blocks, 0)))
+        goto done;
+    g.table = rows;
+    g.start = start;
+    RUN(g.out.heads * g.out.tokens * g.out.size, cache_gather_blocks(&g));
+    result = Py_NewRef(v[0]);
+done:
+    PyMem_RawFree(rows);
+    tensor_release(&out);
+    tensor_release(&cache);
+    tensor_release(&table);
+    return result;
+}

@@ -1,0 +1,53 @@
+"""Echo: what would be found again if the same were asked later. A rule of this package."""
+
+import torch
+
+from lzpenalty.cache.attend import echo_heads
+from lzpenalty.cache.selectors.base import Selector
+
+__all__ = ["Echo"]
+
+
+class Echo(Selector):
+    """Keeps what the queries of the text would find if they were asked an interval later, at the time when it may have been
+    dropped.
+
+    Every R = `recent` tokens, with n seen, the last R + 1 queries j are turned to position n + P and compared with all that
+    the cache holds; the evidence for an entry t is the largest share of attention that any of them gave it:
+
+        a[g, j, t] = softmax over t of scale * <Rot(n + P) Rot(j)^-1 q[g, j], k[t]>        without a causal mask
+        e[t] = max(e[t], max over j and the group of a[g, j, t])
+
+    Evidence stays with its entry. One query more than there are new tokens, because the query before a token is often the
+    one that finds it, as in induction heads: text that stood behind this word once will be looked for when it comes again.
+    KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
+    (2407.11550) shares a budget between the heads of a layer.
+    """
+
+    keeps_evidence = True
+
+    def __init__(self):
+        self.pending = []  # queries [B, Hq, q, D]: the one of overlap, and those since the last block
+        self.new = 0
+
+    def observe(self, layer, queries):
+        recent, interval = layer.settings.plan.recent, layer.settings.plan.interval
+        if not self.pending:
+            self.pending = [layer.prompt_query]
+        self.pending.append(queries)
+        self.new += queries.shape[2]
+        if self.new < recent:
+            return
+        pending, done = torch.cat(self.pending, dim=2), 0
+        distances = interval + torch.arange(recent + 1, 0, -1)  # from the queries n - R - 1 .. n - 1 to n + P
+        while self.new >= recent:
+            self.new -= recent
+            echo_heads(layer, layer.rotation(pending[:, :, done : done + recent + 1], distances), behind=self.new)
+            done += recent
+        self.pending = [pending[:, :, done:].clone()]
+
+    def score(self, layer):
+        return layer.evidence[..., layer.start : layer.stop]
+
+    def select_rows(self, index):
+        self.pending = [queries[index] for queries in self.pending]

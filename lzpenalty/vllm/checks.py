@@ -1,0 +1,135 @@
+"""What can't be served with a compressed cache, refused at start-up by name.
+
+Text that is silently wrong is the worst that can happen, so whatever was not tried is refused: other versions of vLLM, whose
+methods may read lengths in another place, and what counts or moves slots itself.
+"""
+
+import importlib
+import inspect
+
+from lzpenalty.engines.adaptor import callers
+from lzpenalty.vllm.options import PREFIX, ServerOptions, cache_options, server_options
+
+__all__ = ["check_configuration", "check_methods", "check_request", "is_served"]
+
+TESTED = "0.32"
+WORKER, SCHEDULER = "lzpenalty.vllm.Worker", "lzpenalty.vllm.Scheduler"
+START = f"--worker-cls {WORKER} --scheduler-cls {SCHEDULER}"
+
+# The parameters of every method of vLLM that is overridden or relied on.
+METHODS = {
+    "vllm.v1.core.sched.scheduler.Scheduler": {
+        "add_request": "self request",
+        "schedule": "self throttle_prefills",
+        "_reserve_prefill_lookahead": "self request num_computed_tokens num_new_tokens",
+        "_preempt_request": "self request timestamp drop_stale_output",
+        "_free_blocks": "self request",
+    },
+    "vllm.v1.core.single_type_kv_cache_manager.FullAttentionManager": {
+        "get_num_blocks_to_allocate": "self request_id num_tokens new_computed_blocks total_computed_tokens "
+        "num_local_computed_tokens num_tokens_main_model apply_admission_cap prefill_end",
+        "allocate_new_blocks": "self request_id num_tokens num_tokens_main_model",
+        "cache_blocks": "self request num_tokens retention_interval replay_boundaries",
+        "remove_skipped_blocks": "self request_id processed_computed_tokens num_prompt_tokens",
+        "pop_blocks_for_free": "self request_id",
+    },
+    "vllm.v1.worker.gpu_model_runner.GPUModelRunner": {
+        "get_kv_cache_spec": "self",
+        "initialize_kv_cache": "self kv_cache_config is_profiling kv_cache_allocation_context",
+        "_update_states": "self scheduler_output",
+        "_prepare_inputs": "self scheduler_output num_scheduled_tokens",
+        "execute_model": "self scheduler_output intermediate_tensors",
+    },
+    "vllm.v1.worker.gpu.model_runner.GPUModelRunner": {
+        "get_kv_cache_spec": "self",
+        "initialize_kv_cache": "self kv_cache_config is_profiling kv_cache_allocation_context",
+        "finish_requests": "self scheduler_output",
+        "prepare_attn": "self input_batch",
+        "execute_model": "self scheduler_output intermediate_tensors dummy_run skip_attn_for_dummy_run is_profile "
+        "context_len valid_dummy_state_slots randomize_inputs",
+    },
+}
+
+
+def check_methods(names) -> None:
+    """Raises RuntimeError unless this vLLM was tested, and the classes of these names have the methods that were."""
+    import vllm
+
+    if not vllm.__version__.startswith(TESTED + "."):
+        raise RuntimeError(
+            f"vllm: the compressed cache was tested with vLLM {TESTED}, this is {vllm.__version__}; "
+            f"pip install 'vllm=={TESTED}.*'"
+        )
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        owner = getattr(importlib.import_module(module), attribute)
+        for method, wanted in METHODS[name].items():
+            function = getattr(owner, method, None)
+            got = " ".join(inspect.signature(function).parameters) if function else "nothing"
+            if got != wanted:
+                raise RuntimeError(
+                    f"vllm: {name}.{method} has the parameters ({got}), not ({wanted}) as in the vLLM {TESTED} that the "
+                    f"compressed cache was tested with; pip install 'vllm=={TESTED}.*'"
+                )
+
+
+def _compresses(given) -> bool:
+    """Whether a worker or scheduler of the configuration is one of this package's, or derived from it."""
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    if given is None or given == "auto":
+        return False
+    resolved = resolve_obj_by_qualname(given) if isinstance(given, str) else given
+    return getattr(resolved, "compresses_cache", False)
+
+
+def is_served(vllm_config) -> bool:
+    """Whether a server with this configuration compresses caches."""
+    given = (vllm_config.scheduler_config.scheduler_cls, vllm_config.parallel_config.worker_cls)
+    return given == (SCHEDULER, WORKER) or all(map(_compresses, given))
+
+
+def check_configuration(vllm_config) -> ServerOptions:
+    """The server's options. Raises ValueError that names what the compressed cache can't be served with."""
+    parallel, cache = vllm_config.parallel_config, vllm_config.cache_config
+    model, scheduler = vllm_config.model_config, vllm_config.scheduler_config
+    if not is_served(vllm_config):
+        raise ValueError(
+            f"the compressed cache needs both of {START}, got {parallel.worker_cls} and {scheduler.scheduler_cls}"
+        )
+    refused = {
+        "speculative decoding, whose drafts are taken back": vllm_config.speculative_config is not None,
+        "KV connectors, which move blocks that compressions change": vllm_config.kv_transfer_config is not None,
+        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "decode context parallelism": parallel.decode_context_parallel_size > 1,
+        "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
+        "micro-batching (--enable-dbo)": parallel.use_ubatching,
+        "encoder-decoder models": model.is_encoder_decoder,
+        "pooling models": model.runner_type == "pooling",
+        # A request that was preempted is computed anew in pieces that end where compressions are due.
+        "--no-enable-chunked-prefill": not scheduler.enable_chunked_prefill,
+        f"a quantised key/value cache ({cache.cache_dtype})": cache.cache_dtype not in ("auto", "float16", "bfloat16"),
+        "--kv-sharing-fast-prefill": cache.kv_sharing_fast_prefill,
+    }
+    for what, found in refused.items():
+        if found:
+            raise ValueError(f"the compressed cache can't be served with {what}; start without one of them")
+    return server_options(vllm_config.additional_config)
+
+
+def check_request(sampling_params) -> None:
+    """At admission: raises ValueError for options of the compressed cache that are refused, or that nobody would see.
+
+    vLLM asks a class, which has no configuration, so that the frame that asks is looked at.
+    """
+    params = sampling_params.extra_args
+    asked = sorted(key for key in params or () if isinstance(key, str) and key.startswith(PREFIX))
+    if not asked:
+        return
+    config = next(
+        (found for frame in callers() if (found := getattr(frame.f_locals.get("self"), "vllm_config", None))), None
+    )
+    served = config is not None and is_served(config)
+    options = cache_options(params, server_options(config.additional_config) if served else None)
+    if options is not None and config is not None and not served:
+        raise ValueError(f"{asked[0]}: this server compresses no caches, it was started without {START}")

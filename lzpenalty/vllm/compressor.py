@@ -1,0 +1,237 @@
+"""What a worker adds to a step: queries that are kept, tokens that take no slot, and compressions. Both of vLLM's runners
+use it, and it knows neither.
+
+    begin(...)   before the forward: what this step does, and how many tokens of each request are in no slot
+    forward      each layer copies queries into its ring, all of the step by one call: those that nobody asks for go to a row
+                 that is never read. So the call is the same in every step, and graphs that were captured can replay it
+    end(...)     after the forward: caches whose compression is due
+
+Rings have room for a few requests at a time, since a request needs one only for the last R tokens before a compression; the
+scheduler sees to it that no more have begun.
+"""
+
+import copy
+import logging
+import time
+
+import numpy as np
+import torch
+
+from lzpenalty._core import select_top
+from lzpenalty.cache.selectors import SELECTORS
+from lzpenalty.vllm.blocks import Blocks, find_layout
+from lzpenalty.vllm.options import ServerOptions, cache_options
+from lzpenalty.vllm.plan import RequestPlan
+
+__all__ = ["Compressor"]
+
+logger = logging.getLogger("vllm.lzpenalty")
+
+
+class _Layer:
+    """What a selector sees of one layer of one request: the evictable region alone, so that it begins at 0. Keys and values
+    are copied out of their blocks when they are asked for; most rules ask for no values."""
+
+    start = 0
+
+    def __init__(self, compressor, index: int, row, plan: RequestPlan, stop: int, keep: int, queries):
+        self.compressor, self.index, self.row = compressor, index, row
+        self.first, self.last = plan.prompt, plan.prompt + stop
+        self.stop = self.length = stop
+        self.keep, self.queries = keep, queries
+        self.kernel, self.aggregation = plan.options.kernel, plan.options.aggregation
+        self.scale = compressor.layers[index].impl.scale
+
+    def _copy(self, name: str) -> torch.Tensor:
+        blocks = self.compressor.blocks[self.index]
+        which = getattr(blocks, name)
+        out = self.compressor.scratch(name, which, self.stop)
+        return blocks.gather(which, self.row, self.first, self.last, out)
+
+    @property
+    def keys(self) -> torch.Tensor:
+        return self._copy("keys")
+
+    @property
+    def values(self) -> torch.Tensor:
+        return self._copy("values")
+
+
+class Compressor:
+    def __init__(self, server: ServerOptions, most_tokens: int, dtype: torch.dtype, device: torch.device):
+        self.server, self.dtype, self.device = server, dtype, device
+        self.plans: dict[str, RequestPlan] = {}
+        self.selectors: dict[str, list] = {}  # one for each layer
+        self.slots: dict[str, int] = {}  # of the rings, which a request has from its first kept query to its compression
+        self.free = list(range(server.slots))[::-1]
+        self.trash = server.slots * server.most_recent
+        # Where each query of a step goes. Captured graphs read it, so it stays where it is.
+        self.targets = torch.full((most_tokens,), self.trash, dtype=torch.int64, device=device)
+        self.targeted = 0  # of its items that are not the trash row
+        self.due: list[tuple[str, int, int]] = []
+        self.layers, self.rings, self.blocks, self.buffers = [], [], [], {}
+        self.compressions, self.seconds = 0, 0.0
+
+    # At start-up.
+
+    def make_rings(self, layers: list) -> None:
+        """When the model has been loaded: what is allocated now counts when vLLM sees how much is left for blocks."""
+        rows = self.trash + 1
+        self.rings = [
+            torch.empty(rows, layer.impl.num_heads, layer.impl.head_size, dtype=self.dtype, device=self.device)
+            for layer in layers
+        ]
+        size = sum(ring.numel() * ring.element_size() for ring in self.rings)
+        logger.info(
+            "compressed cache: %.1f MiB for the queries of %d requests of up to %d tokens each",
+            size / 2**20, self.server.slots, self.server.most_recent,
+        )  # fmt: skip
+
+    def bind(self, layers: list) -> None:
+        """When the blocks have been allocated, for a trial or for good."""
+        self.layers = layers
+        layout = find_layout(layers[0])
+        self.blocks = [Blocks(layer, layout) for layer in layers]
+        for ring, layer in zip(self.rings, layers, strict=True):
+            if not hasattr(layer.impl.forward, "ring"):
+                self._watch(ring, layer.impl)
+
+    def _watch(self, ring: torch.Tensor, impl) -> None:
+        forward = impl.forward
+
+        def watched(layer, query, *args, **kwargs):
+            if self.targeted or (query.is_cuda and torch.cuda.is_current_stream_capturing()):
+                ring.index_copy_(0, self.targets[: query.shape[0]], query.view(query.shape[0], *ring.shape[1:]))
+            return forward(layer, query, *args, **kwargs)
+
+        watched.ring = ring
+        impl.forward = watched
+
+    # In each step.
+
+    def remember(self, output) -> None:
+        """Takes note of requests that came, went and were preempted. First what went: an id may be back in the same step."""
+        for request_id in output.finished_req_ids:
+            self.plans.pop(request_id, None)
+            self._forget(request_id)
+        for request_id in output.preempted_req_ids or ():
+            self._forget(request_id)
+        for new in output.scheduled_new_reqs:
+            # The second runner is told anew of requests that were preempted.
+            options = cache_options(getattr(new.sampling_params, "extra_args", None), self.server)
+            if options is not None:
+                self.plans[new.req_id] = RequestPlan(new.prompt_len, options)
+
+    def _forget(self, request_id: str) -> None:
+        """What a request gathered since it was admitted: it begins anew, with the same compressions."""
+        self.selectors.pop(request_id, None)
+        if request_id in self.slots:
+            self.free.append(self.slots.pop(request_id))
+
+    def begin(self, request_ids, computed, scheduled) -> np.ndarray | None:
+        """Plans a step for its requests, in the order of its tokens. How many tokens of each are in no slot, or None."""
+        self.due = []
+        targets = None
+        dropped = None
+        if self.plans:
+            first = 0
+            for i, request_id in enumerate(request_ids):
+                new = int(scheduled[i])
+                plan = self.plans.get(request_id)
+                if plan is not None:
+                    before = int(computed[i])
+                    if gone := plan.dropped(before):
+                        dropped = np.zeros(len(request_ids), dtype=np.int32) if dropped is None else dropped
+                        dropped[i] = gone
+                    end, after = plan.boundary(before), before + new
+                    if after > end:
+                        raise RuntimeError(
+                            f"request {request_id}: a step to token {after} goes beyond a compression at {end}"
+                        )
+                    window = end - plan.options.plan.recent
+                    if after > window:
+                        targets = np.full(int(sum(scheduled)), self.trash) if targets is None else targets
+                        begin = max(before, window)
+                        row = self._slot(request_id) * self.server.most_recent + begin - window
+                        targets[first + begin - before : first + new] = np.arange(row, row + after - begin)
+                    if after == end:
+                        self.due.append((request_id, i, after))
+                first += new
+        self._aim(targets)
+        return dropped
+
+    def _slot(self, request_id: str) -> int:
+        if request_id not in self.slots:
+            if not self.free:
+                raise RuntimeError(
+                    f"request {request_id}: the scheduler began more than {self.server.slots} windows at once"
+                )
+            self.slots[request_id] = self.free.pop()
+        return self.slots[request_id]
+
+    def _aim(self, targets: np.ndarray | None) -> None:
+        """Says where the step's queries go."""
+        count = 0 if targets is None else len(targets)
+        if count:
+            source = torch.from_numpy(targets)
+            if self.device.type == "cuda":
+                source = source.pin_memory()
+            self.targets[:count].copy_(source, non_blocking=True)
+        if self.targeted > count:
+            self.targets[count : self.targeted].fill_(self.trash)
+        self.targeted = count
+
+    def end(self, block_row) -> None:
+        """Compresses what is due. `block_row(i)` is the row of blocks of the step's i-th request."""
+        due, self.due = self.due, []
+        for request_id, i, computed in due:
+            started = time.perf_counter()
+            self._compress(request_id, block_row(i), computed)
+            self.free.append(self.slots.pop(request_id))
+            self.compressions += 1
+            self.seconds += time.perf_counter() - started
+
+    def _compress(self, request_id: str, row: torch.Tensor, computed: int) -> None:
+        plan = self.plans[request_id]
+        recent, keep = plan.options.plan.recent, plan.kept(computed)
+        length = plan.slots(computed)  # before the compression
+        stop = length - recent
+        ring_row = self.slots[request_id] * self.server.most_recent
+        if request_id not in self.selectors:
+            selector = SELECTORS[plan.options.selector]()
+            self.selectors[request_id] = [copy.deepcopy(selector) for _ in self.layers]
+        for index, (ring, blocks, selector) in enumerate(
+            zip(self.rings, self.blocks, self.selectors[request_id], strict=True)
+        ):
+            queries = ring[ring_row : ring_row + recent].transpose(0, 1)[None]
+            layer = _Layer(self, index, row, plan, stop - plan.prompt, keep, queries)
+            try:
+                if keep:
+                    positions = select_top(selector.score(layer), keep)
+                else:
+                    positions = torch.empty(1, 1, 0, dtype=torch.int64, device=self.device)
+                blocks.compact_(row, positions, plan.prompt, stop, length)
+                selector.compacted(positions, stop - plan.prompt)
+            except Exception as error:
+                # Some layers may have been compressed already: what the request holds is no text any more.
+                raise RuntimeError(
+                    f"request {request_id}: the compression at token {computed} failed in layer {index} with selector "
+                    f"{plan.options.selector!r}: {error}"
+                ) from error
+
+    def scratch(self, name: str, like: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Memory for tokens of one layer, [1, heads, tokens, size], which all layers share."""
+        heads, size = like.shape[1], like.shape[3]
+        needed = heads * size * tokens
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.numel() < needed:
+            buffer = self.buffers[name] = torch.empty(needed, dtype=like.dtype, device=like.device)
+        return buffer[:needed].view(1, heads, tokens, size)
+
+    def statistics(self) -> dict[str, float]:
+        return {
+            "compressions": self.compressions,
+            "seconds": self.seconds,
+            "requests": len(self.plans),
+            "windows": len(self.slots),
+        }

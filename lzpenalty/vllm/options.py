@@ -1,0 +1,132 @@
+"""What a request, and a server, say about the compressed cache. Needs neither torch nor vLLM.
+
+    rpc_interval     P, tokens between compressions; 0 or null: this request's cache is not compressed
+    rpc_ratio        c, of which 1 / c are kept
+    rpc_recent       R, the newest tokens, which stay, and whose queries vote
+    rpc_kernel       neighbours that scores are averaged over
+    rpc_budget       at most so many generated tokens stay
+    rpc_selector     the rule
+    rpc_aggregation  'layer' or 'group': whether all heads of a layer keep the same tokens
+
+One of them is enough; the others have the defaults of :class:`lzpenalty.cache.rpc.RPCCache`. What a server does for requests
+that name none is the object `rpc` of `--additional-config`, with the same names without `rpc_`, and
+
+    slots         requests whose newest queries are kept at the same time; others wait a step
+    most_recent   the largest R of a request, which a slot has room for
+    log           whether a line is logged for each request at its end
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lzpenalty.cache.plan import Plan, check_integer
+
+__all__ = ["CacheOptions", "ServerOptions", "cache_options", "server_options"]
+
+PREFIX = "rpc_"
+COUNTS = ("interval", "ratio", "recent", "kernel", "budget")
+NAMES = (*COUNTS, "selector", "aggregation")
+# Those that need a layer's keys and values and the last R queries. h2o watches every step.
+SELECTORS = ("rpc", "snapkv", "tova", "streaming", "random", "rkv", "vase")
+AGGREGATIONS = ("layer", "group")
+SLOTS, MOST_RECENT = 16, 32
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """The options of one request."""
+
+    plan: Plan
+    kernel: int = 7
+    selector: str = "rpc"
+    aggregation: str = "layer"
+
+    def __post_init__(self):
+        check_integer("kernel", self.kernel, 1)
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel: expected an odd number, got {self.kernel}")
+        for name, known in (("selector", SELECTORS), ("aggregation", AGGREGATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """The object `rpc` of `--additional-config`."""
+
+    default: Mapping[str, Any]  # names without the prefix
+    slots: int = SLOTS
+    most_recent: int = MOST_RECENT
+    log: bool = False
+
+
+def _compile(given: Mapping[str, Any]) -> CacheOptions | None:
+    """Of names without the prefix."""
+    # Numbers that come in JSON, or from clients that know one kind of number alone.
+    options = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in given.items() if v is not None}
+    if not given or ("interval" in given and not options.get("interval")):
+        return None
+    plan = Plan(**{name: options.pop(name) for name in ("interval", "ratio", "recent", "budget") if name in options})
+    return CacheOptions(plan, **options)
+
+
+def cache_options(params: Mapping[str, Any] | None, server: ServerOptions | None = None) -> CacheOptions | None:
+    """What a request asks for; None if its cache is not to be compressed.
+
+    Parameters
+    ----------
+    params : mapping, optional
+        What came with the request. Keys that do not begin with `rpc_` belong to others.
+    server : ServerOptions, optional
+        What holds for options that the request does not name.
+
+    Raises
+    ------
+    ValueError
+        Naming the option.
+    """
+    given = {key: value for key, value in (params or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
+    for key in given:
+        if key.removeprefix(PREFIX) not in NAMES:
+            raise ValueError(f"{key}: no such option, expected one of {', '.join(PREFIX + name for name in NAMES)}")
+    own = {key.removeprefix(PREFIX): value for key, value in given.items()}
+    try:
+        options = _compile({**(server.default if server else {}), **own})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{PREFIX}{error}") from None
+    if options and server and options.plan.recent > server.most_recent:
+        raise ValueError(
+            f"{PREFIX}recent: expected at most {server.most_recent}, which this server has room for the queries of, got "
+            f"{options.plan.recent}"
+        )
+    return options
+
+
+def server_options(additional_config: Any) -> ServerOptions:
+    """Of the object that `--additional-config` was given. Raises ValueError naming the option."""
+    given = additional_config.get("rpc", {}) if isinstance(additional_config, Mapping) else {}
+    where = "--additional-config: rpc"
+    if not isinstance(given, Mapping):
+        raise ValueError(f'{where}: expected an object such as {{"interval": 4096}}, got {given!r}')
+    default = {name: value for name, value in given.items() if name in NAMES}
+    own = {name: value for name, value in given.items() if name not in NAMES}
+    if unknown := set(own) - {"slots", "most_recent", "log"}:
+        raise ValueError(
+            f"{where}.{min(unknown)}: no such option, expected one of {', '.join((*NAMES, 'slots', 'most_recent', 'log'))}"
+        )
+    for name in ("slots", "most_recent"):
+        value = own.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{where}.{name}: expected an integer >= 1, got {value!r}")
+    if not isinstance(own.get("log", False), bool):
+        raise ValueError(f"{where}.log: expected true or false, got {own['log']!r}")
+    try:
+        compiled = _compile(default)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}.{error}") from None
+    if compiled and "most_recent" not in own:
+        own["most_recent"] = max(MOST_RECENT, compiled.plan.recent)
+    server = ServerOptions(default, **own)
+    cache_options(None, server)  # raises if a slot has no room for it
+    return server

@@ -1,0 +1,59 @@
+"""vLLM's worker with a compressed cache."""
+
+import logging
+
+from vllm.platforms import current_platform
+from vllm.utils.import_utils import resolve_obj_by_qualname
+
+from lzpenalty.vllm.checks import check_configuration, check_methods
+from lzpenalty.vllm.compressor import Compressor
+from lzpenalty.vllm.runners import FirstRunner, SecondRunner
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("vllm.lzpenalty")
+
+_RUNNERS = {
+    FirstRunner: "vllm.v1.worker.gpu_model_runner.GPUModelRunner",
+    SecondRunner: "vllm.v1.worker.gpu.model_runner.GPUModelRunner",
+}
+
+
+def _base() -> type:
+    """The platform's worker."""
+    if current_platform.is_cpu():
+        return resolve_obj_by_qualname("vllm.v1.worker.cpu_worker.CPUWorker")
+    if current_platform.is_cuda_alike():
+        return resolve_obj_by_qualname("vllm.v1.worker.gpu_worker.Worker")
+    raise RuntimeError(f"the compressed cache can't be served on {current_platform.device_name}")
+
+
+class Worker(_base()):
+    """`--worker-cls lzpenalty.vllm.Worker`"""
+
+    compresses_cache = True
+
+    def __init__(self, vllm_config, *args, **kwargs):
+        self.cache_server = check_configuration(vllm_config)
+        super().__init__(vllm_config, *args, **kwargs)
+        if vllm_config.parallel_config.tensor_parallel_size > 1:
+            logger.warning("compressed cache: each rank chooses by its own heads, which was not tested")
+
+    def init_device(self):
+        super().init_device()
+        kind = SecondRunner if self.use_v2_model_runner else FirstRunner
+        check_methods([_RUNNERS[kind]])
+        runner = self.model_runner
+        # The platform made its own kind of runner, of which there are several: what is added goes in front of it.
+        runner.__class__ = type(f"Compressing{type(runner).__name__}", (kind, type(runner)), {})
+        most_tokens = max(
+            self.scheduler_config.max_num_batched_tokens, self.compilation_config.max_cudagraph_capture_size or 0
+        )
+        if self.device.type == "cuda":
+            logger.warning("compressed cache: its use of GPUs was read, not run")
+            logger.info("compressed cache: queries are copied within graphs (%s)", self.compilation_config.cudagraph_mode)
+        runner.compressor = Compressor(self.cache_server, most_tokens, self.model_config.dtype, self.device)
+
+    def cache_statistics(self) -> dict[str, float]:
+        """compressions and their seconds so far; requests and windows at the moment. For `collective_rpc`."""
+        return self.model_runner.compressor.statistics()

@@ -1,0 +1,381 @@
+"""The real vLLM with the compressed cache, on a CPU. `make test-vllm`.
+
+    VLLM_USE_V2_MODEL_RUNNER=0 or 1   with which of its runners
+    LZPENALTY_AHEAD=1                 the scheduler one step ahead of outputs, as it is on GPUs; the CPU platform has no such
+                                      mode, but the order of its calls can be had
+
+A tiny random model says something else once a token of its cache is another, so that answers show what caches held. They
+have to be those of transformers with RPCCache to the token; where requests are compared with themselves, it is with fewer of
+them at a time and nothing preempted. All tests share one engine, since a process has room for one, with a pool that is too
+small for most of them.
+"""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+os.environ |= {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "TRITON_INTERPRET": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
+
+import tiny
+from lzpenalty.cache.rpc import RPCCache
+from lzpenalty.cache.selectors import SELECTORS, Selector
+from lzpenalty.hf import LZPenaltyLogitsProcessor
+from lzpenalty.vllm import checks, options
+
+SECOND = os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"  # in Triton's interpreter, at a few steps a second
+AHEAD = os.environ.get("LZPENALTY_AHEAD") == "1"
+WORKER, SCHEDULER, PENALTY = "lzpenalty.vllm.Worker", "lzpenalty.vllm.Scheduler", "lzpenalty.vllm:LZPenalty"
+BLOCK, BLOCKS, LONGEST, CHUNK = 32, 18, 512, 64
+TOKENS = 90 if SECOND else 160
+OPTIONS = {"interval": 24, "ratio": 4, "recent": 8} if SECOND else {"interval": 48, "ratio": 4, "recent": 8}
+LENGTHS = (58, 80, 17, 97, 43)
+
+
+def asks(**changes):
+    """extra_args of a request, by the names that RPCCache has."""
+    return {f"rpc_{name}": value for name, value in {**OPTIONS, **changes}.items()}
+
+
+def sampling(extra=None, tokens=TOKENS):
+    return SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, extra_args=extra)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """(model, its folder)"""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tiny.VOCAB, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=4096, tie_word_embeddings=False,
+        initializer_range=0.1, pad_token_id=0, bos_token_id=1, eos_token_id=None,
+    )  # fmt: skip
+    made, folder = LlamaForCausalLM(config).eval(), str(tmp_path_factory.mktemp("model"))
+    made.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return made, folder
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(2, tiny.VOCAB, (length,), generator=generator).tolist() for length in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def llm(model):
+    if AHEAD:
+        import vllm.config.vllm
+
+        vllm.config.vllm.VllmConfig.max_concurrent_batches = property(lambda self: 2)
+    made = LLM(
+        model[1], dtype="float32", enforce_eager=True, enable_prefix_caching=True, block_size=BLOCK, max_model_len=LONGEST,
+        max_num_seqs=8, max_num_batched_tokens=CHUNK, num_gpu_blocks_override=BLOCKS, logits_processors=[PENALTY],
+        worker_cls=WORKER, scheduler_cls="lzpenalty.vllm.scheduler.AsyncCompressedScheduler" if AHEAD else SCHEDULER,
+        additional_config={"rpc": {"slots": 3}},
+    )  # fmt: skip
+    assert made.llm_engine.vllm_config.use_v2_model_runner == SECOND
+    assert (made.llm_engine.engine_core.engine_core.batch_queue is not None) == AHEAD
+    return made
+
+
+def scheduler(llm):
+    return llm.llm_engine.engine_core.engine_core.scheduler
+
+
+def statistics(llm):
+    return llm.collective_rpc("cache_statistics")[0]
+
+
+def answers(llm, prompts, params):
+    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_lost(llm):
+    """After each test all blocks are free, and nobody remembers a request."""
+    yield
+    if getattr(llm, "broken", False):
+        return
+    engine = llm.llm_engine
+    for _ in range(3):  # the worker hears of what ended in the next step
+        engine.step()
+    pool, manager = scheduler(llm).kv_cache_manager.block_pool, scheduler(llm).compressed
+    assert pool.get_num_free_blocks() == BLOCKS - 1  # one is the null block
+    assert not any((manager.plans, manager.highest, manager.truncated, manager.freed, scheduler(llm).windows))
+    left = statistics(llm)
+    if left["requests"]:  # what ended last is told with the next step that there is
+        answers(llm, [[2, 3]], sampling(tokens=1))
+        left = statistics(llm)
+    assert left["requests"] == left["windows"] == 0
+
+
+EXPECTED = {}
+
+
+def of_transformers(model, prompt, extra=None, tokens=TOKENS):
+    """The same with transformers: plain, or with RPCCache, or with the penalty, or both."""
+    key = (tuple(prompt), json.dumps(extra, sort_keys=True), tokens)
+    if key not in EXPECTED:
+        ids, extra = torch.tensor([prompt]), extra or {}
+        rpc = {name[4:]: value for name, value in extra.items() if name.startswith("rpc_")}
+        lz = {name[3:]: value for name, value in extra.items() if name.startswith("lz_")}
+        common = dict(
+            attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0,
+            logits_processor=[LZPenaltyLogitsProcessor(**lz)] if lz else [],
+        )  # fmt: skip
+        if rpc:
+            with RPCCache(model[0], **rpc) as cache:
+                found = model[0].generate(ids, past_key_values=cache, **common)
+        else:
+            found = model[0].generate(ids, **common)
+        EXPECTED[key] = found[0, len(prompt) :].tolist()
+    return EXPECTED[key]
+
+
+def check(llm, model, prompts, extras, tokens=TOKENS):
+    got = answers(llm, prompts, [sampling(extra, tokens) for extra in extras])
+    for prompt, extra, answer in zip(prompts, extras, got, strict=True):
+        want = of_transformers(model, prompt, extra, tokens)
+        first = next((i for i, (x, y) in enumerate(zip(answer, want, strict=True)) if x != y), None)
+        assert first is None, f"{extra}: {len(prompt)} tokens of prompt, another token at {first}"
+
+
+def test_the_methods_of_vllm_are_those_that_were_tested():
+    checks.check_methods(checks.METHODS)
+
+
+def test_one_request(llm, model, prompts):
+    before, freed = statistics(llm)["compressions"], scheduler(llm).compressed.freed_blocks
+    check(llm, model, prompts[:1], [asks()])
+    assert of_transformers(model, prompts[0], asks()) != of_transformers(model, prompts[0])
+    assert statistics(llm)["compressions"] - before == (TOKENS - 1 - OPTIONS["recent"]) // OPTIONS["interval"]
+    assert scheduler(llm).compressed.freed_blocks > freed
+
+
+def test_a_mixed_batch_that_does_not_fit(llm, model, prompts):
+    """Compressed and plain requests. Some are preempted, and computed anew with the same compressions."""
+    before = scheduler(llm).preemptions
+    extras = [asks(), None, asks(ratio=8), asks(), None]
+    check(llm, model, prompts, extras)
+    assert scheduler(llm).preemptions > before
+
+
+VARIANTS = [
+    {"budget": 24},
+    {"budget": 8},  # the recent tokens alone
+    {"kernel": 1},
+    {"kernel": 3, "aggregation": "group"},
+    {"aggregation": "group", "budget": 30},
+    {"recent": 1, "ratio": 2},
+    {"selector": "snapkv", "aggregation": "group"},
+    {"selector": "tova", "kernel": 1},
+    {"selector": "streaming", "budget": 20},
+    {"selector": "rkv"},
+    {"selector": "random"},
+    {"selector": "vase"},
+]
+
+
+def test_every_option_and_selector(llm, model, prompts):
+    extras = [asks(**variant) for variant in VARIANTS]
+    assert {"rpc", *(v["selector"] for v in VARIANTS if "selector" in v)} == set(options.SELECTORS)
+    check(llm, model, [prompts[i % 3] for i in range(len(extras))], extras)
+
+
+def test_the_penalty_and_the_cache_in_one_request(llm, model, prompts):
+    lz = {"lz_strength": 0.6, "lz_window": 64}
+    extras = [{**asks(), **lz}, lz, asks()]
+    check(llm, model, prompts[:3], extras)
+    assert len({tuple(of_transformers(model, prompts[0], extra)) for extra in extras}) == 3
+
+
+def test_more_windows_at_once_than_there_is_room_for(llm, model, prompts):
+    """Six requests whose last tokens before a compression come in the same steps; three have room for their queries."""
+    check(llm, model, [prompts[2]] * 6, [asks(kernel=kernel) for kernel in (1, 3, 5, 7, 9, 11)])
+
+
+def test_prompts_that_others_have_computed(llm, model, prompts):
+    scheduler(llm).reset_prefix_cache()
+    prompt = prompts[3]
+    check(llm, model, [prompt] * 4, [asks(), None, asks(), None])
+    check(llm, model, [prompt], [asks()])  # its first blocks are found
+    check(llm, model, [prompt], [None])
+    # An answer from a compressed cache is not what the text's own cache holds, and must not be found.
+    for extra in (asks(), None):
+        longer = prompt + of_transformers(model, prompt, asks())[:70]
+        check(llm, model, [longer], [extra], tokens=12 if SECOND else 40)
+        longer = prompt + of_transformers(model, prompt)[:70]
+        check(llm, model, [longer], [extra], tokens=12 if SECOND else 70)
+    check(llm, model, [prompt], [None])
+
+
+def test_aborts(llm, model, prompts):
+    engine = llm.llm_engine
+    names = [f"request-{i}" for i in range(5)]
+    for name, prompt in zip(names, prompts, strict=True):
+        engine.add_request(name, {"prompt_token_ids": prompt}, sampling(asks()))
+    for _ in range(40 if SECOND else 100):
+        engine.step()
+    engine.abort_request(names)
+    while engine.has_unfinished_requests():
+        engine.step()
+    check(llm, model, prompts[:1], [asks()])
+
+
+def drawn_request(chance, prompts):
+    prompt = chance.choice(prompts)
+    prompt = prompt[: chance.randint(3, len(prompt))]
+    if chance.random() < 0.3:
+        return prompt, None
+    interval = chance.choice([16, 24, 40, 64])
+    recent = chance.randint(1, 12)
+    extra = {
+        "rpc_interval": interval, "rpc_ratio": chance.choice([2, 4, 8]), "rpc_recent": recent,
+        "rpc_kernel": chance.choice([1, 3, 7]), "rpc_aggregation": chance.choice(["layer", "group"]),
+        "rpc_selector": chance.choice(options.SELECTORS),
+    }  # fmt: skip
+    if chance.random() < 0.3:
+        extra["rpc_budget"] = recent + chance.choice([0, 8, 16])
+    return prompt, extra
+
+
+def test_random_requests_against_themselves(llm, prompts):
+    """All at once, which preempts many of them, and then in pairs, which fit."""
+    chance = random.Random(1)
+    requests = [drawn_request(chance, prompts) for _ in range(10 if SECOND else 64)]
+    params = [sampling(extra, chance.randint(20, 50) if SECOND else chance.randint(60, 170)) for _, extra in requests]
+    before = scheduler(llm).preemptions
+    together = answers(llm, [prompt for prompt, _ in requests], params)
+    assert scheduler(llm).preemptions > before or SECOND
+    scheduler(llm).reset_prefix_cache()
+    for i in range(0, len(requests), 2):
+        before = scheduler(llm).preemptions
+        apart = answers(llm, [prompt for prompt, _ in requests[i : i + 2]], params[i : i + 2])
+        assert scheduler(llm).preemptions == before
+        assert together[i : i + 2] == apart, requests[i : i + 2]
+
+
+def test_bad_options_fail_the_request_alone(llm, model, prompts):
+    for bad, message in (
+        ({"rpc_interval": -1}, "rpc_interval: expected at least 1, got -1"),
+        ({"rpc_interval": 50}, "rpc_interval: expected a multiple of ratio, 4, got 50"),
+        ({"rpc_intervall": 64}, "rpc_intervall: no such option"),
+        ({"rpc_recent": 64}, "rpc_recent: expected at most 32, which this server has room"),
+        ({"rpc_kernel": 2}, "rpc_kernel: expected an odd number, got 2"),
+        ({"rpc_selector": "h2o"}, "rpc_selector: expected one of rpc, "),
+        ({"rpc_budget": 4}, "rpc_budget: expected at least recent, 32, got 4"),
+    ):
+        with pytest.raises(VLLMValidationError, match=message):
+            llm.generate([{"prompt_token_ids": prompts[2]}], sampling(bad), use_tqdm=False)
+    assert answers(llm, prompts[2:3], sampling({"rpc_interval": 0}, 8)) == [of_transformers(model, prompts[2], None, 8)]
+
+
+def test_options_that_nobody_checked_end_the_request(llm, monkeypatch, prompts):
+    """Without LZPenalty nothing refuses them at admission."""
+    monkeypatch.setattr("lzpenalty.vllm.penalty.check_request", lambda params: None)
+    got = llm.generate([{"prompt_token_ids": prompts[2]}], sampling({"rpc_interval": -1}, 8), use_tqdm=False)
+    assert got[0].outputs[0].finish_reason == "error"
+
+
+def post(port, body):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory):
+    """Its engine is in a process of its own, and compresses what does not say otherwise."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("server") / "log").open("w+")
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model[1], "--served-model-name", "m",
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512",
+        "--block-size", str(BLOCK), "--logits-processors", PENALTY, "--worker-cls", WORKER, "--scheduler-cls", SCHEDULER,
+        "--additional-config", json.dumps({"rpc": {**OPTIONS, "log": True}}),
+    ]  # fmt: skip
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except OSError:
+                assert process.poll() is None, log.seek(0) or log.read()[-3000:]
+                time.sleep(1)
+        yield port, log
+        assert process.poll() is None  # it lives on
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.skipif(AHEAD, reason="the server has a process of its own")
+def test_the_server(server, model, prompts):
+    port, log = server
+    body = {
+        "model": "m", "prompt": prompts[0], "temperature": 0, "max_tokens": TOKENS, "ignore_eos": True,
+        "return_token_ids": True,
+    }  # fmt: skip
+    for xargs, extra in (
+        ({}, asks()),
+        ({"rpc_interval": 0}, None),
+        ({"rpc_ratio": 8}, asks(ratio=8)),
+        ({"rpc_selector": "streaming", "lz_strength": 0.6}, {**asks(selector="streaming"), "lz_strength": 0.6}),
+    ):
+        status, answer = post(port, body | ({"vllm_xargs": xargs} if xargs else {}))
+        assert status == 200 and answer["choices"][0]["token_ids"] == of_transformers(model, prompts[0], extra)
+    for bad, message in (
+        ({"rpc_ratio": 5}, f"rpc_interval: expected a multiple of ratio, 5, got {OPTIONS['interval']}"),
+        ({"rpc_selector": "best"}, "rpc_selector: expected one of rpc, "),
+        ({"rpc_aggregation": "head"}, "rpc_aggregation: expected one of layer, group, got 'head'"),
+    ):
+        status, answer = post(port, body | {"vllm_xargs": bad})
+        assert status == 400 and message in json.dumps(answer)
+    log.seek(0)
+    assert f"{TOKENS + len(prompts[0]) - 1} tokens computed, " in log.read()
+
+
+class Failing(Selector):
+    def score(self, layer):
+        if layer.index == 1:
+            raise ArithmeticError("no idea")
+        return torch.arange(layer.stop, dtype=torch.float32)[None, None]
+
+
+def test_a_selector_that_raises_ends_the_server(llm, monkeypatch, prompts):
+    """Layers hold different tokens by then, which no text may come of. Last, since the engine can't be used any more."""
+    monkeypatch.setitem(SELECTORS, "rpc", Failing)
+    llm.broken = True
+    with pytest.raises(RuntimeError, match=r"the compression at token \d+ failed in layer 1 with selector 'rpc': no idea"):
+        answers(llm, prompts[:1], sampling(asks()))

@@ -1,0 +1,613 @@
+"""The parts of vLLM's compressed cache without vLLM: options, counts, blocks, queries. With it: real_vllm_cache.py."""
+
+import random as chances
+import sys
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines import fake_vllm_cache as fake
+from lzpenalty import attention_scores, select_top
+from lzpenalty.cache.plan import Plan
+from lzpenalty.cache.selectors import SELECTORS, Selector
+from lzpenalty.vllm import checks, options
+from lzpenalty.vllm.blocks import Blocks, find_layout
+from lzpenalty.vllm.compressor import Compressor
+from lzpenalty.vllm.options import CacheOptions, ServerOptions, cache_options, server_options
+from lzpenalty.vllm.plan import RequestPlan
+from states import random
+
+with mock.patch.dict(sys.modules, fake.modules()):
+    from lzpenalty.vllm import spec
+sys.modules.pop("lzpenalty.vllm.spec", None)  # for those who have the real one
+
+
+# ---- what is asked for
+
+
+def test_a_request_that_asks_for_nothing_gets_nothing():
+    for params in (None, {}, {"lz_strength": 0.15, "other": 1, 3: 4}, {"rpc_interval": 0}, {"rpc_interval": None}):
+        assert cache_options(params) is None
+
+
+def test_one_option_is_enough():
+    assert cache_options({"rpc_interval": 64}) == CacheOptions(Plan(interval=64))
+    assert cache_options({"rpc_ratio": 8.0}) == CacheOptions(Plan(ratio=8))  # JSON has one kind of number
+    assert cache_options({"rpc_selector": "tova"}) == CacheOptions(Plan(), selector="tova")
+    assert cache_options(
+        {"rpc_kernel": 1, "rpc_aggregation": "group", "rpc_budget": 40, "rpc_recent": None}
+    ) == CacheOptions(Plan(budget=40), kernel=1, aggregation="group")
+
+
+def test_what_a_server_does_for_others():
+    server = server_options({"rpc": {"interval": 64, "recent": 48, "kernel": 3, "slots": 2}, "else": 1})
+    assert server == ServerOptions({"interval": 64, "recent": 48, "kernel": 3}, slots=2, most_recent=48)
+    assert cache_options(None, server) == CacheOptions(Plan(interval=64, recent=48), kernel=3)
+    assert cache_options({"rpc_recent": 8}, server) == CacheOptions(Plan(interval=64, recent=8), kernel=3)
+    assert cache_options({"rpc_interval": 0}, server) is None
+    for nothing in (None, {}, {"rpc": {}}):
+        assert server_options(nothing) == ServerOptions({}) and cache_options(None, server_options(nothing)) is None
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"rpc_intervall": 64}, "rpc_intervall: no such option, expected one of rpc_interval, rpc_ratio, "),
+        ({"rpc_interval": "64"}, "rpc_interval: expected an integer, got '64'"),
+        ({"rpc_interval": True}, "rpc_interval: expected an integer, got True"),
+        ({"rpc_interval": -4}, "rpc_interval: expected at least 1, got -4"),
+        ({"rpc_interval": 65}, "rpc_interval: expected a multiple of ratio, 4, got 65"),
+        ({"rpc_interval": 16}, "rpc_recent: expected less than interval, 16, got 32"),
+        ({"rpc_ratio": 2.5}, "rpc_ratio: expected an integer, got 2.5"),
+        ({"rpc_kernel": 4}, "rpc_kernel: expected an odd number, got 4"),
+        ({"rpc_kernel": 0}, "rpc_kernel: expected at least 1, got 0"),
+        ({"rpc_budget": 31}, "rpc_budget: expected at least recent, 32, got 31"),
+        ({"rpc_selector": "h2o"}, "rpc_selector: expected one of rpc, snapkv, .* got 'h2o'"),
+        ({"rpc_selector": ["rpc"]}, r"rpc_selector: expected one of .* got \['rpc'\]"),
+        ({"rpc_aggregation": "head"}, "rpc_aggregation: expected one of layer, group, got 'head'"),
+        ({"rpc_recent": 33}, "rpc_recent: expected at most 32, which this server has room for the queries of, got 33"),
+    ],
+)
+def test_bad_options_of_a_request(params, message):
+    with pytest.raises(ValueError, match=message):
+        cache_options(params, ServerOptions({}))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rpc": 4096}, "--additional-config: rpc: expected an object such as .*, got 4096"),
+        (
+            {"rpc": {"intervall": 1}},
+            r"--additional-config: rpc.intervall: no such option, expected one of interval, .* slots",
+        ),
+        ({"rpc": {"interval": 63}}, "--additional-config: rpc.interval: expected a multiple of ratio, 4, got 63"),
+        ({"rpc": {"slots": 0}}, "--additional-config: rpc.slots: expected an integer >= 1, got 0"),
+        ({"rpc": {"most_recent": 1.5}}, "--additional-config: rpc.most_recent: expected an integer >= 1, got 1.5"),
+        ({"rpc": {"log": 1}}, "--additional-config: rpc.log: expected true or false, got 1"),
+        ({"rpc": {"interval": 64, "most_recent": 8}}, "rpc_recent: expected at most 8, which this server has room"),
+    ],
+)
+def test_bad_options_of_a_server(config, message):
+    with pytest.raises(ValueError, match=message):
+        server_options(config)
+
+
+def test_the_selectors_are_those_that_need_not_watch_every_step():
+    watching = {name for name, selector in SELECTORS.items() if selector.observe is not Selector.observe}
+    assert set(options.SELECTORS) <= set(SELECTORS) - watching
+
+
+def configuration(**changes):
+    fine = {
+        "parallel_config.worker_cls": checks.WORKER, "parallel_config.pipeline_parallel_size": 1,
+        "parallel_config.decode_context_parallel_size": 1, "parallel_config.prefill_context_parallel_size": 1,
+        "parallel_config.use_ubatching": False, "cache_config.cache_dtype": "auto",
+        "cache_config.kv_sharing_fast_prefill": False, "model_config.is_encoder_decoder": False,
+        "model_config.runner_type": "generate", "scheduler_config.scheduler_cls": checks.SCHEDULER,
+        "scheduler_config.enable_chunked_prefill": True, "speculative_config": None, "kv_transfer_config": None,
+        "additional_config": {},
+    }  # fmt: skip
+    config = SimpleNamespace()
+    for name, value in {**fine, **changes}.items():
+        *parents, last = name.split(".")
+        inner = config
+        for parent in parents:
+            inner.__dict__.setdefault(parent, SimpleNamespace())
+            inner = getattr(inner, parent)
+        setattr(inner, last, value)
+    return config
+
+
+def test_what_is_refused_at_start_up():
+    assert checks.check_configuration(configuration(additional_config={"rpc": {"slots": 3}})).slots == 3
+    for name, value, message in (
+        ("speculative_config", object(), "speculative decoding"),
+        ("kv_transfer_config", object(), "KV connectors"),
+        ("parallel_config.pipeline_parallel_size", 2, "pipeline parallelism"),
+        ("parallel_config.decode_context_parallel_size", 2, "decode context parallelism"),
+        ("parallel_config.prefill_context_parallel_size", 2, "prefill context parallelism"),
+        ("parallel_config.use_ubatching", True, "micro-batching"),
+        ("model_config.is_encoder_decoder", True, "encoder-decoder models"),
+        ("model_config.runner_type", "pooling", "pooling models"),
+        ("scheduler_config.enable_chunked_prefill", False, "--no-enable-chunked-prefill"),
+        ("cache_config.cache_dtype", "fp8", r"a quantised key/value cache \(fp8\)"),
+        ("cache_config.kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
+    ):
+        with pytest.raises(ValueError, match=f"the compressed cache can't be served with {message}"):
+            checks.check_configuration(configuration(**{name: value}))
+    with (
+        pytest.raises(
+            ValueError, match="needs both of --worker-cls lzpenalty.vllm.Worker --scheduler-cls .* got auto and lz"
+        ),
+        mock.patch.object(checks, "_compresses", lambda given: given == checks.SCHEDULER),
+    ):
+        checks.check_configuration(configuration(**{"parallel_config.worker_cls": "auto"}))
+
+
+class Front:
+    """What asks at admission."""
+
+    def __init__(self, config):
+        self.vllm_config = config
+
+    def admit(self, **params):
+        checks.check_request(SimpleNamespace(extra_args=params or None))
+
+
+def test_options_at_admission():
+    served = Front(configuration(additional_config={"rpc": {"interval": 64, "most_recent": 40}}))
+    served.admit()
+    served.admit(rpc_recent=40)
+    with pytest.raises(ValueError, match="rpc_recent: expected at most 40"):
+        served.admit(rpc_recent=41)
+    with pytest.raises(ValueError, match="rpc_interval: expected a multiple of ratio, 3, got 64"):
+        served.admit(rpc_ratio=3)
+    with mock.patch.object(checks, "_compresses", lambda given: False):
+        plain = Front(configuration(**{"parallel_config.worker_cls": "auto", "scheduler_config.scheduler_cls": None}))
+        plain.admit(lz_strength=1)
+        plain.admit(rpc_interval=0)
+        with pytest.raises(
+            ValueError, match="rpc_interval: this server compresses no caches, it was started without --worker"
+        ):
+            plain.admit(rpc_interval=64)
+    checks.check_request(SimpleNamespace(extra_args={"rpc_interval": 64}))  # nobody knows
+    with pytest.raises(ValueError, match="rpc_interval: expected an integer"):
+        checks.check_request(SimpleNamespace(extra_args={"rpc_interval": "x"}))
+
+
+def test_layers_without_full_attention_are_refused():
+    assert list(spec.compressed_specs({"a": fake.FullAttentionSpec(block_size=64)}).values()) == [
+        spec.CompressedSpec(block_size=64)
+    ]
+    for other in (
+        fake.SlidingWindowSpec(),
+        fake.FullAttentionSpec(sliding_window=9),
+        fake.FullAttentionSpec(non_causal=True),
+    ):
+        with pytest.raises(ValueError, match="needs a model whose layers all have full attention.* b has "):
+            spec.compressed_specs({"a": fake.FullAttentionSpec(), "b": other})
+
+
+# ---- counts
+
+
+@st.composite
+def cache_plans(draw):
+    ratio = draw(st.sampled_from([1, 2, 4]))
+    interval = ratio * draw(st.integers(2, 12))
+    recent = draw(st.integers(1, interval - 1))
+    budget = draw(st.none() | st.integers(recent, recent + 20))
+    return Plan(interval=interval, ratio=ratio, recent=recent, budget=budget)
+
+
+@given(cache_plans(), st.integers(1, 40), st.integers(1, 200))
+@settings(max_examples=200, deadline=None)
+def test_slots_are_those_of_a_cache_that_is_told_of_each_token(plan, prompt, generated):
+    request = RequestPlan(prompt, CacheOptions(plan))
+    held, done, most = prompt, 0, prompt
+    for computed in range(prompt + 1, prompt + generated + 1):
+        assert request.boundary(computed - 1) >= computed
+        held += 1
+        most = max(most, held)
+        assert request.slots(computed) == held and request.peak(computed) == most
+        if held - prompt - plan.recent >= plan.due(done):
+            assert request.boundary(computed - 1) == computed
+            done += 1
+            held = prompt + plan.kept(done) + plan.recent
+            assert request.kept(computed) == plan.kept(done)
+        assert request.dropped(computed) == computed - held
+        assert request.window(computed) == request.boundary(computed) - plan.recent
+
+
+# ---- blocks
+
+
+class Request:
+    """One that is computed by a worker that may be a step behind, in memory that all share."""
+
+    def __init__(self, name, plan, tokens):
+        self.request_id, self.plan, self.total = name, plan, tokens
+        self.computed = self.executed = 0
+        self.row, self.held = [], []
+
+    def execute(self, memory, block_size, step):
+        cut, row, start, count = step
+        if cut is not None:
+            del self.row[cut:]
+        self.row.extend(row)
+        for token in range(start, start + count):
+            slot = len(self.held)
+            memory[self.row[slot // block_size], slot % block_size] = (self.request_id, token)
+            self.held.append(token)
+        for slot, token in enumerate(self.held):  # attention
+            assert memory[self.row[slot // block_size], slot % block_size] == (self.request_id, token)
+        end = start + count
+        assert len(self.held) == self.plan.slots(end)
+        if end == self.plan.boundary(end - 1):
+            stop = len(self.held) - self.plan.options.plan.recent
+            region = self.held[self.plan.prompt : stop]
+            kept = sorted(chances.Random(end).sample(region, self.plan.kept(end)))
+            self.held = self.held[: self.plan.prompt] + kept + self.held[stop:]
+            for slot, token in enumerate(self.held):
+                memory[self.row[slot // block_size], slot % block_size] = (self.request_id, token)
+        self.executed = end
+
+
+@given(
+    st.lists(st.tuples(cache_plans(), st.integers(1, 20), st.integers(1, 90)), min_size=1, max_size=4),
+    st.sampled_from([1, 3, 8]),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=150, deadline=None)
+def test_blocks_are_given_back_and_nobody_elses_are_written(drawn, block_size, ahead, seed):
+    """Requests that are computed in pieces, preempted and computed anew, with the worker in step or one behind."""
+    chance = chances.Random(seed)
+    requests = [
+        Request(f"r{i}", RequestPlan(prompt, CacheOptions(plan)), prompt + generated)
+        for i, (plan, prompt, generated) in enumerate(drawn)
+    ]
+    most = [fake.cdiv(request.plan.peak(request.total), block_size) for request in requests]
+    pool = fake.Pool(max(sum(most) - 1, *most))
+    manager = spec.CompressedManager(block_size, pool)
+    for request in requests:
+        manager.plans[request.request_id] = request.plan
+    memory, in_flight = {}, []
+
+    def execute(left):
+        while len(in_flight) > left:
+            for request, *step in in_flight.pop(0):
+                request.execute(memory, block_size, step)
+
+    for _ in range(3000):
+        running = [request for request in requests if request.computed < request.total]
+        if not running and not any(in_flight):
+            break
+        step, preempted = [], False
+        for request in running:
+            name, computed = request.request_id, request.computed
+            limit = request.plan.prompt if computed < request.plan.prompt else request.total
+            count = min(chance.randint(1, 9), limit - computed, request.plan.boundary(computed) - computed)
+            if preempted or chance.random() < 0.2:
+                continue  # not in this step
+            behind = {id(r): start for flying in in_flight for r, _, _, start, _ in flying}
+            manager.remove_skipped_blocks(name, behind.get(id(request), computed))
+            fits = lambda: manager.get_num_blocks_to_allocate(name, computed + count) <= len(pool.free)  # noqa: E731, B023
+            if computed == 0 and not fits():
+                continue  # who waits preempts nobody
+            while not fits():
+                execute(0)
+                victim = [other for other in requests if manager.req_to_blocks.get(other.request_id)][-1]
+                pool.free_blocks(reversed(manager.pop_blocks_for_free(victim.request_id)))
+                step = [entry for entry in step if entry[0] is not victim]
+                victim.computed = victim.executed = 0
+                victim.row, victim.held = [], []
+                preempted = True
+                if victim is request:
+                    break
+            if request.computed != computed:
+                continue
+            new = manager.allocate_new_blocks(name, computed + count, computed + count)
+            assert len(manager.req_to_blocks[name]) <= most[requests.index(request)]
+            request.computed += count
+            manager.cache_blocks(request, request.computed)
+            cut = manager.truncated.pop(name, None)
+            step.append((request, cut, [block.block_id for block in new], computed, count))
+        in_flight.append(step)
+        execute(1 if ahead else 0)
+        for request in requests:
+            if request.executed == request.total and manager.req_to_blocks.get(request.request_id):
+                blocks = manager.pop_blocks_for_free(request.request_id)
+                assert not any(block.block_hash for block in blocks[request.plan.prompt // block_size :])
+                pool.free_blocks(blocks)
+    else:
+        raise AssertionError("no end")
+    assert len(pool.free) == len(pool.blocks) and not manager.highest and not manager.truncated
+
+
+class Impl:
+    """An attention backend that stores keys and values as one of vLLM's does."""
+
+    num_heads, head_size, scale, heads = 4, 8, 0.3, 2
+
+    def __init__(self, layout, permuted=False):
+        self.layout, self.permuted = layout, permuted
+
+    def new_cache(self, blocks, tokens, order):
+        shape = (blocks, self.heads, tokens, 2 * self.head_size)
+        memory = torch.zeros([shape[i] for i in order])
+        return memory.permute([order.index(i) for i in range(4)])
+
+    def do_kv_cache_update(self, layer, key, value, cache, slots):
+        tokens = cache.shape[2]
+        for i, slot in enumerate(slots.tolist()):
+            at = tokens - 1 - slot % tokens if self.permuted else slot % tokens
+            if self.layout == "beside":
+                cache[slot // tokens, :, at] = torch.cat([key[i], value[i]], -1)
+            else:
+                keys, values = cache.view(cache.shape[0], self.heads, 2 * tokens, self.head_size).chunk(2, dim=2)
+                values[slot // tokens, :, at] = value[i]
+                if self.layout == "halves":
+                    keys[slot // tokens, :, at] = key[i]
+                else:
+                    keys.as_strided((*keys.shape[:2], self.head_size, tokens), (*keys.stride()[:2], tokens, 1))[
+                        slot // tokens, :, :, at
+                    ] = key[i]
+
+    def forward(self, layer, query, *args, **kwargs):
+        return query
+
+
+def new_layer(layout, order=(0, 1, 2, 3), blocks=12, tokens=4, **kwargs):
+    impl = Impl(layout, **kwargs)
+    return SimpleNamespace(impl=impl, kv_cache=impl.new_cache(blocks, tokens, order))
+
+
+CACHES = [("beside", (0, 1, 2, 3)), ("beside", (0, 2, 1, 3)), ("beside", (1, 0, 2, 3)), ("halves", (0, 1, 2, 3)),
+          ("transposed", (0, 1, 2, 3))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "order"), CACHES)
+def test_layouts_are_found_by_writing(layout, order):
+    layer = new_layer(layout, order)
+    blocks = Blocks(layer, find_layout(layer))
+    assert not layer.kv_cache.any()  # as it was
+    keys, values = random(7, 2, 8), random(7, 2, 8, seed=1)
+    layer.impl.do_kv_cache_update(layer, keys, values, layer.kv_cache, torch.tensor([20, 21, 22, 23, 8, 9, 10]))
+    row, out = torch.tensor([5, 2], dtype=torch.int32), torch.empty(1, 2, 5, 8)
+    for which, written in ((blocks.keys, keys), (blocks.values, values)):
+        assert blocks.gather(which, row, 1, 6, out).equal(written[1:6].transpose(0, 1)[None])
+        assert blocks._pick(which, row, 1, 6).equal(written[1:6].transpose(0, 1)[None])  # as on a GPU
+
+
+@pytest.mark.parametrize(("layout", "order"), CACHES)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_what_gpus_do_without_kernels_of_their_own(layout, order, heads):
+    layers = [new_layer(layout, order) for _ in range(2)]
+    layers[0].kv_cache.copy_(random(*layers[0].kv_cache.shape))
+    layers[1].kv_cache.copy_(layers[0].kv_cache)
+    row, positions = torch.tensor([7, 0, 11, 4], dtype=torch.int32), torch.tensor([[[0, 3, 7], [1, 2, 5]]])[:, :heads]
+    one, other = (Blocks(layer, find_layout(layer)) for layer in layers)
+    one.compact_(row, positions, 3, 11, 13)
+    other._compact_copies_(row, positions, 3, 11, 13)
+    for which, same in ((one.keys, other.keys), (one.values, other.values)):
+        assert Blocks._pick(which, row, 0, 8).equal(Blocks._pick(same, row, 0, 8))
+    assert layers[0].kv_cache[[1, 2, 3, 5, 6, 8, 9, 10]].equal(layers[1].kv_cache[[1, 2, 3, 5, 6, 8, 9, 10]])
+
+
+def test_unknown_layouts_are_refused():
+    for layer in (new_layer("beside", permuted=True), new_layer("transposed", permuted=True)):
+        with pytest.raises(
+            ValueError, match="does not know how Impl stores keys and values of torch.float32 in blocks of 4"
+        ):
+            find_layout(layer)
+    for cache in (torch.zeros(2, 3, 4, 5, 6), [torch.zeros(2, 3, 4, 5)]):
+        with pytest.raises(ValueError, match="does not know how Impl stores keys and values"):
+            find_layout(SimpleNamespace(impl=Impl("beside"), kv_cache=cache))
+
+
+# ---- queries and compressions
+
+
+class Text:
+    """A request with the queries, keys and values of all its tokens, and those that a cache of its own would hold."""
+
+    def __init__(self, name, extra, prompt, tokens, row, seed):
+        self.name, self.extra, self.prompt, self.row = name, extra, prompt, torch.tensor(row, dtype=torch.int32)
+        self.states = [
+            [random(tokens, heads, 8, seed=seed + 3 * i + j) for j, heads in enumerate((4, 2, 2))] for i in range(2)
+        ]
+        self.computed, self.total = 0, tokens
+        plan = cache_options(extra)
+        self.plan = plan and RequestPlan(prompt, plan)
+        self.held = [[torch.arange(0)[None].expand(2, 0)] for _ in range(2)]  # [heads, slots], of both layers
+        self.held = [layer[0] for layer in self.held]
+
+    def expect(self, start, stop):
+        """What a step does to the tokens held, by the formula."""
+        new = torch.arange(start, stop).expand(2, -1)
+        self.held = [torch.cat([held, new], 1) for held in self.held]
+        if not self.plan or stop != self.plan.boundary(start):
+            return
+        plan = self.plan
+        for i, held in enumerate(self.held):
+            queries, keys, _ = self.states[i]
+            recent = plan.options.plan.recent
+            end = held.shape[1] - recent
+            region = held[:, self.prompt : end]
+            own = torch.stack([keys[region[head], head] for head in range(2)])[None]
+            rule = {"kernel": plan.options.kernel, "aggregation": plan.options.aggregation}
+            if plan.options.selector == "tova":  # the newest query alone
+                recent, rule = 1, {"kernel": 1}
+            asked = queries[stop - recent : stop].transpose(0, 1)[None]
+            scores = attention_scores(asked, own, start=0, stop=region.shape[1], scale=Impl.scale, **rule)
+            kept = region[:, :0]
+            if keep := plan.kept(stop):
+                kept = region.gather(1, select_top(scores, keep)[0].expand(2, -1))
+            self.held[i] = torch.cat([held[:, : self.prompt], kept, held[:, end:]], 1)
+
+    def check(self, layers):
+        for i, layer in enumerate(layers):
+            blocks = Blocks(layer, LAYOUT[0])
+            for which, states in ((blocks.keys, self.states[i][1]), (blocks.values, self.states[i][2])):
+                got = blocks._pick(which, self.row, 0, self.held[i].shape[1])[0]
+                want = torch.stack([states[self.held[i][head], head] for head in range(2)])
+                assert got.equal(want)
+
+
+LAYOUT = [None]
+
+
+@given(
+    st.sampled_from(CACHES),
+    st.lists(
+        st.tuples(
+            st.none()
+            | st.builds(
+                lambda plan, kernel, aggregation, selector: {
+                    "rpc_interval": plan.interval, "rpc_ratio": plan.ratio, "rpc_recent": plan.recent,
+                    "rpc_budget": plan.budget, "rpc_kernel": kernel, "rpc_aggregation": aggregation,
+                    "rpc_selector": selector,
+                },
+                cache_plans(), *map(st.sampled_from, ([1, 3], ["layer", "group"], ["rpc", "tova"])),
+            ),
+            st.integers(1, 12),
+            st.integers(1, 60),
+        ),
+        min_size=1, max_size=3,
+    ),
+    st.integers(0, 2**32),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_steps_of_mixed_batches(cache, drawn, seed):
+    """Requests join, are computed in pieces, preempted, and end; after each step every token is where it should be."""
+    chance = chances.Random(seed)
+    layers = [new_layer(*cache, blocks=60) for _ in range(2)]
+    compressor = Compressor(ServerOptions({}, slots=2, most_recent=47), 200, torch.float32, torch.device("cpu"))
+    compressor.make_rings(layers)
+    compressor.bind(layers)
+    compressor.bind(layers)  # vLLM does so twice where it tries out how much memory graphs need
+    LAYOUT[0] = find_layout(layers[0])
+    rows = list(range(1, 60))
+    chance.shuffle(rows)
+    texts = [
+        Text(f"r{i}", extra, prompt, prompt + generated, rows[19 * i : 19 * i + 19], 10 * i)
+        for i, (extra, prompt, generated) in enumerate(drawn)
+    ]
+    windows, finished, preempted, news = set(), set(), set(), list(texts)
+    while any(text.computed < text.total for text in texts):
+        batch = []
+        for text in texts:
+            if 0 < text.computed < text.total and chance.random() < 0.03:
+                text.computed, text.held = 0, [held[:, :0] for held in text.held]
+                preempted.add(text.name)
+                windows.discard(text.name)
+            if text.computed == text.total or chance.random() < 0.2:
+                continue
+            limit = text.prompt if text.computed < text.prompt else text.total
+            count = min(chance.randint(1, 7), limit - text.computed)
+            if text.plan:
+                count = min(count, text.plan.boundary(text.computed) - text.computed)
+                window = text.plan.window(text.computed)
+                if text.computed + count > window and text.name not in windows:
+                    if len(windows) == 2:
+                        count = max(0, window - text.computed)
+                    else:
+                        windows.add(text.name)
+            if count:
+                batch.append((text, count))
+        chance.shuffle(batch)
+        new = [
+            SimpleNamespace(req_id=text.name, prompt_len=text.prompt, sampling_params=SimpleNamespace(extra_args=text.extra))
+            for text in news
+        ]
+        compressor.remember(SimpleNamespace(finished_req_ids=finished, preempted_req_ids=preempted, scheduled_new_reqs=new))
+        finished, preempted, news = set(), set(), []
+        if not batch:
+            continue
+        computed, counts = [text.computed for text, _ in batch], [count for _, count in batch]
+        dropped = compressor.begin([text.name for text, _ in batch], computed, counts)
+        for i, layer in enumerate(layers):
+            parts = [[x[t.computed : t.computed + n] for x in t.states[i]] for t, n in batch]
+            query, key, value = (torch.cat(part) for part in zip(*parts, strict=True))
+            slots = []
+            for j, (text, count) in enumerate(batch):
+                for slot in range(text.computed, text.computed + count):
+                    slot -= 0 if dropped is None else int(dropped[j])
+                    slots.append(int(text.row[slot // 4]) * 4 + slot % 4)
+            layer.impl.do_kv_cache_update(layer, key, value, layer.kv_cache, torch.tensor(slots))
+            padding = torch.full((chance.randint(0, 3), 4, 8), float("nan"))  # of graphs of a fixed size
+            layer.impl.forward(layer, torch.cat([query, padding]))
+        compressor.end(lambda j, batch=batch: batch[j][0].row)
+        for text, count in batch:
+            text.expect(text.computed, text.computed + count)
+            text.computed += count
+            if text.plan and text.computed <= text.plan.window(text.computed):
+                windows.discard(text.name)
+            text.check(layers)
+            if text.computed == text.total:
+                finished.add(text.name)
+                windows.discard(text.name)
+    compressor.remember(SimpleNamespace(finished_req_ids=finished, preempted_req_ids=None, scheduled_new_reqs=[]))
+    assert not compressor.plans and not compressor.slots and len(compressor.free) == 2
+
+
+def test_a_preempted_request_begins_anew():
+    """Its place for queries is free for others, and a selector that draws draws the same again."""
+    layers = [new_layer("beside")]
+    compressor = Compressor(ServerOptions({}, slots=1), 20, torch.float32, torch.device("cpu"))
+    compressor.make_rings(layers)
+    compressor.bind(layers)
+    nothing = dict(finished_req_ids=(), scheduled_new_reqs=())
+    for name in ("r", "s"):
+        options_ = CacheOptions(Plan(interval=4, ratio=2, recent=2), selector="random")
+        compressor.plans[name] = RequestPlan(1, options_)
+
+    def compress(name):
+        """Which of the tokens stay, by their keys."""
+        compressor.begin([name], [5], [2])
+        layers[0].kv_cache[:] = torch.arange(4.0)[:, None] + 4 * torch.arange(12.0)[:, None, None, None]
+        compressor.end(lambda i: torch.tensor([0, 1], dtype=torch.int32))
+        return layers[0].kv_cache[:2, 0, :, 0].flatten()[:5].tolist()
+
+    first = compress("r")
+    compressor.begin(["r"], [9], [1])
+    assert compressor.statistics() | {"seconds": 0} == {"compressions": 1, "seconds": 0, "requests": 2, "windows": 1}
+    compressor.remember(SimpleNamespace(preempted_req_ids={"r"}, **nothing))
+    assert compressor.statistics()["windows"] == 0
+    assert compress("s") == compress("r") == first
+
+
+def test_what_contradicts_the_plan_is_an_error_not_a_text():
+    compressor = Compressor(ServerOptions({}, slots=1), 200, torch.float32, torch.device("cpu"))
+    for i in range(2):
+        compressor.plans[f"r{i}"] = RequestPlan(4, CacheOptions(Plan(interval=8, ratio=2, recent=2)))
+    with pytest.raises(RuntimeError, match="request r0: a step to token 15 goes beyond a compression at 14"):
+        compressor.begin(["r0"], [13], [2])
+    with pytest.raises(RuntimeError, match="request r1: the scheduler began more than 1 windows at once"):
+        compressor.begin(["r0", "r1"], [12, 12], [1, 1])
+
+
+def test_a_selector_that_raises_is_named():
+    class Failing(Selector):
+        def score(self, layer):
+            raise ArithmeticError("no idea")
+
+    layers = [new_layer("beside")]
+    compressor = Compressor(ServerOptions({}, slots=1), 20, torch.float32, torch.device("cpu"))
+    compressor.make_rings(layers)
+    compressor.bind(layers)
+    compressor.plans["r"] = RequestPlan(1, CacheOptions(Plan(interval=4, ratio=2, recent=2)))
+    compressor.begin(["r"], [5], [2])
+    with (
+        mock.patch.dict(SELECTORS, rpc=Failing),
+        pytest.raises(
+            RuntimeError, match="request r: the compression at token 7 failed in layer 0 with selector 'rpc': no idea"
+        ),
+    ):
+        compressor.end(lambda i: torch.tensor([3, 4], dtype=torch.int32))

@@ -1,0 +1,455 @@
+"""Heads with budgets of their own keep what the definitions say: the tokens that masks over a full cache come to."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+from lzpenalty.cache import attend, selectors
+from lzpenalty.cache.budgets import share
+from lzpenalty.cache.layer import RPCLayer
+from lzpenalty.cache.ragged import RaggedLayer
+from lzpenalty.cache.rotary import rotations
+from lzpenalty.hf import RPCCache
+from mask_oracle import masked
+from tiny import ARCHITECTURES, OWN_SIZES, SIZES, generate, prompt, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+P, C, R = 16, 4, 8
+SMALL = dict(interval=P, ratio=C, recent=R)
+ECHO = dict(**SMALL, selector="echo")
+ROTATED = {"cohere2": lambda layer: False, "smollm3": lambda layer: layer % 4 != 3}  # the others in all layers
+INTERLEAVED = ("glm", "cohere2")
+EAGER = ("gemma2",)  # has a soft cap, which torch's attention lacks
+
+
+def angles(model):
+    """What each pair of numbers is rotated by, from the configuration."""
+    config = model.config
+    parameters = config.rope_parameters
+    parameters = parameters.get("full_attention", parameters)
+    rotary = next((module for module in model.modules() if hasattr(module, "inv_freq")), None)
+    size = int(SIZES["head_dim"] * parameters.get("partial_rotary_factor", 1))
+    plain = parameters["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+
+    def of_layer(layer):
+        if not ROTATED.get(config.model_type, lambda layer: True)(layer):
+            return None
+        return plain if parameters["rope_type"] == "default" else rotary.inv_freq.double()
+
+    return of_layer
+
+
+def make(architecture, **changes):
+    torch.manual_seed(0)
+    sizes = {**SIZES, **OWN_SIZES.get(architecture, {}), "initializer_range": 0.3, **changes}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes)).eval()
+
+
+def agree(model, ids=None, tokens=80, mask=None, **options):
+    """Generates with masks and with the cache: the same tokens, and budgets that the masks' rule came to."""
+    ids, options = prompt() if ids is None else ids, {**ECHO, **options}
+    rule = {"rule" if name == "selector" else name: value for name, value in options.items()}
+    if options["selector"] == "echo":
+        rule |= {"angles": angles(model), "interleaved": model.config.model_type in INTERLEAVED}
+    with masked(model, **rule) as masks:
+        expected = generate(model, ids, tokens, mask)
+    with RPCCache(model, **options) as cache:
+        text = generate(model, ids, tokens, mask, past_key_values=cache)
+    stats = cache.stats()
+    assert torch.equal(text, expected)
+    assert stats["compressions"] == masks.compressions > 0
+    own = [layer for layer in cache.layers if isinstance(layer, RaggedLayer)]
+    since = stats["kept"] - stats["prompt"] - masks.kept(masks.intervals)
+    for (layer, head), budget in masks.budgets.items():
+        entries = next(each for each in own if each.index == layer).entries[head]
+        assert entries == stats["prompt"] + budget + since
+    return cache
+
+
+# The definitions.
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2", "gpt_neox", "glm", "cohere2", "smollm3"])
+def test_echo_keeps_what_its_definition_says(architecture):
+    agree(tiny(architecture, "eager" if architecture in EAGER else "sdpa"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "dynamic", "factor": 4.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+        {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ],
+    ids=lambda kind: kind["rope_type"],
+)  # fmt: skip
+def test_queries_are_turned_by_the_models_own_frequencies(kind):
+    """Those of a dynamic embedding change as the text grows beyond 64 tokens."""
+    model = make("llama", rope_parameters={"rope_theta": 10000.0, **kind}, max_position_embeddings=64)
+    assert agree(model).stats()["turned"] == ["half"] * 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"recent": 1}, {"recent": 15}, {"ratio": 1}, {"ratio": 16}, {"budget": 24}, {"budget": 8}, {"allocation": "even"}],
+)
+def test_options(options):
+    agree(tiny(), **options)
+
+
+@pytest.mark.parametrize("aggregation", [None, "group"])
+@pytest.mark.parametrize("selector", ["rpc", "snapkv"])
+def test_other_selectors_share_one_budget(selector, aggregation):
+    options = {} if aggregation is None else {"aggregation": aggregation}
+    with masked(tiny(), **SMALL, rule=selector) as masks:
+        expected = generate(tiny(), prompt(), 80)
+    with RPCCache(tiny(), **SMALL, selector=selector, allocation="global", **options) as cache:
+        assert torch.equal(generate(tiny(), prompt(), 80, past_key_values=cache), expected)
+    assert len(set(masks.budgets.values())) > 1
+
+
+@pytest.mark.parametrize("selector", [*selectors.SELECTORS])
+def test_every_selector_can_share_one_budget(selector):
+    texts = []
+    for _ in range(2):
+        with RPCCache(tiny(), **SMALL, selector=selector, allocation="global") as cache:
+            texts.append(generate(tiny(), prompt(), 80, past_key_values=cache))
+    stats = cache.stats()
+    assert torch.equal(*texts) and stats["compressions"] == 4
+    assert sum(map(sum, stats["kept_by_head"])) == 3 * 2 * stats["kept"]
+
+
+def test_padding_is_never_asked_for():
+    ids, mask = prompt(3), torch.ones(3, 20, dtype=torch.int64)
+    mask[0, :7] = mask[1, :3] = 0
+    for architecture in ("llama", "gemma2"):
+        agree(tiny(architecture, "eager" if architecture in EAGER else "sdpa"), ids * mask, mask=mask)
+
+
+def test_left_padded_rows_are_as_if_alone():
+    """Three times the same text, so that a row's share of the budgets is what it has alone."""
+    ids = prompt(1, 13)
+    padded, mask = torch.zeros(3, 20, dtype=torch.int64), torch.zeros(3, 20, dtype=torch.int64)
+    for row, pads in enumerate((7, 3, 0)):
+        padded[row, pads : pads + 13], mask[row, pads:] = ids, 1
+    padded[1:, 16:] = padded[0, 16:]  # of other lengths, but the same words at the end
+    for row, pads in enumerate((7, 3, 0)):
+        with RPCCache(tiny(), **ECHO, allocation="even") as cache:
+            alone = generate(tiny(), padded[row : row + 1, pads:], 70, past_key_values=cache)
+        with RPCCache(tiny(), **ECHO, allocation="even") as cache:
+            together = generate(tiny(), padded, 70, mask, past_key_values=cache)
+        assert torch.equal(together[row, 20:], alone[0, 20 - pads :])
+    with RPCCache(tiny(), **ECHO) as cache:
+        alone = generate(tiny(), ids, 70, past_key_values=cache)
+    for pads in (0, 4):
+        padded = torch.cat([torch.zeros(3, pads, dtype=torch.int64), ids.expand(3, -1)], 1)
+        mask = (torch.arange(13 + pads) >= pads).long().expand(3, -1)
+        with RPCCache(tiny(), **ECHO) as cache:
+            together = generate(tiny(), padded, 70, mask, past_key_values=cache)
+        assert torch.equal(together[:, 13 + pads :], alone[:, 13:].expand(3, -1))
+
+
+def test_other_devices_take_the_same_path_in_torch(monkeypatch):
+    for module in ("attend", "ragged"):
+        monkeypatch.setattr(f"lzpenalty.cache.{module}.is_ours", lambda states: False)
+    mask = (torch.arange(20) >= torch.tensor([[5], [0]])).long()
+    agree(tiny(), prompt() * mask, mask=mask)
+    agree(tiny("gemma2", "eager"), prompt() * mask, mask=mask)
+    several_tokens_at_once("llama")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    """The kernels round once, torch's attention more often: evidence is compared while the texts are the same."""
+    model, ids = tiny(dtype=dtype), prompt(2, 60)
+    evidence = []
+    with masked(model, **SMALL, angles=angles(model)) as masks, torch.no_grad():
+        full = DynamicCache(config=model.config)
+        for part in (ids[:, :20], *ids[:, 20:43].split(1, 1)):
+            model(part, past_key_values=full)
+    with RPCCache(model, **ECHO) as cache, torch.no_grad():
+        for part in (ids[:, :20], *ids[:, 20:43].split(1, 1)):
+            model(part, past_key_values=cache)
+        for layer in cache.layers:
+            evidence = torch.cat([head.evidence for head in layer.heads()], 1)
+            assert torch.allclose(evidence[..., 20:], masks.evidence[layer.index][..., 20:].float(), atol=0.05)
+        for part in ids[:, 43:].split(1, 1):
+            model(part, past_key_values=cache)
+    assert cache.stats()["compressions"] == 2
+
+
+# Several tokens at once, and further turns.
+
+
+def feed(model, cache, ids):
+    with torch.no_grad():
+        return model(ids, past_key_values=cache).logits
+
+
+def several_tokens_at_once(architecture):
+    model, ids = tiny(architecture, "eager" if architecture in EAGER else "sdpa"), prompt(2, 70, 6)
+    logits, evidence = [], []
+    for at_once in (1, 5, 10):
+        with RPCCache(model, **ECHO) as cache:
+            feed(model, cache, ids[:, :20])
+            for i in range(20, 50):
+                feed(model, cache, ids[:, i : i + 1])
+            assert cache.stats()["compressions"] == 1
+            parts = [feed(model, cache, ids[:, i : i + at_once]) for i in range(50, 60, at_once)]
+        logits.append(torch.cat(parts, 1))
+        heads = [head for layer in cache.layers if isinstance(layer, RaggedLayer) for head in layer.heads()]
+        evidence.append(torch.cat([head.evidence.flatten() for head in heads]))
+    for other in (1, 2):
+        assert torch.allclose(logits[0], logits[other], rtol=1e-3, atol=1e-3)
+        assert torch.allclose(evidence[0], evidence[other], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3_text"])
+def test_several_tokens_at_once_are_as_single_ones(architecture):
+    several_tokens_at_once(architecture)
+
+
+def test_parts_of_any_size_keep_what_the_definition_says():
+    """A prompt in two parts, a chunk that is scored in several blocks, and one that makes two compressions due."""
+    model, ids = tiny(), prompt(2, 200, 4)
+    parts = ids.split([12, 8, 1, 7, 30, 1, 1, 45, 20, 1, 1, 1, 72], dim=1)
+    logits = []
+    with masked(model, **SMALL, angles=angles(model)) as masks:
+        full = DynamicCache(config=model.config)
+        logits.append(torch.cat([feed(model, full, part) for part in parts], 1))
+    with RPCCache(model, **ECHO) as cache:
+        logits.append(torch.cat([feed(model, cache, part) for part in parts], 1))
+    assert cache.stats()["compressions"] == masks.compressions > 3 and cache.stats()["prompt"] == 20
+    assert torch.allclose(*logits, rtol=1e-3, atol=1e-3)
+
+
+def test_later_turns_with_padding():
+    ids, mask = prompt(3), torch.ones(3, 20, dtype=torch.int64)
+    mask[0, :7] = mask[1, :3] = 0
+    longer = torch.cat([mask, torch.ones(3, 41, dtype=torch.int64)], 1)
+
+    def both_turns(cache):
+        text = torch.cat([generate(tiny(), ids * mask, 35, mask, past_key_values=cache), prompt(3, 6, 9)], 1)
+        return generate(tiny(), text, 30, longer, past_key_values=cache)
+
+    with masked(tiny(), **SMALL, angles=angles(tiny())) as masks:
+        expected = both_turns(DynamicCache(config=tiny().config))
+    with RPCCache(tiny(), **ECHO) as cache:
+        assert torch.equal(both_turns(cache), expected)
+    assert cache.stats()["compressions"] == masks.compressions > 2
+
+
+# As any cache.
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text"])
+def test_same_text_when_no_compression_is_due(architecture, attention):
+    model = tiny(architecture, attention)
+    for kwargs in ({}, {"num_beams": 3}, {"do_sample": True, "top_k": 0, "num_return_sequences": 3}):
+        torch.manual_seed(7)
+        expected = generate(model, prompt(), 40, **kwargs)
+        torch.manual_seed(7)
+        with RPCCache(model, selector="echo", interval=1024) as cache:
+            assert torch.equal(generate(model, prompt(), 40, past_key_values=cache, **kwargs), expected)
+
+
+@pytest.mark.parametrize("selector", ["echo", "h2o"])
+def test_rows_can_be_chosen_at_any_time(selector):
+    """Feeding chosen rows is as if they had been chosen from the beginning, where budgets don't depend on the others."""
+    tokens = prompt(3, 60, 5)
+    changes = {
+        "reorder": ([2, 0, 1], "global", lambda cache, rows: cache.reorder_cache(rows)),
+        "select": ([2, 0, 0], "even", lambda cache, rows: cache.batch_select_indices(rows)),
+        "repeat": (
+            [0, 0, 1, 1, 2, 2], "even", lambda cache, rows: cache.batch_repeat_interleave(2),
+        ),
+    }  # fmt: skip
+    for at in (0, 1, 20, 21, 27, 28, 45):  # before anything is fed, within the prompt, a block, an interval
+        for rows, allocation, change in changes.values():
+            rows = torch.tensor(rows)
+            logits = []
+            for chosen_first in (True, False):
+                with RPCCache(tiny(), **SMALL, selector=selector, allocation=allocation, aggregation="group") as cache:
+                    for i in range(60):
+                        fed = tokens[rows] if chosen_first or i >= at else tokens
+                        if i == at and not chosen_first:
+                            change(cache, rows)
+                        if i in (0, 10):
+                            feed(tiny(), cache, fed[:, i : i + 10])
+                        elif i >= 20:
+                            last = feed(tiny(), cache, fed[:, i : i + 1])
+                logits.append(last)
+            assert cache.stats()["compressions"] == 2 and torch.allclose(*logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kwargs", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}])
+def test_beams_and_samples_run_through_compressions(kwargs):
+    torch.manual_seed(0)
+    with RPCCache(tiny(), **ECHO) as cache:
+        text = generate(tiny(), prompt(1), 60, past_key_values=cache, **kwargs)
+    assert cache.stats()["compressions"] == 3 and text.shape[1] == 80
+
+
+def test_copies_go_their_own_ways():
+    model = tiny()
+    with RPCCache(model, **ECHO) as cache:
+        first = generate(model, prompt(), 41, past_key_values=cache)
+        twin = copy.deepcopy(cache)
+        text = torch.cat([first, prompt(2, 3, 8)], 1)
+        answers = [generate(model, text, 40, past_key_values=each) for each in (cache, twin)]
+    assert torch.equal(*answers) and twin.stats()["compressions"] == cache.stats()["compressions"] == 4
+
+
+def test_reset_starts_anew():
+    with RPCCache(tiny(), **ECHO) as cache:
+        before = generate(tiny(), prompt(), 60, past_key_values=cache)
+        cache.reset()
+        assert cache.stats()["bytes"] == cache.stats()["seen"] == 0
+        assert torch.equal(generate(tiny(), prompt(), 60, past_key_values=cache), before)
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": 24}, {"max_new_tokens": 80}])
+def test_memory_is_what_the_budgets_say(options):
+    model = tiny()
+    with RPCCache(model, **ECHO, **options) as cache:
+        generate(model, prompt(), 80, past_key_values=cache)
+    stats = cache.stats()
+    assert stats["bytes"] == sum(buffer.nbytes for layer in cache.layers for buffer in layer.buffers)
+    due = stats["prompt"] + cache.settings.plan.due(4) + R  # a head's entries at the next compression, on average
+    due = min(due, stats["seen"] - 79 + 80 - 4 * (P - P // C)) if "max_new_tokens" in options else due
+    entry = (12 + 12) * 4 + 4  # a key, a value, a number
+    assert stats["bytes"] == 2 * 3 * 2 * due * entry
+    assert sum(map(sum, stats["kept_by_head"])) == 3 * 2 * stats["kept"]
+    for layer in cache.layers:
+        assert layer.key_slots.shape[0] == 2 * (sum(layer.entries) + 2 * layer.room)
+        assert layer.lengths.tolist() == [layer.entries] * 2
+
+
+def test_prompts_are_never_touched():
+    model, full = tiny(), DynamicCache(config=tiny().config)
+    feed(model, full, prompt())
+    with RPCCache(model, **ECHO, budget=8) as cache:  # nothing else stays, but the recent
+        generate(model, prompt(), 80, past_key_values=cache)
+    for layer, expected in zip(cache.layers, full.layers, strict=True):
+        for number, head in enumerate(layer.heads()):
+            assert torch.allclose(head.keys[:, 0, :20], expected.keys[:, number], atol=1e-5)
+            assert torch.allclose(head.values[:, 0, :20], expected.values[:, number], atol=1e-5)
+
+
+# Budgets.
+
+
+def test_shares_are_whole_and_sum_up():
+    generator = torch.Generator().manual_seed(0)
+    for rows, heads, n, keep in ((1, 5, 9, 3), (3, 4, 7, 2), (2, 3, 5, 5), (3, 7, 11, 1), (2, 2, 4, 0)):
+        for levels in (1, 3, 1000):  # many ties, some, few
+            scores = [torch.randint(levels, (rows, n), generator=generator).float() for _ in range(heads)]
+            budgets = share(scores, keep)
+            assert sum(budgets) == heads * keep and all(0 <= budget <= n for budget in budgets)
+            assert share(scores, keep) == budgets
+    assert share([torch.tensor([[3.0, 2.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.0]])], 1) == [2, 1, 0]
+    assert share([torch.zeros(2, 2), torch.ones(2, 2), torch.tensor([[2.0, 0], [0, 0]])], 1) == [1, 2, 0]
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (dict(interval=None), ValueError, "interval: expected an integer .* got None"),
+        (
+            dict(interval=None, allocation="even"),
+            ValueError,
+            "interval: expected an integer with the selector Echo, got None",
+        ),
+        (
+            dict(selector="rpc", interval=None, allocation="global"),
+            ValueError,
+            "interval: .* allocation is 'global', got None",
+        ),
+        (dict(allocation="fair"), ValueError, "allocation: expected 'even' or 'global', got 'fair'"),
+        (dict(aggregation="layer"), ValueError, "aggregation: expected 'group' where .*, got 'layer'"),
+        (dict(ratio=3), ValueError, "interval: expected a multiple of ratio, 3, got 16"),
+    ],
+)
+def test_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        RPCCache(tiny(), **{**ECHO, **options})
+
+
+def test_models_with_other_attention_are_refused_by_name():
+    for architecture, attention, what in (
+        ("gpt_oss", "eager", "attention sinks"),
+        ("deepseek_v3", "sdpa", r"latent ones \(MLA\)"),
+    ):
+        with pytest.raises(ValueError, match=f"{what}.* use allocation='even' and another selector than 'echo'"):
+            RPCCache(tiny(architecture, attention), **ECHO)
+        RPCCache(tiny(architecture, attention), **SMALL)
+
+
+def test_queries_that_cannot_be_turned_are_said_to_be_used_as_they_are():
+    with pytest.warns(UserWarning, match="GPT2LMHeadModel: how queries of 3 of 3 layers change with their positions"):
+        cache = RPCCache(tiny("gpt2"), **ECHO)
+    assert cache.stats()["turned"] == ["unknown"] * 3
+    with cache:
+        generate(tiny("gpt2"), prompt(), 60, past_key_values=cache)
+    assert cache.stats()["compressions"] == 3
+
+
+def test_looking_for_rotations_leaves_the_model_as_it_is():
+    model = make("llama", rope_parameters={"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = generate(model, prompt(), 20)
+    rotations(model)
+    assert torch.equal(generate(model, prompt(), 20), expected)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["lzpenalty.cache.ragged.compact_", "lzpenalty.cache.selectors.echo.echo_heads",
+                                   "lzpenalty.cache.attend.attend", "lzpenalty.cache.budgets.share"])  # fmt: skip
+def test_an_interrupted_forward_breaks_the_cache(where, monkeypatch):
+    def fail(*args, **kwargs):
+        raise Interrupted
+
+    with RPCCache(tiny(), **ECHO) as cache:
+        text = generate(tiny(), prompt(), 30, past_key_values=cache)
+        with monkeypatch.context() as patch:
+            patch.setattr(where, fail)
+            with pytest.raises(Interrupted):
+                generate(tiny(), text, 30, past_key_values=cache)
+        with pytest.raises(RuntimeError, match="an earlier forward ended before all layers were done"):
+            generate(tiny(), text, 30, past_key_values=cache)
+        cache.reset()
+        generate(tiny(), prompt(), 30, past_key_values=cache)
+
+
+def test_padding_elsewhere_than_on_the_left_is_refused():
+    mask = torch.ones(2, 20, dtype=torch.int64)
+    mask[0, 5] = 0
+    with RPCCache(tiny(), **ECHO) as cache, pytest.raises(ValueError, match="expected padding on the left alone"):
+        generate(tiny(), prompt(), 4, mask, past_key_values=cache)
+    with RPCCache(tiny(), interval=None) as cache:  # torch's attention knows what to do
+        assert torch.equal(generate(tiny(), prompt(), 9, mask, past_key_values=cache), generate(tiny(), prompt(), 9, mask))
+
+
+def test_records_are_kept_by_head():
+    with RPCCache(tiny(), **SMALL, selector=selectors.Recorder(selectors.Echo())) as cache:
+        generate(tiny(), prompt(), 60, past_key_values=cache)
+    assert isinstance(cache.layers[0], RPCLayer) and len(cache.selectors) == 3 * 2
+    assert sum(recorder.history[-1].shape[2] for recorder in cache.selectors) == 3 * 2 * 3 * P // C
+    assert attend.padding(None) is None

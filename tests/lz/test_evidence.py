@@ -1,0 +1,166 @@
+"""loop_evidence is the longest string that stands for the third time, and what the penalty does with it is the formula."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracle
+from lzpenalty import loop_evidence, lz_penalize_
+from strategies import histories
+
+CLOSE = [20, 21, 22]  # "</", "think", ">"
+
+
+@given(st.lists(histories(), min_size=1, max_size=4), st.integers(1, 9), st.integers(0, 100))
+@settings(max_examples=600, deadline=None)
+def test_evidence_is_the_longest_third_time(device, rows, gram, window):
+    length = max(len(row) for row in rows)
+    tokens = np.full((len(rows), length), 3)
+    starts = np.array([length - len(row) for row in rows])
+    for i, row in enumerate(rows):
+        tokens[i, starts[i] :] = row
+    got = device.of(loop_evidence)(tokens, gram=gram, window=window, starts=starts)
+    assert got.tolist() == [oracle.loop_evidence(row, gram, window) for row in rows]
+
+
+def test_a_copy_is_no_loop_and_a_third_one_is(device):
+    evidence = device.of(loop_evidence)
+    passage = np.arange(100)
+    text = [passage, np.arange(200, 220), passage, np.arange(300, 320), passage]
+    for turns, wanted in ((1, 0), (3, 0), (5, 100)):
+        assert evidence(np.concatenate(text[:turns])) == wanted
+    assert evidence(np.concatenate(text), window=339) == 99  # the first copy has begun to leave the window
+
+
+@pytest.mark.parametrize("period", [1, 3, 40, 100, 240])
+def test_a_loop_shows_after_its_second_turn(device, period):
+    evidence = device.of(loop_evidence)
+    loop = np.tile(np.arange(period), 600)
+    for seen in (2 * period + 5, 2 * period + 6, 2 * period + 30, 512, 600):
+        more = min(seen, 512) - 2 * period
+        assert evidence(loop[:seen]) == (more if more >= 6 else 0)
+
+
+def test_shapes(device):
+    evidence = device.of(loop_evidence)
+    assert evidence(np.zeros(60, np.int64)).shape == ()
+    assert evidence(np.zeros((0, 60), np.int64)).shape == (0,)
+    assert evidence(np.zeros((3, 0), np.int64)).tolist() == [0, 0, 0]
+    assert evidence(np.zeros((2, 60), np.int32), window=0).tolist() == [0, 0]
+
+
+def test_long_texts(device):
+    rng = np.random.default_rng(0)
+    for text in (rng.integers(0, 4, 3000), np.concatenate([np.tile(rng.integers(0, 99, 70), 20), rng.integers(0, 99, 500)])):
+        for window in (700, 3000):
+            assert device.of(loop_evidence)(text, window=window) == oracle.loop_evidence(text.tolist(), 6, window)
+
+
+def penalized(device, text, **options):
+    return device.of(lz_penalize_)(np.zeros(64), np.array(text, np.int64), strength=1.0, **options)
+
+
+def test_a_gate_leaves_what_is_no_loop_alone(device):
+    rng = np.random.default_rng(0)
+    text = [*rng.integers(0, 40, 100), *range(40), *range(40)]
+    assert penalized(device, text).any()
+    assert not penalized(device, text, gate=(20, 28)).any()
+
+
+def test_a_gate_opens_with_the_evidence(device):
+    for turns, share in ((26, 0.0), (30, 0.5), (34, 1.0), (50, 1.0)):
+        text = np.tile([5, 6, 7], 50)[:turns]  # the evidence is turns - 6
+        got = penalized(device, text, gate=(20, 28))
+        np.testing.assert_allclose(got, share * penalized(device, text), rtol=1e-6)
+
+
+def gain(device, text, **options):
+    """What a release adds, with the gate shut."""
+    return penalized(device, text, gate=(1e6, 2e6), **options)
+
+
+def test_a_release_grows_with_every_step_up_to_twenty_nats(device):
+    loop = np.tile([5, 6, 7], 50)
+    for steps, nats in ((0, 0), (1, 1.5), (2, 3.0), (13, 19.5), (14, 20), (40, 20)):
+        got = gain(device, loop[: 29 + steps], release=9, release_rate=1.5)
+        assert got[9] == nats and np.count_nonzero(got) == (nats > 0)
+
+
+def test_of_a_sequence_the_id_that_is_due_gains(device):
+    loop = np.tile([5, 6, 7], 30).tolist()
+    for written, due in (([], 20), ([20], 21), ([20, 21], 22), ([20, 9], 20), ([20, 20], 21), ([20, 21, 20], 21)):
+        got = gain(device, loop + written, release=[CLOSE])
+        assert got[due] == 20 and np.count_nonzero(got) == 1
+    assert not gain(device, [*loop, *CLOSE], release=[CLOSE]).any()
+
+
+def test_ids_that_several_sequences_wait_for_gain_once(device):
+    got = gain(device, np.tile([5, 6, 7], 30), release=[CLOSE, [20, 9], 20, 30])
+    assert got[20] == got[30] == 20 and np.count_nonzero(got) == 2
+
+
+def test_what_has_been_written_is_not_asked_for_again_until_the_alarm_has_left_the_window(device):
+    loop = np.tile([5, 6, 7], 30).tolist()
+    for after in (1, 20, 50):
+        assert not gain(device, loop + [9] + [5, 6, 7] * after, release=9, window=200).any()
+    assert gain(device, loop + [9] + [5, 6, 7] * 90, release=9, window=200)[9] == 20
+
+
+def test_a_reset_is_a_later_start(device):
+    rng = np.random.default_rng(1)
+    for mark, reset in (([9], 9), (CLOSE, [CLOSE]), ([4, 9], [9, CLOSE])):
+        old, new = np.tile([5, 6, 7], 30), rng.integers(0, 4, 50)
+        text = np.concatenate([old, mark, old, mark, new])
+        for options in ({}, {"gate": (1, 30)}, {"horizon": 40, "escalation": 1.0}, {"release": 8, "release_after": 6}):
+            wanted = penalized(device, new, **options)
+            np.testing.assert_array_equal(penalized(device, text, reset=reset, **options), wanted)
+        assert penalized(device, text)[5]
+    assert not penalized(device, [1, 2, 1, 2, 9], reset=9).any()
+
+
+@pytest.mark.parametrize("escalation", [0.0, 1.0])
+def test_a_reset_counts_wherever_its_last_token_is_read(device, escalation):
+    """The window and the buffer are 24 tokens, and with an escalation 32 are read: sequences at, before and beyond these."""
+    for distance in range(60):
+        text = [*([5] * 70), *CLOSE, *([5] * distance)]
+        options = dict(window=16, buffer=8, escalation=escalation)
+        wanted = penalized(device, [5] * distance, **options)
+        np.testing.assert_array_equal(penalized(device, text, reset=[CLOSE], **options), wanted)
+
+
+def test_until_is_for_the_whole_text(device):
+    loop = np.tile([5, 6, 7], 1000).tolist()
+    for until, mark in ((9, [9]), ([CLOSE, 40], CLOSE), ([40, 9], [9])):
+        for text in (mark + loop, loop + mark + loop, loop + mark):
+            assert not penalized(device, text, until=until, release=30).any()
+        assert penalized(device, loop + mark[:-1], until=until).any()
+        late = np.array(mark + loop)
+        row = device.of(lz_penalize_)(np.zeros(64), late, until=until, starts=len(mark))
+        assert row.any()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("step", [1, 3, -1])
+def test_until_in_any_layout(device, dtype, step):
+    """Rows without the mark are charged, those with it are not, wherever it stands."""
+    places = [0, 1, 255, 256, 511, 700, 997, None]
+    tokens = np.full((len(places), 1000 * abs(step)), 5, dtype)[:, ::step]
+    for row, place in zip(tokens, places, strict=True):
+        if place is not None:
+            row[place : place + 3] = CLOSE
+    for until in ([CLOSE], 22):
+        charged = device.of(lz_penalize_)(np.zeros((len(places), 64)), tokens, until=until).any(axis=1)
+        assert charged.tolist() == [place is None for place in places]
+
+
+def test_strength_zero_switches_all_off(device):
+    got = device.of(lz_penalize_)(np.zeros(64), np.tile([5, 6, 7], 30), strength=0, release=9)
+    assert not got.any()
+
+
+def test_infinite_logits_stay(device):
+    logits = np.full(64, -np.inf, np.float32)
+    logits[10] = np.nan
+    got = device.of(lz_penalize_)(logits.copy(), np.tile([5, 6, 7], 30), release=[9, 10])
+    np.testing.assert_array_equal(got, logits)

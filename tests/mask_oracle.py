@@ -1,0 +1,163 @@
+"""What a cache whose heads have budgets of their own should do, by masks: nothing is ever moved or dropped.
+
+Within `masked(model, ...)` the model keeps transformers' own full cache, and its attention function is this one, written
+from the definitions in float64: an entry that a head has dropped is masked from then on. Positions are rotated as complex
+numbers. Nothing here is shared with the package.
+"""
+
+import inspect
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+
+
+class Masks:
+    """The rule's state: for each full layer, which entries [B, Hkv, n] are left, and the evidence for them."""
+
+    def __init__(self, interval, ratio, recent, rule="echo", allocation="global", budget=None, kernel=7, angles=None,
+                 interleaved=False):  # fmt: skip
+        self.interval, self.ratio, self.recent, self.kernel = interval, ratio, recent, kernel
+        self.rule, self.allocation, self.budget = rule, allocation, budget
+        # angles(layer): radians a position that each pair of numbers is rotated by, or None if they are not
+        self.angles, self.interleaved = angles or (lambda layer: None), interleaved
+        self.left, self.evidence, self.queries, self.keys, self.scale = {}, {}, {}, {}, {}
+        self.prompt = self.seen = self.held = self.intervals = self.scored = self.compressions = 0
+        self.answering = False
+        self.budgets = None
+
+    def attention(self, layer, last_layer, query, key, value, mask, scale, softcap):
+        query, key, value = query.double(), key.double(), value.double()
+        (rows, heads, new, _), (n, key_heads) = query.shape, (key.shape[2], key.shape[1])
+        if layer not in self.left:
+            self.left[layer] = torch.ones(rows, key_heads, 0, dtype=torch.bool)
+            self.evidence[layer] = torch.zeros(rows, key_heads, 0, dtype=torch.float64)
+            self.queries[layer] = query[:, :, :0]
+        grown = n - self.left[layer].shape[2]
+        self.left[layer] = torch.cat([self.left[layer], torch.ones(rows, key_heads, grown, dtype=torch.bool)], 2)
+        self.evidence[layer] = torch.cat([self.evidence[layer], torch.zeros(rows, key_heads, grown)], 2)
+        self.queries[layer] = torch.cat([self.queries[layer], query], 2)
+        self.keys[layer], self.scale[layer] = key, scale
+        self.visible = torch.ones(rows, n, dtype=torch.bool)
+        if mask is not None:
+            self.visible = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
+        causal = torch.ones(new, n, dtype=torch.bool).tril(n - new)
+        group = heads // key_heads
+        may = causal & (self.left[layer] & self.visible[:, None, :n])[:, :, None, None]
+        products = scale * torch.einsum("bhgqd,bhtd->bhgqt", query.unflatten(1, (key_heads, group)), key)
+        if softcap:
+            products = softcap * (products / softcap).tanh()
+        weights = products.masked_fill(~may, -torch.inf).softmax(-1).nan_to_num()
+        output = torch.einsum("bhgqt,bhtd->bhgqd", weights, value).flatten(1, 2).transpose(1, 2)
+        if layer == last_layer:
+            self.step(n, new)
+        return output
+
+    def step(self, n, new):
+        self.answering |= new == 1
+        self.seen = n
+        if not self.answering:
+            self.prompt = self.scored = n
+            return
+        self.held += new
+        if self.rule == "echo":
+            while self.seen - self.scored >= self.recent:
+                self.scored += self.recent
+                for layer in self.left:
+                    self.ask_again(layer, self.scored)
+        keep = self.kept(self.intervals)
+        region = self.held - self.recent
+        if region >= keep + self.interval:
+            self.intervals += (region - keep) // self.interval
+            self.compress(self.kept(self.intervals))
+
+    def kept(self, intervals):
+        return intervals * self.interval // self.ratio if self.budget is None else self.budget - self.recent
+
+    def rotate(self, layer, x, positions):
+        angles = self.angles(layer)
+        if angles is None:
+            return x
+        size = 2 * len(angles)
+        head, rest = x[..., :size], x[..., size:]
+        pairs = head.unflatten(-1, (-1, 2)) if self.interleaved else head.unflatten(-1, (2, -1)).mT
+        turned = torch.view_as_complex(pairs.contiguous()) * torch.polar(
+            torch.ones(len(positions), len(angles), dtype=torch.float64), positions[:, None] * angles.double()
+        )
+        pairs = torch.view_as_real(turned)
+        return torch.cat([pairs.flatten(-2) if self.interleaved else pairs.mT.flatten(-2), rest], -1)
+
+    def ask_again(self, layer, n):
+        """Step 1: the queries n - R - 1 .. n - 1, asked at n + P."""
+        asked = torch.arange(n - self.recent - 1, n).double()
+        queries = self.queries[layer][:, :, n - self.recent - 1 : n]
+        queries = self.rotate(layer, self.rotate(layer, queries, -asked), torch.full_like(asked, n + self.interval))
+        keys, heads = self.keys[layer][:, :, :n], self.left[layer].shape[1]
+        products = self.scale[layer] * torch.einsum("bhgqd,bhtd->bhgqt", queries.unflatten(1, (heads, -1)), keys)
+        there = self.left[layer][..., :n] & self.visible[:, None, :n]
+        weights = products.masked_fill(~there[:, :, None, None], -torch.inf).softmax(-1)
+        evidence = self.evidence[layer][..., :n]
+        evidence.copy_(torch.maximum(evidence, weights.amax((2, 3))))
+
+    def attention_to_region(self, layer, row, head, entries):
+        """Of SnapKV and RPC by group: the last R queries, softmax over the region, mean; smoothed over what is left."""
+        group = self.queries[layer].shape[1] // self.left[layer].shape[1]
+        queries = self.queries[layer][row, head * group : (head + 1) * group, -self.recent :].flatten(0, 1)
+        mean = (self.scale[layer] * queries @ self.keys[layer][row, head, entries].T).softmax(-1).mean(0)
+        reach = self.kernel // 2
+        around = torch.nn.functional.pad(mean, (reach, reach)).unfold(0, self.kernel, 1)
+        return around.amax(1) if self.rule == "snapkv" else around.mean(1)
+
+    def compress(self, keep):
+        """Steps 2 and 3."""
+        regions = {}
+        for layer, left in self.left.items():
+            for head in range(left.shape[1]):
+                for row in range(left.shape[0]):
+                    entries = left[row, head].nonzero()[:, 0]
+                    entries = entries[(entries >= self.prompt) & (entries < self.seen - self.recent)]
+                    if self.rule == "echo":
+                        scores = self.evidence[layer][row, head, entries]
+                    else:
+                        scores = self.attention_to_region(layer, row, head, entries)
+                    regions[layer, head, row] = entries, scores
+        heads = sorted({key[:2] for key in regions})
+        rows = len(regions) // len(heads)
+        budgets = dict.fromkeys(heads, keep)
+        if self.allocation == "global":
+            every = sorted(((-s, key) for key, (_, scores) in regions.items() for s in scores.tolist()))
+            counts = dict.fromkeys(heads, 0)
+            for _, key in every[: rows * len(heads) * keep]:
+                counts[key[:2]] += 1
+            budgets = {head: count // rows for head, count in counts.items()}
+            remainders = sorted(heads, key=lambda head: (-(counts[head] % rows), head))
+            for head in remainders[: keep * len(heads) - sum(budgets.values())]:
+                budgets[head] += 1
+        for (layer, head, row), (entries, scores) in regions.items():
+            best = sorted(zip((-scores).tolist(), entries.tolist(), strict=True))[budgets[layer, head] :]
+            self.left[layer][row, head, [t for _, t in best]] = False
+        self.held = keep + self.recent
+        self.budgets = budgets
+        self.compressions += 1
+
+
+@contextmanager
+def masked(model, **options):
+    masks = Masks(**options)
+    attentions = [module for module in model.modules() if hasattr(module, "layer_idx") and hasattr(module, "scaling")]
+    kinds = getattr(model.config, "layer_types", None) or ["full_attention"] * len(attentions)
+    full = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
+    space = inspect.unwrap(type(attentions[0]).forward).__globals__
+    table, name = space["ALL_ATTENTION_FUNCTIONS"], model.config._attn_implementation
+    before = space["eager_attention_forward"] if name == "eager" else table[name]
+
+    def attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **kwargs):
+        if module.layer_idx not in full:
+            kwargs |= {} if softcap is None else {"softcap": softcap}
+            return before(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        output = masks.attention(module.layer_idx, full[-1], query, key, value, attention_mask, scaling, softcap)
+        return output.to(query.dtype).contiguous(), None
+
+    place = space if name == "eager" else table._local_mapping
+    with mock.patch.dict(place, {"eager_attention_forward" if name == "eager" else name: attention}):
+        yield masks
