@@ -277,11 +277,18 @@ def install_llama_cpp(session):
     return found[0] if found else "MODEL.gguf"
 
 
+LLAMA = [
+    "tests/engines/real_llama_cpp.py",
+    "tests/engines/real_llama_sampler.py",
+    "tests/engines/real_llama_cache.py",
+]
+
+
 @nox.session(name="test-llama-cpp")
 def test_llama_cpp(session):
     """The penalty and the cache in llama.cpp."""
     model = {"LZPENALTY_GGUF": install_llama_cpp(session)}
-    tests = session.posargs or [f"tests/engines/real_llama_{name}.py" for name in ("cpp", "sampler", "cache")]
+    tests = session.posargs or LLAMA
     session.run(*ENGINE, *tests, env=model)
 
 

@@ -1,5 +1,5 @@
-"""llama.cpp, by way of llama-cpp-python: the penalty as a logits processor (penalty.py) and in C (chain.py), and a cache that
-forgets (rpc.py). None needs torch.
+"""llama.cpp, by way of llama-cpp-python: the penalty as a logits processor (penalty.py) and in C (chain.py), and a cache
+that forgets (rpc.py). None needs torch.
 
 The penalty needs no llama-cpp-python either, so that is imported only when `RPCLlama` is asked for."""
 
