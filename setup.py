@@ -1,5 +1,5 @@
-"""Builds the C extension lzpenalty._core, and source archives that can be built again to the byte; everything else is
-declared in pyproject.toml.
+"""Builds the C extension lzpenalty._core, the C library with its header (lzpenalty/lib, lzpenalty/include), and source
+archives that can be built again to the byte; everything else is declared in pyproject.toml.
 
 Environment switches, for developers:
     LZPENALTY_SANITIZE=address,undefined   build with these sanitizers of the compiler
@@ -9,17 +9,22 @@ Environment switches, for developers:
 
 import gzip
 import os
+import shlex
+import shutil
+import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 from glob import glob
 
 import numpy
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 # Not c11, in which GCC computes float as double on s390x.
-compile_args = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+compile_args = ["-g0", "-std=gnu11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
 link_args = [] if os.name == "nt" else ["-pthread"]
 if sys.platform == "linux":
     link_args += ["-ldl"]  # a library of its own before glibc 2.34
@@ -34,6 +39,52 @@ if os.environ.get("LZPENALTY_COVERAGE"):
     link_args += ["--coverage"]
 if os.environ.get("LZPENALTY_WERROR"):
     compile_args += ["-Werror"]
+
+
+KERNELS = sorted(path for folder in ("cpu", "lz", "cache", "text") for path in glob(f"csrc/{folder}/*.c"))
+INTERFACE = sorted(glob("csrc/api/*.c"))
+SAMPLER = ["csrc/llama_cpp/bridge.c", "examples/c/llama_sampler_lz.c"]
+BINDING = sorted(glob("csrc/python/*.c") + glob("csrc/cuda/**/*.c", recursive=True))
+
+
+class BuildExt(build_ext):
+    """The extension; of the same kernels the archive that C programs link, beside its header; and llama.cpp's sampler."""
+
+    def build_extension(self, ext):
+        super().build_extension(ext)
+        package = os.path.dirname(self.get_ext_fullpath(ext.name))
+        header, archive = os.path.join(package, "include", "lzpenalty.h"), os.path.join(package, "lib", "liblzpenalty.a")
+        library = os.path.join(package, "lib", "llama_sampler_lz.so")
+        changed = max(map(os.path.getmtime, [__file__, *KERNELS, *INTERFACE, *SAMPLER, *ext.depends]))
+        if all(os.path.exists(path) and os.path.getmtime(path) > changed for path in (archive, library)):
+            return
+        for path in (header, archive):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.copy("csrc/include/lzpenalty.h", header)
+        objects = self.compiler.object_filenames(KERNELS, output_dir=self.build_temp)
+        missing = [source for source, made in zip(KERNELS, objects, strict=True) if not os.path.exists(made)]
+        self.compiler.compile(missing, self.build_temp, extra_postargs=compile_args)
+        objects += self.compiler.compile(INTERFACE, self.build_temp, extra_postargs=compile_args)
+        merged = self.merge(objects)
+        self.compiler.create_static_lib([merged], "lzpenalty", os.path.dirname(archive))
+        sampler = self.compiler.compile(
+            SAMPLER, self.build_temp, include_dirs=["csrc/abi", "csrc/include"], extra_postargs=compile_args
+        )
+        self.compiler.link_shared_object([*sampler, merged], library, extra_postargs=[*link_args, "-lm"])
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        for folder in ("include", "lib"):
+            shutil.copytree(os.path.join(self.build_lib, "lzpenalty", folder), f"lzpenalty/{folder}", dirs_exist_ok=True)
+
+    def merge(self, objects):
+        """One object, in which the names of the kernels are nobody else's."""
+        merged = os.path.join(self.build_temp, "lzpenalty.o")
+        cc = os.environ.get("CC") or sysconfig.get_config_var("CC")
+        subprocess.run([*shlex.split(cc), "-r", "-nostdlib", *objects, "-o", merged], check=True)
+        if objcopy := shutil.which("objcopy"):
+            subprocess.run([objcopy, "--localize-hidden", merged], check=True)
+        return merged
 
 
 class Sdist(sdist):
@@ -60,11 +111,11 @@ class Sdist(sdist):
 
 
 setup(
-    cmdclass={"sdist": Sdist},
+    cmdclass={"build_ext": BuildExt, "sdist": Sdist},
     ext_modules=[
         Extension(
             "lzpenalty._core",
-            sources=sorted(glob("csrc/**/*.c", recursive=True)),
+            sources=KERNELS + BINDING,
             depends=sorted(glob("csrc/**/*.h", recursive=True)),
             include_dirs=[numpy.get_include()],
             extra_compile_args=compile_args,

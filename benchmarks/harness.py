@@ -51,7 +51,10 @@ def machine() -> dict:
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as info:
             cpu = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), cpu)
-    versions = {name: metadata.version(name) for name in ("lzpenalty", "numpy", "torch", "transformers")}
+    installed = {distribution.name for distribution in metadata.distributions()}
+    versions = {
+        name: metadata.version(name) for name in ("lzpenalty", "numpy", "torch", "transformers") if name in installed
+    }
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),

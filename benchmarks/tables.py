@@ -647,6 +647,73 @@ def vllm_cache() -> str:
 
 
 @table
+def llama_speed() -> str:
+    """llama.cpp with a cache of fixed size: how fast."""
+    results = load("llama-speed")
+    rows = []
+    for row in results["rows"]:
+        speeds, ms = row["tokens_per_cpu_second"], row["ms_per_token"]
+        first, *_, last = ms
+        rows.append(
+            [
+                row["cache"],
+                *(f"{speed:.1f}" for speed in speeds.values()),
+                f"{ms[first]:.1f} to {ms[last]:.1f}",
+                f"{row['cells_in_use_at_most']:,}",
+                f"{row['cells']:,}",
+                f"{row['megabytes']:.0f}",
+            ]
+        )
+    points = results["rows"][0]["tokens_per_cpu_second"]
+    columns = [f"to {int(point):,}" for point in points]
+    header = ["tokens a CPU second", *columns, "ms a token", "cells in use at most", "cells", "MB"]
+    about = f"{results['model']}, one thread, llama-cpp-python {results['llama_cpp_python']}, P = {results['interval']}; "
+    return markdown(header, rows) + f"\n\n{about}{provenance(results)}"
+
+
+@table
+def llama_gain() -> str:
+    """The same in a sentence."""
+    results = load("llama-speed")
+    full, ours, shift = results["rows"]
+    end = [*full["tokens_per_cpu_second"]][-1]
+
+    def said(row):
+        return f"{row['tokens_per_cpu_second'][end]:.0f} a CPU second in {row['megabytes']:.0f} MB of keys and values"
+
+    return (
+        f"{results['model']}, on one thread, wrote {int(end):,} tokens at {said(ours)} ({ours['cache']}), at {said(full)} "
+        f"with the full cache, and at {said(shift)} with llama.cpp's context shift."
+    )
+
+
+@table
+def llama_recall() -> str:
+    """llama.cpp with a cache of fixed size: what it costs."""
+    results = load("llama-recall")
+
+    def difference(row, name):
+        return f"{row[name]:+.3f} ± {row[f'{name}_interval']:.3f}" if name in row and row["cache"] != "full cache" else ""
+
+    rows = [
+        [
+            row["cache"],
+            f"{row['bits_per_token']:.3f}",
+            difference(row, "worse_by"),
+            difference(row, "rpc_better_by"),
+            f"{row['cells']:,}",
+        ]
+        for row in results["rows"]
+    ]
+    header = ["", "bits per token", "worse than the full cache by", "worse than RPC, budget 128, by", "cells in use at most"]
+    about = (
+        f"{results['model']}, P = {results['interval']}; {len(results['texts'])} texts of {results['tokens']:,} tokens, "
+        f"counted from token {results['counted_from']}; "
+    )
+    return markdown(header, rows) + f"\n\n{about}{provenance(results)}"
+
+
+@table
 def analysis() -> str:
     """Seconds for a million tokens."""
     results = load("analysis")

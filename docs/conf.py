@@ -13,12 +13,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import lzpenalty  # noqa: E402
-from engines import fake_mlx, fake_sglang, fake_vllm  # noqa: E402
+from engines import fake_llama_cpp, fake_mlx, fake_sglang, fake_vllm  # noqa: E402
 from engines.load import adaptor  # noqa: E402
 from lzpenalty.commands.cli import make_parser  # noqa: E402
 
 # The adaptors' docstrings need no engine: where one is not installed, the tests' fake of its interface stands in.
-for name, fake in (("vllm.penalty", fake_vllm), ("sglang", fake_sglang), ("mlx", fake_mlx)):
+for name, fake in (
+    ("vllm.penalty", fake_vllm),
+    ("sglang", fake_sglang),
+    ("llama_cpp.rpc", fake_llama_cpp),
+    ("mlx", fake_mlx),
+):
     sys.modules[f"lzpenalty.{name}"] = adaptor(name, fake)
 
 project = "lzpenalty"

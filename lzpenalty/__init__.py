@@ -11,7 +11,11 @@ serving engines are modules of their own:
     lzpenalty.lm_eval   lm-evaluation-harness: a model with both, tasks on local files
     lzpenalty.vllm, lzpenalty.sglang, lzpenalty.llama_cpp, lzpenalty.mlx
                         the same for the engines of these names
+
+Programs in C link the same routines: get_include() and get_library_dir() say where header and archive are.
 """
+
+from pathlib import Path
 
 from lzpenalty._core import (
     LZOptions,
@@ -49,6 +53,8 @@ __all__ = [
     "gather_blocks_",
     "echo_scores_",
     "gather_tokens_",
+    "get_include",
+    "get_library_dir",
     "get_num_threads",
     "loop_evidence",
     "lz_penalize_",
@@ -59,3 +65,14 @@ __all__ = [
     "warmup",
 ]
 __version__ = "0.1.0"
+
+
+def get_include() -> str:
+    """The folder of lzpenalty.h, the interface for C and C++: ``cc -I$(python -c 'import lzpenalty;
+    print(lzpenalty.get_include())')``."""
+    return str(Path(__file__).parent / "include")
+
+
+def get_library_dir() -> str:
+    """The folder of liblzpenalty.a, to be linked with ``-llzpenalty -lm -pthread``. It needs no Python."""
+    return str(Path(__file__).parent / "lib")

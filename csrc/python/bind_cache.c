@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "../cache/cache.h"
+#include "../cache/tap.h"
 #include "../cuda/cache.h"
 #include "args.h"
 #include "cache_args.h"
@@ -567,4 +568,15 @@ done:
     for (int i = 0; i < 4; i++)
         tensor_release(&t[i]);
     return result;
+}
+
+const char doc_attention_tap[] =
+    "attention_tap($module, /)\n--\n\n"
+    "The address of a callback for llama.cpp's `cb_eval`, which adds up attention, and the bytes of what it is given as "
+    "`user_data`: a struct that is laid out in csrc/cache/tap.h.";
+
+PyObject *py_attention_tap(PyObject *module, PyObject *ignored)
+{
+    (void)module, (void)ignored;
+    return Py_BuildValue("(Nn)", PyLong_FromVoidPtr((void *)(uintptr_t)cache_tap), (Py_ssize_t)sizeof(attention_tap));
 }

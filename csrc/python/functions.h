@@ -28,12 +28,13 @@ PyObject *py_parse_lz78(FASTCALL_KEYWORDS);
 PyObject *py_find_loops(FASTCALL_KEYWORDS);
 PyObject *py_warmup(FASTCALL_KEYWORDS);
 PyObject *py_cuda_devices(PyObject *module, PyObject *ignored);
+PyObject *py_attention_tap(PyObject *module, PyObject *ignored);
 extern const char doc_lz_penalize[], doc_dry_penalize[], doc_codelength_deltas[], doc_repetition_period[];
 extern const char doc_lz_penalize_rows[], doc_gather_tokens[], doc_token_bits[], doc_loop_evidence[];
 extern const char doc_attention_scores[], doc_select_top[], doc_compact[], doc_append[], doc_attend[];
 extern const char doc_compact_blocks[], doc_gather_blocks[];
 extern const char doc_append_ragged[], doc_echo_scores[];
 extern const char doc_parse_lz77[], doc_parse_lz78[], doc_find_loops[];
-extern const char doc_warmup[], doc_cuda_devices[];
+extern const char doc_warmup[], doc_cuda_devices[], doc_attention_tap[];
 
 #endif

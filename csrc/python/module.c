@@ -69,6 +69,7 @@ static PyMethodDef methods[] = {
     {"append_ragged_", METHOD(py_append_ragged), doc_append_ragged},
     {"echo_scores_", METHOD(py_echo_scores), doc_echo_scores},
     {"attend", METHOD(py_attend), doc_attend},
+    {"attention_tap", py_attention_tap, METH_NOARGS, doc_attention_tap},
     {"parse_lz77", METHOD(py_parse_lz77), doc_parse_lz77},
     {"parse_lz78", METHOD(py_parse_lz78), doc_parse_lz78},
     {"find_loops", METHOD(py_find_loops), doc_find_loops},

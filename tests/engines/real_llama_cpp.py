@@ -2,14 +2,13 @@
 that llama.cpp had. `make test-llama-cpp`."""
 
 import inspect
-import os
 
-import llama_cpp
 import numpy as np
 import pytest
 from llama_cpp import Llama, LogitsProcessor, LogitsProcessorList
 
 import oracle
+from engines.gguf import load
 from lzpenalty import repetition_period
 from lzpenalty.llama_cpp import LZPenalty
 
@@ -18,17 +17,7 @@ QUESTION = "Tell me a long story about a lighthouse keeper."
 
 @pytest.fixture(scope="module")
 def llama():
-    """Without llama.cpp's AMX kernels, which crash on virtual machines that say that they have them."""
-    defaults = llama_cpp.llama_model_default_params
-
-    def without_extra_buffers():
-        parameters = defaults()
-        parameters.use_extra_bufts = False
-        return parameters
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", without_extra_buffers)
-        return Llama(os.environ["LZPENALTY_GGUF"], n_ctx=1024, n_threads=len(os.sched_getaffinity(0)), verbose=False)
+    return load(Llama, n_ctx=1024)
 
 
 class Checked:

@@ -2,6 +2,7 @@
 somewhere, the site builds without a warning."""
 
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -20,8 +21,9 @@ sybil = pytest.importorskip("sybil", reason="sybil is not installed: pip install
 from sybil.document import Document  # noqa: E402
 from sybil.parsers.markdown import PythonCodeBlockParser  # noqa: E402
 
-from engines import fake_mlx, fake_sglang, fake_vllm  # noqa: E402
+from engines import fake_llama_cpp, fake_mlx, fake_sglang, fake_vllm  # noqa: E402
 from engines.load import adaptor  # noqa: E402
+from lzpenalty.cache.plan import Plan  # noqa: E402
 from lzpenalty.commands import cli  # noqa: E402
 from lzpenalty.engines.serving import request_options  # noqa: E402
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RepetitionStoppingCriteria, RPCCache  # noqa: E402
@@ -82,6 +84,22 @@ class Llama:
             assert process(tokens, np.zeros(9, np.single))[5] < 0
 
 
+OURS = adaptor("llama_cpp.rpc", fake_llama_cpp).RPCLlama
+
+
+class RPCLlama(Llama):
+    """Ours, as far as its options go."""
+
+    def __init__(self, path, **options):
+        inspect.signature(OURS).bind(path, **options)
+        assert (
+            Plan(options["interval"], options["ratio"], budget=options["budget"]).peak(options["n_ctx"]) < options["n_ctx"]
+        )
+
+    def create_chat_completion(self, messages, logits_processor):
+        self.create_completion(messages[0]["content"], 0, logits_processor)
+
+
 def mlx_generate(model, tokenizer, prompt, logits_processors):
     array = sys.modules["mlx.core"].array
     for process in logits_processors:
@@ -107,6 +125,7 @@ def engines():
     for name, members in {
         "lzpenalty.vllm": {"LZPenalty": modules["lzpenalty.vllm.penalty"].LZPenalty},
         "vllm": {"LLM": LLM, "SamplingParams": SimpleNamespace},
+        "lzpenalty.llama_cpp.rpc": {"RPCLlama": RPCLlama},
         "llama_cpp": {"Llama": Llama, "LogitsProcessorList": list},
         "mlx_lm": {"load": lambda name: (None, None), "generate": mlx_generate},
         "requests": {"post": post},

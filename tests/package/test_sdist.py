@@ -12,7 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DATE = 1_700_000_000
 FILES = ["LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"]
-FOLDERS = {"csrc": {".c", ".h", ".cu", ".cuh", ".py"}, "lzpenalty": {".py", ".pyi", ".typed", ".html", ".css", ".js"}}
+FOLDERS = {
+    "csrc": {".c", ".h", ".cu", ".cuh", ".py"},
+    "examples": {".c", ".h"},
+    "lzpenalty": {".py", ".pyi", ".typed", ".html", ".css", ".js"},
+}
 SETUPTOOLS = {"PKG-INFO", "setup.cfg", "lzpenalty.egg-info/SOURCES.txt"}
 STRAYS = ["csrc/lz/match.o", "csrc/cuda/__pycache__/generate.pyc", "lzpenalty/_core.so", "tests/test_stray.py", "build/x.c"]
 

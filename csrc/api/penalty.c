@@ -1,0 +1,338 @@
+/* The LZ penalty, DRY and their readings of a text, for callers in C. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../lz/scratch.h"
+#include "api.h"
+
+lzpenalty_workspace *lzpenalty_workspace_create(void)
+{
+    return calloc(1, sizeof(lzpenalty_workspace));
+}
+
+void lzpenalty_workspace_destroy(lzpenalty_workspace *ws)
+{
+    if (ws)
+        lz_workspace_clear(&ws->lz);
+    free(ws);
+}
+
+/* ---- Options ---------------------------------------------------------------------------------------------------------- */
+
+static int is_at_least_0(float x)
+{
+    return x >= 0 && isfinite(x);
+}
+
+static int read_coder(const lzpenalty_options *options, lz_coder *coder)
+{
+    WANT(options->window >= 0, LZPENALTY_BAD_WINDOW);
+    WANT(options->buffer >= 1, LZPENALTY_BAD_BUFFER);
+    WANT(options->cost >= LZPENALTY_LZSS && options->cost <= LZPENALTY_DISTANCE, LZPENALTY_BAD_COST);
+    WANT(options->min_match >= 1, LZPENALTY_BAD_MIN_MATCH);
+    WANT(options->min_count >= 1, LZPENALTY_BAD_MIN_COUNT);
+    *coder = (lz_coder){.cost = (lz_cost)options->cost,
+                        .window = options->window,
+                        .buffer = options->buffer,
+                        .min_match = options->min_match,
+                        .min_count = options->min_count};
+    return LZPENALTY_OK;
+}
+
+/* Marks, each once, with ids in [0, limit). */
+static int read_marks(const lzpenalty_mark *given, int32_t n, int32_t limit, int status, lz_marks *marks)
+{
+    WANT(n >= 0 && n <= LZ_MOST_MARKS, status);
+    WANT(given || n == 0, LZPENALTY_NULL);
+    marks->n = 0;
+    for (int32_t i = 0; i < n; i++) {
+        lz_mark *mark = &marks->mark[marks->n];
+        int known = 0;
+        WANT(given[i].n >= 1 && given[i].n <= LZ_MOST_MARK, status);
+        *mark = (lz_mark){.n = given[i].n};
+        for (int32_t k = 0; k < mark->n; k++) {
+            WANT(given[i].ids[k] >= 0 && given[i].ids[k] < limit, status);
+            mark->id[k] = given[i].ids[k];
+        }
+        for (int32_t k = 0; k < marks->n; k++)
+            known |= memcmp(&marks->mark[k], mark, sizeof *mark) == 0;
+        marks->n += !known;
+    }
+    return LZPENALTY_OK;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Ids in [0, limit), each once, ascending, in the workspace; without one they are only looked at. */
+static int read_ids(const int32_t *given, int32_t n, int32_t limit, int status, lzpenalty_workspace *ws, const int32_t **ids,
+                    int32_t *n_ids)
+{
+    int is_sorted = 1;
+    WANT(n >= 0, status);
+    WANT(given || n == 0, LZPENALTY_NULL);
+    for (int32_t i = 0; i < n; i++)
+        WANT(given[i] >= 0 && given[i] < limit, status);
+    *n_ids = n;
+    if (n == 0 || !ws)
+        return LZPENALTY_OK;
+    int32_t *list = lz_workspace_block(&ws->lz, LZ_IDS, (size_t)n * sizeof *list), distinct = 0;
+    WANT(list, LZPENALTY_NO_MEMORY);
+    for (int32_t i = 0; i < n; i++) {
+        list[i] = given[i];
+        is_sorted &= i == 0 || list[i] >= list[i - 1];
+    }
+    if (!is_sorted)
+        qsort(list, (size_t)n, sizeof *list, ascending);
+    for (int32_t i = 0; i < n; i++)
+        if (distinct == 0 || list[distinct - 1] != list[i])
+            list[distinct++] = list[i];
+    *ids = list;
+    *n_ids = distinct;
+    return LZPENALTY_OK;
+}
+
+/* All of the options; `limit` is the vocabulary's size. */
+static int read_penalty(const lzpenalty_options *given, int32_t limit, lzpenalty_workspace *ws, lz_penalty *p)
+{
+    lzpenalty_options options;
+    CHECK(api_read_options(given, &options));
+    WANT(is_at_least_0(options.strength), LZPENALTY_BAD_STRENGTH);
+    CHECK(read_coder(&options, &p->coder));
+    WANT(is_at_least_0(options.escalation), LZPENALTY_BAD_ESCALATION);
+    WANT(options.horizon >= 0, LZPENALTY_BAD_HORIZON);
+    WANT(is_at_least_0(options.gate_from) && is_at_least_0(options.gate_to) &&
+             (options.gate_from < options.gate_to || options.gate_to == 0) && options.gate_from <= options.gate_to,
+         LZPENALTY_BAD_GATE);
+    WANT(is_at_least_0(options.release_rate), LZPENALTY_BAD_RELEASE_RATE);
+    WANT(options.release_after >= 1, LZPENALTY_BAD_RELEASE_AFTER);
+    p->strength = options.strength;
+    p->escalation = options.escalation;
+    p->horizon = options.horizon;
+    p->gate_from = options.gate_from;
+    p->gate_to = options.gate_to;
+    p->release_rate = options.release_rate;
+    p->release_after = options.release_after;
+    CHECK(read_marks(options.release, options.n_release, limit, LZPENALTY_BAD_RELEASE, &p->release));
+    CHECK(read_marks(options.reset, options.n_reset, limit, LZPENALTY_BAD_RESET, &p->reset));
+    CHECK(read_marks(options.until, options.n_until, limit, LZPENALTY_BAD_UNTIL, &p->until));
+    p->neutral = NULL;
+    return read_ids(options.neutral, options.n_neutral, limit, LZPENALTY_BAD_NEUTRAL, ws, &p->neutral, &p->n_neutral);
+}
+
+int lzpenalty_context(const lzpenalty_options *options, int32_t *context)
+{
+    lz_penalty p;
+    WANT(context, LZPENALTY_NULL);
+    CHECK(read_penalty(options, INT32_MAX, NULL, &p));
+    *context = 0;
+    if (p.strength > 0 && p.coder.window > 0)
+        *context = p.until.n > 0 ? INT32_MAX : lz_penalty_sizes(&p, INT32_MAX).context;
+    return LZPENALTY_OK;
+}
+
+/* ---- Tensors ---------------------------------------------------------------------------------------------------------- */
+
+static int read_tokens(const lzpenalty_tensor *t, int most_dims, lz_tokens *tokens)
+{
+    CHECK(api_check_tensor(t, 1, most_dims));
+    WANT(t->dtype == LZPENALTY_INT32 || t->dtype == LZPENALTY_INT64, LZPENALTY_BAD_DTYPE);
+    const int columns = t->dims - 1;
+    *tokens = (lz_tokens){.data = t->data,
+                          .is_int64 = t->dtype == LZPENALTY_INT64,
+                          .rows = columns ? t->shape[0] : 1,
+                          .length = t->shape[columns],
+                          .row_stride = columns ? t->strides[0] : 0,
+                          .column_stride = t->strides[columns]};
+    return LZPENALTY_OK;
+}
+
+static int read_starts(const int64_t *starts, lz_tokens *tokens)
+{
+    for (int64_t row = 0; starts && row < tokens->rows; row++)
+        WANT(starts[row] >= 0 && starts[row] <= tokens->length, LZPENALTY_BAD_STARTS);
+    tokens->starts = starts;
+    return LZPENALTY_OK;
+}
+
+static int read_logits(const lzpenalty_tensor *t, lz_logits *logits)
+{
+    static const float_dtype dtypes[] = {[LZPENALTY_FLOAT32] = FLOAT32,
+                                         [LZPENALTY_FLOAT16] = FLOAT16,
+                                         [LZPENALTY_BFLOAT16] = BFLOAT16,
+                                         [LZPENALTY_FLOAT64] = FLOAT64};
+    CHECK(api_check_tensor(t, 1, 2));
+    WANT(t->dtype <= LZPENALTY_FLOAT64, LZPENALTY_BAD_DTYPE);
+    CHECK(api_check_distinct(t));
+    const int columns = t->dims - 1;
+    WANT(t->shape[columns] >= 1, LZPENALTY_BAD_VOCAB);
+    *logits = (lz_logits){.data = t->data,
+                          .dtype = dtypes[t->dtype],
+                          .rows = columns ? t->shape[0] : 1,
+                          .vocab = t->shape[columns],
+                          .row_stride = columns ? t->strides[0] : 0,
+                          .column_stride = t->strides[columns]};
+    return LZPENALTY_OK;
+}
+
+/* What is written for each of a number of rows, or starts. */
+static lzpenalty_tensor row_numbers(const int64_t *numbers, int64_t rows)
+{
+    return lzpenalty_vector(numbers, LZPENALTY_INT64, numbers ? rows : 0);
+}
+
+static int read_batch(const lzpenalty_tensor *logits_tensor, const lzpenalty_tensor *tokens_tensor, const int64_t *starts,
+                      lz_logits *logits, lz_tokens *tokens)
+{
+    CHECK(read_logits(logits_tensor, logits));
+    CHECK(read_tokens(tokens_tensor, 2, tokens));
+    WANT(logits->rows == tokens->rows && logits_tensor->dims == tokens_tensor->dims, LZPENALTY_DISAGREE);
+    CHECK(read_starts(starts, tokens));
+    CHECK(api_check_apart(logits_tensor, tokens_tensor));
+    const lzpenalty_tensor all_starts = row_numbers(starts, tokens->rows);
+    return api_check_apart(logits_tensor, &all_starts);
+}
+
+/* ---- Functions -------------------------------------------------------------------------------------------------------- */
+
+int lzpenalty_penalize(lzpenalty_workspace *ws, const lzpenalty_options *options, const lzpenalty_tensor *logits,
+                       const lzpenalty_tensor *tokens, const int64_t *starts)
+{
+    lz_logits rows;
+    lz_tokens texts;
+    lz_penalty p;
+    WANT(ws && options && logits && tokens, LZPENALTY_NULL);
+    CHECK(read_batch(logits, tokens, starts, &rows, &texts));
+    CHECK(read_penalty(options, (int32_t)rows.vocab, ws, &p));
+    if (p.strength == 0 || p.coder.window == 0)
+        return LZPENALTY_OK;
+    WANT(lz_reserve(&ws->lz, &p, texts.length) == 0, LZPENALTY_NO_MEMORY);
+    lz_current_kernels()->penalize(&p, &rows, &texts, &ws->lz);
+    return LZPENALTY_OK;
+}
+
+int lzpenalty_penalize_row(lzpenalty_workspace *ws, const lzpenalty_options *options, float *logits, int32_t vocab,
+                           const int32_t *tokens, int64_t n)
+{
+    const lzpenalty_tensor row = lzpenalty_vector(logits, LZPENALTY_FLOAT32, vocab);
+    const lzpenalty_tensor text = lzpenalty_vector(tokens, LZPENALTY_INT32, n);
+    WANT(vocab >= 1, LZPENALTY_BAD_VOCAB);
+    return lzpenalty_penalize(ws, options, &row, &text, NULL);
+}
+
+static int read_text(lzpenalty_workspace *ws, const lzpenalty_options *given, int32_t vocab, const lzpenalty_tensor *tokens,
+                     lz_penalty *p, lz_tokens *text)
+{
+    lzpenalty_options options;
+    *p = (lz_penalty){.strength = 1};
+    WANT(ws, LZPENALTY_NULL);
+    CHECK(api_read_options(given, &options));
+    CHECK(read_coder(&options, &p->coder));
+    WANT(vocab >= 1, LZPENALTY_BAD_VOCAB);
+    CHECK(read_tokens(tokens, 1, text));
+    WANT(lz_reserve(&ws->lz, p, text->length) == 0, LZPENALTY_NO_MEMORY);
+    return LZPENALTY_OK;
+}
+
+int lzpenalty_code_lengths(lzpenalty_workspace *ws, const lzpenalty_options *options, int32_t vocab,
+                           const lzpenalty_tensor *tokens, int32_t *ids, float *bits, int64_t room, int64_t *count)
+{
+    lz_penalty p;
+    lz_tokens text;
+    int32_t *found;
+    float *found_bits;
+    WANT(count && ((ids && bits) || room <= 0), LZPENALTY_NULL);
+    CHECK(read_text(ws, options, vocab, tokens, &p, &text));
+    *count = lz_current_kernels()->deltas(&p.coder, vocab, &text, &ws->lz, &found, &found_bits);
+    WANT(*count <= room, LZPENALTY_TOO_LITTLE_ROOM);
+    for (int64_t i = 0; i < *count; i++) {
+        ids[i] = found[i];
+        bits[i] = found_bits[i];
+    }
+    return LZPENALTY_OK;
+}
+
+int lzpenalty_token_bits(lzpenalty_workspace *ws, const lzpenalty_options *options, int32_t vocab,
+                         const lzpenalty_tensor *tokens, double *bits)
+{
+    lz_penalty p;
+    lz_tokens text;
+    CHECK(read_text(ws, options, vocab, tokens, &p, &text));
+    const lzpenalty_tensor written = lzpenalty_vector(bits, LZPENALTY_FLOAT64, text.length);
+    CHECK(api_check_tensor(&written, 1, 1));
+    CHECK(api_check_apart(&written, tokens));
+    lz_current_kernels()->token_bits(&p.coder, vocab, &text, &ws->lz, bits);
+    return LZPENALTY_OK;
+}
+
+int lzpenalty_dry(lzpenalty_workspace *ws, const lzpenalty_dry_options *given, const lzpenalty_tensor *logits,
+                  const lzpenalty_tensor *tokens, const int64_t *starts)
+{
+    lzpenalty_dry_options options;
+    lz_logits rows;
+    lz_tokens texts;
+    WANT(ws && given && logits && tokens, LZPENALTY_NULL);
+    CHECK(read_batch(logits, tokens, starts, &rows, &texts));
+    CHECK(api_read_dry_options(given, &options));
+    WANT(options.reserved == 0, LZPENALTY_BAD_SIZE);
+    WANT(is_at_least_0(options.multiplier), LZPENALTY_BAD_MULTIPLIER);
+    WANT(is_at_least_0(options.base) && options.base > 0, LZPENALTY_BAD_BASE);
+    WANT(options.allowed_length >= 1, LZPENALTY_BAD_ALLOWED_LENGTH);
+    WANT(options.window >= 0, LZPENALTY_BAD_WINDOW);
+    lz_dry dry = {.multiplier = options.multiplier,
+                  .base = options.base,
+                  .allowed_length = options.allowed_length,
+                  .window = options.window};
+    CHECK(read_ids(options.breakers, options.n_breakers, INT32_MAX, LZPENALTY_BAD_BREAKERS, ws, &dry.breakers,
+                   &dry.n_breakers));
+    if (dry.multiplier == 0 || dry.window == 0)
+        return LZPENALTY_OK;
+    WANT(lz_reserve_dry(&ws->lz, &dry, texts.length) == 0, LZPENALTY_NO_MEMORY);
+    lz_current_kernels()->dry(&dry, &rows, &texts, &ws->lz);
+    return LZPENALTY_OK;
+}
+
+/* Tokens, and one number for each of their rows that is written. */
+static int read_rows(lzpenalty_workspace *ws, const lzpenalty_tensor *tokens, const int64_t *starts, const int64_t *numbers,
+                     lz_tokens *texts)
+{
+    WANT(ws, LZPENALTY_NULL);
+    CHECK(read_tokens(tokens, 2, texts));
+    CHECK(read_starts(starts, texts));
+    WANT(numbers || texts->rows == 0, LZPENALTY_NULL);
+    const lzpenalty_tensor written = row_numbers(numbers, texts->rows), read = row_numbers(starts, texts->rows);
+    CHECK(api_check_tensor(&written, 1, 1));
+    CHECK(api_check_apart(&written, tokens));
+    return api_check_apart(&written, &read);
+}
+
+int lzpenalty_loop_evidence(lzpenalty_workspace *ws, const lzpenalty_tensor *tokens, const int64_t *starts, int32_t gram,
+                            int32_t window, int64_t *lengths)
+{
+    lz_tokens texts;
+    CHECK(read_rows(ws, tokens, starts, lengths, &texts));
+    WANT(gram >= 1 && gram <= LZ_MOST_GRAM, LZPENALTY_BAD_GRAM);
+    WANT(window >= 0, LZPENALTY_BAD_WINDOW);
+    const lz_evidence evidence = {.gram = gram, .window = window};
+    WANT(lz_reserve_evidence(&ws->lz, &evidence, texts.length) == 0, LZPENALTY_NO_MEMORY);
+    lz_current_kernels()->evidence(&evidence, &texts, lengths, &ws->lz);
+    return LZPENALTY_OK;
+}
+
+int lzpenalty_repetition_period(lzpenalty_workspace *ws, const lzpenalty_tensor *tokens, const int64_t *starts,
+                                int32_t ngram, int32_t count, int32_t max_period, int64_t *periods)
+{
+    lz_tokens texts;
+    CHECK(read_rows(ws, tokens, starts, periods, &texts));
+    WANT(ngram >= 1, LZPENALTY_BAD_NGRAM);
+    WANT(count >= 2, LZPENALTY_BAD_COUNT);
+    WANT(max_period >= 1, LZPENALTY_BAD_MAX_PERIOD);
+    const lz_loop loop = {.ngram = ngram, .count = count, .max_period = max_period};
+    WANT(lz_reserve_loop(&ws->lz, &loop, texts.length) == 0, LZPENALTY_NO_MEMORY);
+    lz_current_kernels()->periods(&loop, &texts, periods, &ws->lz);
+    return LZPENALTY_OK;
+}

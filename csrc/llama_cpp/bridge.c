@@ -1,0 +1,23 @@
+/* llama.cpp's sampler for llama-cpp-python: examples/c/llama_sampler_lz.c, in a library that is not linked to llama.cpp,
+ * since the process has loaded one of its own. */
+#include "../../examples/c/llama_sampler_lz.h"
+
+typedef struct llama_sampler *init_function(struct llama_sampler_i *, void *);
+
+/* The one piece of global state: the llama.cpp of this process. */
+static init_function *init;
+
+struct llama_sampler *llama_sampler_init(struct llama_sampler_i *iface, void *ctx)
+{
+    return init(iface, ctx);
+}
+
+/* llama_sampler_init_lz, by way of that llama_sampler_init. */
+LZPENALTY_API struct llama_sampler *lzpenalty_llama_cpp_init(init_function *llama_cpp, const lzpenalty_options *options,
+                                                             int32_t n_vocab);
+
+struct llama_sampler *lzpenalty_llama_cpp_init(init_function *llama_cpp, const lzpenalty_options *options, int32_t n_vocab)
+{
+    init = llama_cpp;
+    return llama_sampler_init_lz(options, n_vocab);
+}
