@@ -29,9 +29,11 @@ static lz_grams begin_grams(const lz_scratch *s, int32_t n, int32_t size)
     memset(s->table, 0, (size_t)slots * sizeof *s->table);
     for (int32_t i = 0; i < n; i++)
         hashes[i] = (uint32_t)recent[i] * gram_multiplier;
-    for (int32_t k = 1; k < size; k++)
+    for (int32_t k = 1; k < size; k++) {
+        const int32_t *restrict tokens = recent + k; /* an index i + k might wrap, for all that some compilers know */
         for (int32_t i = 0; i < n; i++)
-            hashes[i] = (hashes[i] ^ (uint32_t)recent[i + k]) * gram_multiplier;
+            hashes[i] = (hashes[i] ^ (uint32_t)tokens[i]) * gram_multiplier;
+    }
     return g;
 }
 
