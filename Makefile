@@ -10,8 +10,8 @@ SOURCES := setup.py $(wildcard csrc/*/*.[ch] csrc/cuda/ptx/*.[ch])
 SESSIONS := $(shell sed -n 's/^@nox.session.name="\([^"]*\)".*/\1/p' noxfile.py 2> /dev/null)
 
 .PHONY: test demo build lint docs tables ptx clean test-installed gpu-report \
-	bench-lz bench-analysis bench-cache bench-attention bench-generate bench-harm bench-frontier \
-	bench-thinking bench-recall bench-launch $(SESSIONS)
+	bench-lz bench-analysis bench-cache bench-attention bench-generate bench-frontier bench-thinking bench-recall \
+	bench-launch $(SESSIONS)
 
 # Models are tiny, so that a second thread of torch's only waits, and on a busy machine for long.
 test: export OMP_NUM_THREADS ?= 1
@@ -80,10 +80,10 @@ $(TOOLS)/installed: Makefile
 
 # ---- Benchmarks: `lzpenalty bench --list` says what they measure, and what they take ----
 
-bench-generate bench-harm bench-frontier bench-thinking bench-recall: $(VENV)/model
+bench-generate bench-frontier bench-thinking bench-recall: $(VENV)/model
 bench-analysis: $(VENV)/peers
-bench-lz bench-cache bench-attention bench-launch bench-generate bench-harm bench-frontier bench-thinking \
-bench-recall bench-analysis: build
+bench-lz bench-cache bench-attention bench-launch bench-generate bench-frontier bench-thinking bench-recall \
+bench-analysis: build
 	$(VENV)/bin/lzpenalty bench $(@:bench-%=%)
 
 # Tests and benchmarks on a real GPU, into build/gpu-report.txt, with a Python that has torch with CUDA, NumPy, pytest,

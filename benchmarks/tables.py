@@ -362,52 +362,6 @@ def recall_generation() -> str:
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
 
-def nats(found: dict) -> str:
-    return f"{found['mean']:.2f} ± {found['interval']:.2f}"
-
-
-@table
-def harm() -> str:
-    """Loops that the penalties end, and what they cost text that is fine."""
-    results = load("harm")
-    rows = [
-        [
-            row["way"],
-            f"{row['loop_rate'] * row['answers']:.0f} of {row['answers']}",
-            f"{row['seq_rep_4']:.0%}",
-            f"{row['tokens']:.0f}",
-            *(nats(row["nats_lost"][kind]) if row["way"] != "none" else "" for kind in ("prose", "code")),
-            *(f"{row['copies_kept'][kind]:.0%}" for kind in ("prose", "code")),
-        ]
-        for row in results["rows"]
-    ]
-    header = ["", "answers in a loop", "4-grams repeated", "tokens an answer", "nats a token lost: prose", "code"]
-    about = (
-        f"{results['model']}, greedy, at most {results['max_new_tokens']:,} tokens an answer; "
-        f"{len(results['texts']['prose'])} texts each of prose and code, {results['tokens']:,} tokens of each; "
-    )
-    return markdown([*header, "copies right: prose", "code"], rows) + f"\n\n{about}{provenance(results)}"
-
-
-@table
-def harm_cost() -> str:
-    """The same in a sentence."""
-    rows = {row["way"]: row for row in load("harm")["rows"]}
-    none, ours, theirs = (rows[way] for way in ("none", "LZ penalty, the paper's defaults", "repetition penalty 1.1"))
-
-    def lost(row):
-        return [f"{row['nats_lost'][kind]['mean']:.2f}" for kind in ("prose", "code")]
-
-    def points(row):
-        return [f"{100 * (none['copies_kept'][kind] - row['copies_kept'][kind]):.0f}" for kind in ("prose", "code")]
-
-    return (
-        "With the paper's defaults a token that counts as generated loses {} nats in prose and {} in code. In exact copies "
-        "the model's first choice is right less often, by {} and {} points. Repetition penalty 1.1 costs {} and {} nats, "
-        "and {} and {} points."
-    ).format(*lost(ours), *points(ours), *lost(theirs), *points(theirs))
-
-
 TITLES = {
     "none": "no penalty",
     "paper": "`paper`",
@@ -418,10 +372,7 @@ TITLES = {
     "dry=0.8,1.75,2": "DRY .8/1.75/2",
     "dry-breakers=0.8,1.75,2": "DRY .8/1.75/2 with breakers",
 }
-SHORT = (
-    "none", "paper", "min_match 2, min_count 2", "horizon 128", "gentle", "repetition=1.1", "ngram=6",
-    "dry-breakers=0.8,1.75,2",
-)  # fmt: skip
+SHORT = ("none", "paper", "gentle", "repetition=1.1", "ngram=6", "dry-breakers=0.8,1.75,2")
 LONG = (
     "none", "paper", "min_match 2", "min_match 2, min_count 2", "horizon 128", "strength 0.03", "strength 0.05", "gentle",
     "reasoning", "repetition=1.1", "ngram=6", "dry=0.8,1.75,2", "dry-breakers=0.8,1.75,2",

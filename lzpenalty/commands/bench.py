@@ -32,12 +32,11 @@ BENCHMARKS = {
     "launch": Benchmark("seconds, a C compiler"),
     "generate": Benchmark("an hour, the model of the demo", ("--check", "--whole"), quick=False),
     "recall": Benchmark("three hours, or as long as it is given; the model of the demo", quick=False),
-    "harm": Benchmark("a quarter of an hour, the model of the demo"),
     "frontier": Benchmark("forty minutes, the model of the demo"),
     "thinking": Benchmark("ten minutes, the model of the demo"),
     "gpu": Benchmark("some minutes, a GPU"),
 }
-QUOTED = ("harm", "generate", "recall")
+QUOTED = ("frontier", "thinking", "generate", "recall")
 
 
 def listing() -> str:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def checkout(tmp_path, monkeypatch):
     """Programs that print how they are called."""
     says = '"""{0}?\n\nMore."""\nimport sys, lzpenalty\nprint("{0} runs", *sys.argv[1:])\n'
-    for name in ("lz", "harm", "generate", "recall", "tables"):
+    for name in ("lz", "frontier", "thinking", "generate", "recall", "tables"):
         (tmp_path / f"{name}.py").write_text(says.format(name))
     fails = '"""Fails?"""\nimport sys\nprint("begun")\nraise ValueError("not today")\n'
     (tmp_path / "cache.py").write_text(fails)
@@ -55,7 +55,12 @@ def test_what_readme_quotes_is_the_default(checkout, capfd):
 
 def test_quick_prints_no_tables(checkout, capfd):
     assert cli.main(["bench", "--quick"]) == 0
-    assert capfd.readouterr().out.splitlines() == ["harm: harm? (a minute)", "harm runs --quick"]
+    assert capfd.readouterr().out.splitlines() == [
+        "frontier: frontier? (a minute)",
+        "frontier runs --quick",
+        "thinking: thinking? (a minute)",
+        "thinking runs --quick",
+    ]
 
 
 def test_the_tables_are_those_of_the_pages():
@@ -100,5 +105,6 @@ def test_usage_errors(capsys):
         cli.main(["bench", "lzz"])
     assert (
         stop.value.code == 2
-        and "launch, generate, recall, harm, frontier, thinking, gpu, got lzz" in capsys.readouterr().err
+        and "expected one of lz, analysis, cache, attention, launch, generate, recall, frontier, thinking, gpu, got lzz"
+        in capsys.readouterr().err
     )
