@@ -1,7 +1,7 @@
 # The C library, for those who link it without Python: `make lib`, `make install PREFIX=/usr DESTDIR=...`, `make uninstall`.
 # Another compiler, or one for another processor: `make lib LIB=build/aarch64 CROSS=aarch64-linux-gnu-`.
 
-LIB := build/lib
+LIB := build
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
