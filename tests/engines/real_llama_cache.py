@@ -11,7 +11,7 @@ import pytest
 from llama_cpp import Llama, LogitsProcessorList
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-from engines.gguf import load
+from engines.llama_model import load
 from lzpenalty.llama_cpp import LZPenalty, RPCLlama
 from lzpenalty.llama_cpp.tap import GGML, ggml_functions
 

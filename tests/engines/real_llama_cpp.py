@@ -8,7 +8,7 @@ import pytest
 from llama_cpp import Llama, LogitsProcessor, LogitsProcessorList
 
 import oracle
-from engines.gguf import load
+from engines.llama_model import load
 from lzpenalty import repetition_period
 from lzpenalty.llama_cpp import LZPenalty
 

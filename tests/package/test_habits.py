@@ -4,6 +4,8 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -195,3 +197,11 @@ def test_a_bug_comes_with_the_doctor():
 
 def test_the_makefile_stays_short():
     assert len((ROOT / "Makefile").read_text().splitlines()) <= 150
+
+
+def test_no_module_of_the_tests_hides_an_installed_one():
+    """pytest puts the tests' folders before all others."""
+    tests = ROOT / "tests"
+    others = [path for path in sys.path if not Path(path).resolve().is_relative_to(tests)]
+    names = {path.stem for path in tests.rglob("*.py")} - {"__init__"}
+    assert [name for name in sorted(names) if PathFinder.find_spec(name, others)] == []
