@@ -1,4 +1,5 @@
-/* The most float32 multiply-adds that one core does, in independent chains that stay in registers, and the most that it reads. */
+/* The most float32 multiply-adds that one core does, in independent chains that stay in registers, and the most that it
+ * reads. */
 #if defined(__AVX512F__)
 typedef float vec __attribute__((vector_size(64)));
 #elif defined(__AVX2__)

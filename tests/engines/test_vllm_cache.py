@@ -56,7 +56,7 @@ def test_what_a_server_does_for_others():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"rpc_intervall": 64}, "rpc_intervall: no such option, expected one of rpc_interval, rpc_ratio, "),
+        ({"rpc_intervals": 64}, "rpc_intervals: no such option, expected one of rpc_interval, rpc_ratio, "),
         ({"rpc_interval": "64"}, "rpc_interval: expected an integer, got '64'"),
         ({"rpc_interval": True}, "rpc_interval: expected an integer, got True"),
         ({"rpc_interval": -4}, "rpc_interval: expected at least 1, got -4"),
@@ -82,8 +82,8 @@ def test_bad_options_of_a_request(params, message):
     [
         ({"rpc": 4096}, "--additional-config: rpc: expected an object such as .*, got 4096"),
         (
-            {"rpc": {"intervall": 1}},
-            r"--additional-config: rpc.intervall: no such option, expected one of interval, .* slots",
+            {"rpc": {"intervals": 1}},
+            r"--additional-config: rpc.intervals: no such option, expected one of interval, .* slots",
         ),
         ({"rpc": {"interval": 63}}, "--additional-config: rpc.interval: expected a multiple of ratio, 4, got 63"),
         ({"rpc": {"slots": 0}}, "--additional-config: rpc.slots: expected an integer >= 1, got 0"),
