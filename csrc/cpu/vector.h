@@ -60,6 +60,11 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 #define vec_load_bf16(p)                                                                                                    \
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
 #define vec_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+/* The mask is read each time, as to hold it would take a register that accumulators need. */
+static const uint32_t vec_odd_[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                     0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+#define vec_load_bf16_odd_masked(p)                                                                                         \
+    _mm256_and_ps(_mm256_loadu_ps((const float *)(const void *)(p)), *(volatile const __m256_u *)(const volatile void *)vec_odd_)
 static inline float vec_sum(vec a)
 {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -80,9 +85,15 @@ static inline float vec_top(vec a)
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16))
 #define vec_load_bf16_odd(p) /* two shifts: a mask would take a register, or be loaded each time */                         \
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16), 16))
+/* Each half of the first by its halves, then each half of the second: half as many shuffles as horizontal additions take. */
+static inline vec vec_halves_(vec a, vec b)
+{
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
+}
 static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 {
-    const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    const __m256 ab = vec_halves_(a, b), cd = vec_halves_(c, d);
+    const __m256 all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x88), _mm256_shuffle_ps(ab, cd, 0xdd));
     _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
 
