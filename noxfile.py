@@ -415,6 +415,20 @@ def test_scalar(session):
     pytest(session, *ignoring(SKIPPED), env={"LZPENALTY_TEST_LEVEL": "scalar"})
 
 
+@nox.session(name="test-emulated", python=False)
+def test_emulated(session):
+    """The cache's kernels for AVX-512 and for AVX512_BF16 on a processor without them, their instructions as functions.
+
+    Needs libsimde-dev, or SIMDE=folder of its headers, and a processor with AVX2.
+    """
+    include = os.environ.get("SIMDE", "/usr/include")
+    if not Path(include, "simde/x86/avx512.h").exists():
+        session.skip("needs libsimde-dev, or SIMDE=folder of its headers")
+    folder = f"build/{session.name}"
+    built(session, folder, LZPENALTY_EMULATED="1", CPATH=include)
+    session.run(".venv/bin/pytest", "-q", *(session.posargs or ["tests/cache"]), env={"PYTHONPATH": folder}, external=True)
+
+
 # The layers above call nothing of csrc that other tests don't.
 UNCOVERED = [
     *SKIPPED,

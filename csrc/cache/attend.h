@@ -15,12 +15,12 @@
 
 enum {
     PAIR = 2 * VEC_LANES,
-    MOST_ROWS = VEC_ROWS / 2,  /* rows that are multiplied at once: with 4 keys or values that fills the registers */
-    FEW = MOST_ROWS == 3,      /* registers: more rows at once then, with fewer keys or values */
+    MOST_ROWS = VEC_ROWS / 2, /* rows that are multiplied at once: with 4 keys or values that fills the registers */
+    FEW = MOST_ROWS == 3,     /* registers: more rows at once then, with fewer keys or values */
     MOST_KEY_ROWS = FEW ? 4 : MOST_ROWS,          /* with 3 keys */
     MOST_SINGLE_ROWS = FEW ? 7 : 0,               /* with a single key */
     MOST_VALUE_ROWS = FEW ? VEC_ROWS : MOST_ROWS, /* with 2 vectors of a value */
-    SINGLES = 16,              /* single keys that are multiplied before their sums are added up */
+    SINGLES = 16,                                 /* single keys that are multiplied before their sums are added up */
 #ifndef BLOCK_BYTES
     BLOCK_BYTES = 32768, /* of keys, and of values: so much of both stays in the nearest cache */
 #endif
@@ -114,33 +114,37 @@ typedef struct {
     int64_t step, lines, mask;
 } fetching;
 
-/* n entries of so many bytes, dealt out among passes. Those that lie side by side are fetched in their order, as memory likes
- * it best, of others a part of each in each pass. */
+/* n entries of so many bytes, dealt out among passes. Those that lie side by side are fetched in their order, as memory
+ * likes it best, of others a part of each in each pass. */
 typedef struct {
     fetching next;
-    int64_t advance; /* bytes from pass to pass */
-    const char *end;
+    int64_t advance;              /* bytes from share to share */
+    int64_t shares, passes, owed; /* which of the passes have one */
 } fetch_plan;
 
 static fetch_plan plan_fetches(const char *entries, int64_t stride, int64_t bytes, int64_t n, int64_t passes)
 {
-    int64_t share = (bytes + passes - 1) / passes, mask = 0;
-    if (stride != bytes) {
-        share = (share + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
-        return (fetch_plan){{entries, stride, share / LINE_BYTES, 0}, share, entries + bytes};
-    }
-    while (share * (mask + 1) <= LINE_BYTES / 2)
+    const int64_t all = (bytes + LINE_BYTES - 1) / LINE_BYTES, lines = (all + passes - 1) / passes;
+    int64_t shares = (all + lines - 1) / lines, mask = 0;
+    if (stride != bytes)
+        return (fetch_plan){{entries, stride, lines, 0}, lines * LINE_BYTES, shares, passes, 0};
+    for (; 2 * shares <= passes; shares *= 2)
         mask = 2 * mask + 1;
-    const int64_t lines = (share + LINE_BYTES - 1) / LINE_BYTES, step = mask ? LINE_BYTES / (mask + 1) : lines * LINE_BYTES;
-    return (fetch_plan){{entries, step, lines, mask}, n * step, entries + n * bytes};
+    const int64_t step = lines * LINE_BYTES / (mask + 1);
+    return (fetch_plan){{entries, step, lines, mask}, n * step, shares, passes, 0};
 }
 
-/* The share of the next pass. */
+/* That of the next pass. */
 static inline fetching next_share(fetch_plan *plan)
 {
     fetching next = plan->next;
-    next.lines = next.start < plan->end ? next.lines : 0;
-    plan->next.start += plan->advance;
+    plan->owed += plan->shares;
+    if (plan->owed >= plan->passes) {
+        plan->owed -= plan->passes;
+        plan->next.start += plan->advance;
+    } else {
+        next.lines = 0;
+    }
     return next;
 }
 
@@ -168,6 +172,19 @@ ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const 
         }
         for (int64_t d = 0; d < size; d += PAIR) {
             const int64_t at = d * float_size(dtype);
+#if defined(VEC_PAIRS)
+            if (dtype == BFLOAT16) {
+                VEC_PAIRS query[MOST_KEY_ROWS];
+                for (int r = 0; r < rows; r++)
+                    query[r] = vec_load_pairs((const uint16_t *)(const void *)(queries + r * size) + d);
+                for (int i = 0; i < at_once; i++) {
+                    const VEC_PAIRS numbers = vec_load_pairs(key[i] + at);
+                    for (int r = 0; r < rows; r++)
+                        sum[r][i] = vec_dot(sum[r][i], numbers, query[r]);
+                }
+                continue;
+            }
+#endif
             for (int side = 0; side < 2; side++) {
                 vec query[MOST_KEY_ROWS];
                 for (int r = 0; r < rows; r++)
@@ -357,6 +374,12 @@ static int has_pairs(const cache_decode *decode)
     return decode->queries.size % PAIR == 0 && decode->out.size % PAIR == 0;
 }
 
+/* What products are to be multiplied with. */
+static float factor_of(const cache_decode *decode)
+{
+    return decode->scale * CACHE_LOG2E * (decode->softcap != 0 ? 2 / decode->softcap : 1);
+}
+
 /* The blocks of a piece. Its numbers are of `dtype` in the end, as they are or widened. */
 ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *piece, const attend_partial *p,
                                  const attend_scratch *s, const float_dtype dtype)
@@ -391,8 +414,8 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
         const int64_t rows_left = piece->rows - first;
         const int is_single = dtype == BFLOAT16 && MOST_SINGLE_ROWS > 0 && rows_left > MOST_ROWS;
         const int64_t key_rows = is_single ? MOST_SINGLE_ROWS : MOST_KEY_ROWS;
-        fetch_plan values_next = plan_fetches(block_values, value_stride, decode->out.size * float_size(stored),
-                                              to - from, (rows_left + key_rows - 1) / key_rows);
+        fetch_plan values_next = plan_fetches(block_values, value_stride, decode->out.size * float_size(stored), to - from,
+                                              (rows_left + key_rows - 1) / key_rows);
         for (int64_t r = first, rows; r < piece->rows; r += rows) {
             rows = rows_at_once(piece->rows - r, is_single ? MOST_SINGLE_ROWS : MOST_KEY_ROWS);
             const fetching next = next_share(&values_next);
@@ -408,6 +431,12 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
                 WITH_ROWS(rows, MOST_KEY_ROWS, MULTIPLY)
             }
         }
+#if defined(VEC_PAIRS)
+        const vec factor = vec_set(factor_of(decode));
+        for (int64_t r = first; r < piece->rows && dtype == BFLOAT16; r++)
+            for (float *at = s->products + r * PRODUCTS, *end = at + (to - from); at < end; at += VEC_LANES)
+                vec_store(at, vec_mul(vec_load(at), factor));
+#endif
         for (int64_t r = first; r < piece->rows; r++)
             weigh_products(decode, s->products + r * PRODUCTS, s->seen[r], &p->maxima[r], &p->totals[r], &s->shrink[r]);
 
@@ -417,8 +446,8 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
             block_value_stride = value_size * float_size(FLOAT32);
         }
         const int64_t value_passes = passes_of_values(rows_left, value_size);
-        fetch_plan keys_next = plan_fetches(next_keys, key_stride, decode->queries.size * float_size(stored), to - from,
-                                            value_passes);
+        fetch_plan keys_next =
+            plan_fetches(next_keys, key_stride, decode->queries.size * float_size(stored), to - from, value_passes);
         for (int64_t r = first, rows; r < piece->rows; r += rows) {
             int64_t equal = 1; /* rows that see as much as this one */
             while (r + equal < piece->rows && s->seen[r + equal] == s->seen[r])
@@ -466,6 +495,12 @@ static void pack_query(const cache_decode *decode, const char *query, float fact
 {
     const float_dtype dtype = decode->queries.dtype;
     const int64_t size = decode->queries.size, pair_bytes = PAIR * float_size(dtype);
+#if defined(VEC_PAIRS)
+    if (has_pairs(decode) && dtype == BFLOAT16) { /* as it is: the products are multiplied with the factor */
+        memcpy(packed, query, (size_t)size * sizeof(uint16_t));
+        return;
+    }
+#endif
     if (!has_pairs(decode)) {
         for (int64_t d = 0; d < padded(size); d++)
             packed[d] = d < size ? load_number(query, dtype, d) * factor : 0;
@@ -480,7 +515,7 @@ static void attend_piece(const cache_decode *decode, const cache_piece *piece, v
 {
     const int64_t size = padded(decode->queries.size), value_size = padded(decode->out.size);
     const float_dtype dtype = decode->queries.dtype;
-    const float factor = decode->scale * CACHE_LOG2E * (decode->softcap != 0 ? 2 / decode->softcap : 1);
+    const float factor = factor_of(decode);
     attend_partial p;
     attend_scratch s;
     partial_lay_out(decode, piece->rows, partial, &p);
