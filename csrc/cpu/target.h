@@ -78,7 +78,7 @@
 #if defined(__clang__)
 #define TARGET_NEON_BF16 TARGET_BEGIN_("bf16")
 #else
-#define TARGET_NEON_BF16 TARGET_BEGIN_("+bf16")
+#define TARGET_NEON_BF16 TARGET_BEGIN_("arch=armv8.2-a+bf16")
 #endif
 
 #endif
