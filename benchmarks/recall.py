@@ -37,6 +37,8 @@ from facts import AGES, HALVES, KINDS, difference, fact, shared, texts
 from harness import RESULTS, write
 from lzpenalty.analysis import find_loops, seq_rep, token_bits
 from lzpenalty.cache import selectors
+from lzpenalty.cache.budgets import Budgets
+from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.selectors.base import attention
 from lzpenalty.commands.models import load_model
 from lzpenalty.hf import RPCCache
@@ -78,10 +80,45 @@ class Novelty(selectors.Selector):
 
 
 class EchoOf3(selectors.Echo):
-    """Echo by the largest evidence of a token and its two neighbours."""
+    """Echo by the largest evidence of a token and its two neighbours among those that are left."""
 
     def score(self, layer):
         return F.max_pool1d(super().score(layer), 3, 1, 1)
+
+
+class EchoOf3AndBefore(EchoOf3):
+    """A token also keeps the evidence of neighbours that have been dropped."""
+
+    def score(self, layer):
+        score = super().score(layer)
+        layer.evidence[..., layer.start : layer.stop] = score
+        return score
+
+
+class EchoOfOthers(selectors.Echo):
+    """No query finds its own token: what is found must be what stood there before, or comes again."""
+
+    def ask(self, layer, queries, behind):
+        new = queries.shape[2]
+        for head in layer.heads():
+            length = head.length - behind
+            products = head.of_group(queries) @ head.keys[:, :, :length].mT * layer.scale
+            products[..., length - new :].diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
+            evidence = head.evidence[:, 0, :length]
+            torch.maximum(evidence, products.softmax(-1).amax((1, 2)), out=evidence)
+
+
+class FirstBudgets(Budgets):
+    """What the first compression gave each head is what it gets for every interval."""
+
+    first = None
+
+    def _of_heads(self, scores, keep):
+        if self.first is None:
+            self.first = super()._of_heads(scores, keep), keep
+        budgets, at_first = self.first
+        assert keep % at_first == 0
+        return [budget * keep // at_first for budget in budgets]
 
 
 def novelty(ids: torch.Tensor, vocab: int, times_attention: bool) -> Novelty:
@@ -97,6 +134,9 @@ RULES = {
     "full cache": None,
     "echo": named("echo"),
     "echo of 3": lambda ids, vocab: dict(selector=EchoOf3()),
+    "echo of 3 and before": lambda ids, vocab: dict(selector=EchoOf3AndBefore()),
+    "echo of others": lambda ids, vocab: dict(selector=EchoOfOthers()),
+    "echo by first budgets": named("echo", budgets=FirstBudgets),
     "rpc": named("rpc"),
     "rkv": named("rkv"),
     "rkv .5": lambda ids, vocab: dict(selector=selectors.RKV(0.5)),
@@ -121,7 +161,12 @@ RULES = {
 def open_cache(model, ids: torch.Tensor, rule: str, setting: dict):
     if RULES[rule] is None:
         return DynamicCache(config=model.config)
-    return RPCCache(model, **{"recent": RECENT, **setting, **RULES[rule](ids, model.config.get_text_config().vocab_size)})
+    options = {"recent": RECENT, **setting, **RULES[rule](ids, model.config.get_text_config().vocab_size)}
+    budgets = options.pop("budgets", None)
+    cache = RPCCache(model, **options)
+    if budgets:
+        next(layer for layer in cache.layers if isinstance(layer, RaggedLayer)).budgets.__class__ = budgets
+    return cache
 
 
 def watching(cache):
