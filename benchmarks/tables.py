@@ -341,7 +341,7 @@ def recall_passcode() -> str:
         for rule, batches in by_rule.items()
         for found in ["".join(batches.values())]
     ]
-    return f"{markdown(['K = 1024 + 64, 4,224 tokens later', 'passcode known'], rows)}\n\n{about_recall(results)}"
+    return f"{markdown(['K = 512 + 64, 2,112 tokens later', 'passcode known'], rows)}\n\n{about_recall(results)}"
 
 
 @table
@@ -360,6 +360,25 @@ def recall_generation() -> str:
     measures = [f"{way}: {what}" for way in ("greedy", "sampled") for what in ("seq-rep-4", "end in a loop")]
     header = [", ".join(results["generation"]), *measures]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+@table
+def decoding_press() -> str:
+    """Beside kvpress: speed, memory, and facts that are known at the end."""
+    results = load("decoding_press")
+    asked = results["recall"]["asked at the end"]
+    rows = []
+    for name, by_kind in asked.items():
+        row = [name]
+        for found in results["speed"].values():
+            one = found[name]
+            rates = (statistics.median(one[of]) for of in ("tokens_per_second", "at_the_end"))
+            row += [*(f"{rate:.1f}" for rate in rates), f"{one['megabytes']:.0f}"]
+        answers = "".join(by_kind.values())
+        rows.append([*row, share((answers.count("1"), len(answers)))])
+    header = [f"kvpress {results['kvpress']}, SmolLM2-135M, {results['tokens']:,} tokens"]
+    header += [f"batch {batch}: {what}" for batch in results["speed"] for what in ("tokens/s", "in the last quarter", "MB")]
+    return f"{markdown([*header, 'facts known'], rows)}\n\n{provenance(results)}"
 
 
 TITLES = {

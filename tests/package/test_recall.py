@@ -107,7 +107,9 @@ def texts_of_letters(monkeypatch):
     monkeypatch.setattr(recall, "BATCH", 2)
 
 
-@pytest.mark.parametrize("rule", ["echo of 3 and before", "echo of others", "echo by first budgets", "rpc", "lz x attention"])
+@pytest.mark.parametrize(
+    "rule", ["echo of 3 and before", "echo of others", "echo by first budgets", "rpc", "lz x attention"]
+)
 def test_where_all_is_kept_all_is_as_with_the_full_cache(rule, texts_of_letters):
     setting, model, found, answers = dict(interval=128, ratio=1), tiny(), [], ([], [])
     for one, seen in zip(("full cache", rule), answers, strict=True):
@@ -150,5 +152,7 @@ def test_first_budgets_are_kept_in_proportion(texts_of_letters):
         for piece in ids.split(recall.sizes(ids.shape[1]), dim=1):
             tiny()(piece, past_key_values=cache)
             if cache.stats()["compressions"] > len(kept):
-                kept.append([entries - recall.PROMPT - recall.RECENT for of in cache.stats()["kept_by_head"] for entries in of])
+                kept.append(
+                    [entries - recall.PROMPT - recall.RECENT for of in cache.stats()["kept_by_head"] for entries in of]
+                )
     assert len(set(kept[0])) > 1 and kept[1:] == [[n * i for n in kept[0]] for i in (2, 3)]
