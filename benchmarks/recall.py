@@ -190,7 +190,8 @@ def sizes_to_questions(interval: int) -> list[int]:
 def ask(model, cache, tails: torch.Tensor, answers: list[int]) -> list[bool]:
     """Whether each row's tail ends as the model would end it; the cache stays as it is."""
     longest = max(answers)
-    twin = copy.deepcopy(cache) if isinstance(cache, RPCCache) else cache
+    croppable = not isinstance(cache, RPCCache) and not any(cache.is_sliding)
+    twin = cache if croppable else copy.deepcopy(cache)
     with watching(twin):
         logits = model(tails, past_key_values=twin, logits_to_keep=longest + 1).logits
     hits = logits[:, :-1].argmax(-1) == tails[:, -longest:]
@@ -373,8 +374,9 @@ def main() -> None:
 
     name = "recall" if args.half == "report" else f"recall-{args.half}"
     if args.model:
-        name += f"-{Path(args.model).name}"
-    about = {"model": args.model or "SmolLM2-135M-Instruct", "half": args.half, "recent": RECENT}
+        name += f"-{Path(args.model).name.removesuffix('.gguf')}"
+    called = Path(args.model).name if args.model and Path(args.model).exists() else args.model
+    about = {"model": called or "SmolLM2-135M-Instruct", "half": args.half, "recent": RECENT}
     compared = {"reported here": len(RULES) - 1, "to find echo, on the other half": FOUND_AMONG}
     path = RESULTS / f"{name}.json"
 

@@ -329,6 +329,26 @@ def later(by_rule: dict, rule: str, kind: str | None = None) -> tuple[int, int]:
 
 
 @table
+def recall_choose() -> str:
+    """Variants of echo, on the half that is there for choosing."""
+    results, rows = load("recall-choose"), []
+    for setting, by_rule in results["facts"].items():
+        for rule in by_rule:
+            if rule != "full cache":
+                by_kind = [share(later(by_rule, rule, kind)) for kind in KINDS]
+                price = more_bits(results["text"].get(setting, {}), rule)
+                rows.append([f"{rule}, {setting}", *by_kind, interval(later(by_rule, rule)), price])
+    header = ["after 1 to 8 compressions", *KINDS, "all", "bits per token"]
+    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+@table
+def recall_gemma() -> str:
+    """By the kind of fact, with Gemma 3 270M."""
+    return kinds_of("recall-gemma-3-270m-q4_k_m")
+
+
+@table
 def recall_text() -> str:
     """Bits per token by the sort of text."""
     results, rows = load("recall"), []
@@ -566,13 +586,13 @@ def recall_lost() -> str:
     by_rule, bits = results["facts"][setting], results["text"].get(setting, {})
     known = {rule: later(by_rule, rule)[0] for rule in by_rule if rule != "full cache"}
     worse = {rule: difference(bits["full cache"]["bits"], bits[rule]["bits"])[0] for rule in bits if rule != "full cache"}
-    others = [[of[rule] for rule in of if rule not in ("echo", "rpc")] for of in (known, worse)]
+    facts, bits = ([of[rule] for rule in of if rule not in ("echo", "rpc")] for of in (known, worse))
     return (
         "Texts stated a fact in each interval of 256 tokens, of which a quarter was kept, and it was asked for after 1 to 8 "
         f"compressions. Of {later(by_rule, 'echo')[1]} answers that the full cache knew, `echo` knew {known['echo']}, `rpc` "
-        f"knew {known['rpc']}, the {len(others[0])} other rules {min(others[0])} to {max(others[0])}. Real text took more bits a "
-        f"token: {worse['echo']:.3f} with `echo`, {worse['rpc']:.3f} with `rpc`, {min(others[1]):.3f} to {max(others[1]):.3f} "
-        f"with the others. The model was {results['model']}."
+        f"knew {known['rpc']}, the {len(facts)} other rules {min(facts)} to {max(facts)}. Real text took more bits a token: "
+        f"{worse['echo']:.3f} with `echo`, {worse['rpc']:.3f} with `rpc`, {min(bits):.3f} to {max(bits):.3f} with the "
+        f"others. The model was {results['model']}."
     )
 
 

@@ -151,7 +151,7 @@ def angles(model):
     parameters = config.rope_parameters
     parameters = parameters.get("full_attention", parameters)
     rotary = next((module for module in model.modules() if hasattr(module, "inv_freq")), None)
-    size = int(SIZES["head_dim"] * parameters.get("partial_rotary_factor", 1))
+    size = int(getattr(config, "head_dim", SIZES["head_dim"]) * parameters.get("partial_rotary_factor", 1))
     plain = parameters["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
 
     def of_layer(layer):

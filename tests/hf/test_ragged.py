@@ -59,6 +59,14 @@ def test_echo_keeps_what_its_definition_says(architecture):
     agree(tiny(architecture, "eager" if architecture in EAGER else "sdpa"))
 
 
+def test_the_shape_of_gemma3_270m():
+    """One key head for four query heads, of 256 numbers; most layers have a sliding window and stay as they are."""
+    cache = agree(make("gemma3_text", num_key_value_heads=1, head_dim=256, query_pre_attn_scalar=256))
+    kept = [isinstance(layer, RaggedLayer) for layer in cache.layers]
+    assert kept == [kind == "full_attention" for kind in tiny("gemma3_text").config.layer_types]
+    assert len(cache.stats()["kept_by_head"]) == 1
+
+
 @pytest.mark.parametrize(
     "kind",
     [
