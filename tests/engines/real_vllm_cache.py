@@ -146,7 +146,7 @@ def of_transformers(model, prompt, extra=None, tokens=TOKENS):
             logits_processor=[LZPenaltyLogitsProcessor(**lz)] if lz else [],
         )  # fmt: skip
         if rpc:
-            with RPCCache(model[0], **rpc) as cache:
+            with RPCCache(model[0], **{"selector": "rpc", **rpc}) as cache:
                 found = model[0].generate(ids, past_key_values=cache, **common)
         else:
             found = model[0].generate(ids, **common)
