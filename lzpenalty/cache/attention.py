@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from functools import wraps
 
+import torch
+
 __all__ = ["find_attention", "mark", "watched"]
 
 _lock = threading.Lock()
@@ -103,6 +105,7 @@ def watched(model):
 def _show_queries(function: Callable, name: str) -> Callable:
     flash = name.startswith("flash")
 
+    @torch.compiler.disable
     @wraps(function)
     def attention(module, query, key, value, attention_mask, *args, **kwargs):
         layer = getattr(key, "_lzpenalty_layer", None)

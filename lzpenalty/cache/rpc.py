@@ -13,6 +13,7 @@ import copy
 import warnings
 import weakref
 
+import torch
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
@@ -140,6 +141,7 @@ class RPCCache(DynamicCache):
         own: each head's, layer by layer."""
         return [selector for layer in self._own for selector in layer.selectors]
 
+    @torch.compiler.disable
     def get_mask_sizes(self, query_length, *args, **kwargs):
         """Called when a forward begins: the time to refuse what can't be done."""
         new = count(query_length)
@@ -160,6 +162,7 @@ class RPCCache(DynamicCache):
             _refuse_assisted_decoding()
         return super().get_mask_sizes(query_length, *args, **kwargs)
 
+    @torch.compiler.disable
     def get_seq_length(self, layer_idx: int | None = None) -> int:
         """Tokens seen. Models that ask in the middle of a forward say for which layer."""
         if layer_idx is None:
@@ -173,6 +176,7 @@ class RPCCache(DynamicCache):
                 "it holds is not a text. Use a new RPCCache, or reset() this one"
             )
 
+    @torch.compiler.disable
     def get_query_offset(self, layer_idx: int = 0) -> int:
         layer = self.layers[layer_idx] if layer_idx < len(self.layers) else None
         return layer.length if isinstance(layer, RPCLayer) else self.get_seq_length(layer_idx)
