@@ -104,7 +104,6 @@ class RPCLayer(DynamicLayer):
         shift = queries > 1 and not ASKS_FOR_QUERY_OFFSET
         return self.length + queries, self.seen - self.length if shift else 0
 
-    @torch.compiler.disable
     def update(self, key_states, value_states, *args, **kwargs):
         started = time.perf_counter()
         if self.waiting:
