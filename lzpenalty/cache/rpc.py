@@ -13,12 +13,15 @@ A cache is given keys and values but not queries: attention.py shows them to it.
 import copy
 import warnings
 import weakref
+from functools import cached_property
 
+import torch
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
-from lzpenalty.cache.attention import find_attention, watched
+from lzpenalty.cache.attention import attention_modules, find_attention, watched
 from lzpenalty.cache.budgets import Budgets
+from lzpenalty.cache.compiled import Ticket, note
 from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer, Settings, count
 from lzpenalty.cache.plan import Plan
 from lzpenalty.cache.ragged import RaggedLayer
@@ -127,6 +130,7 @@ class RPCCache(DynamicCache):
                 layer.rotation = rotation
         for i, layer in zip(own, self._own, strict=True):
             self.layers[i] = layer
+        self._indices, self._ticket = tuple(own), Ticket(self).tensor
 
     def __enter__(self) -> "RPCCache":
         watching = watched(self._model())
@@ -142,7 +146,7 @@ class RPCCache(DynamicCache):
         twin = copy.copy(self)
         twin.layers = copy.deepcopy(self.layers, memo)
         twin._own = [layer for layer in twin.layers if isinstance(layer, RPCLayer)]
-        twin._entered = []
+        twin._entered, twin._ticket = [], Ticket(twin).tensor
         return twin
 
     @property
@@ -151,9 +155,28 @@ class RPCCache(DynamicCache):
         own: each head's, layer by layer."""
         return [selector for layer in self._own for selector in layer.selectors]
 
+    @cached_property
+    def attention_modules(self) -> dict[int, tuple]:
+        return attention_modules(self._model())
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        if torch.compiler.is_compiling() and layer_idx in self._indices:
+            note(self._ticket, layer_idx)
+            return key_states, value_states
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
     def get_mask_sizes(self, query_length, *args, **kwargs):
         """Called when a forward begins: the time to refuse what can't be done."""
-        new = count(query_length)
+        if not torch.compiler.is_compiling():
+            self._check(count(query_length))
+        return super().get_mask_sizes(query_length, *args, **kwargs)
+
+    def begins(self, layer_idx: int, new: int) -> None:
+        """Called in a compiled forward, which only looks at sizes when it asks for them, before each layer's update."""
+        if layer_idx == self._indices[0]:
+            self._check(new)
+
+    def _check(self, new: int) -> None:
         self._check_whole()
         if self.settings.compresses:
             first = self._own[0]
@@ -169,11 +192,10 @@ class RPCCache(DynamicCache):
                 )
         if new > 1:
             _refuse_assisted_decoding()
-        return super().get_mask_sizes(query_length, *args, **kwargs)
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
         """Tokens seen. Models that ask in the middle of a forward say for which layer."""
-        if layer_idx is None:
+        if layer_idx is None and not torch.compiler.is_compiling():
             self._check_whole()
         return super().get_seq_length(layer_idx or 0)
 

@@ -1,6 +1,7 @@
 """Heads with budgets of their own keep what the definitions say: the tokens that masks over a full cache come to."""
 
 import copy
+import inspect
 from functools import partial
 
 import pytest
@@ -153,6 +154,40 @@ def test_other_devices_take_the_same_path_in_torch(monkeypatch):
     agree(tiny(), prompt() * mask, mask=mask)
     agree(tiny("gemma2", "eager"), prompt() * mask, mask=mask)
     several_tokens_at_once("llama")
+
+
+def variable_length(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, enable_gqa, seqused_k):
+    """What torch says of its variable-length attention, which runs on GPUs only, a sequence after the other."""
+    assert {index.dtype for index in (cu_seq_q, cu_seq_k, seqused_k)} == {torch.int32} and enable_gqa
+    output, group = torch.empty_like(query), query.shape[1] // key.shape[1]
+    for i, used in enumerate(seqused_k.tolist()):
+        asked, first = slice(*cu_seq_q[i : i + 2].tolist()), cu_seq_k[i]
+        assert asked.stop - asked.start <= max_q and 0 < used <= max_k and first + used <= cu_seq_k[i + 1]
+        keys, values = (x[first : first + used].repeat_interleave(group, 1).transpose(0, 1) for x in (key, value))
+        attended = torch.nn.functional.scaled_dot_product_attention(query[asked].transpose(0, 1), keys, values, scale=scale)
+        output[asked] = attended.transpose(0, 1)
+    return output
+
+
+def test_gpus_take_variable_lengths_where_torch_has_them(monkeypatch):
+    """What a GPU calls, with the same arguments, computed on the CPU."""
+    calls, real = [], attend.varlen_attn
+
+    def attention(*args, **kwargs):
+        if real:
+            inspect.signature(real).bind(*args, **kwargs)
+        calls.append(args[0].shape)
+        return variable_length(*args, **kwargs)
+
+    monkeypatch.setattr(attend, "varlen_attn", attention)
+    monkeypatch.setattr(attend, "at_once", lambda queries, values, softcap: queries.shape[2] == 1 and not softcap)
+    for module in ("attend", "ragged"):
+        monkeypatch.setattr(f"lzpenalty.cache.{module}.is_ours", lambda states: False)
+    mask = (torch.arange(20) >= torch.tensor([[5], [0]])).long()
+    agree(tiny(), prompt() * mask, mask=mask)
+    agree(tiny("qwen2"), prompt(3))
+    several_tokens_at_once("llama")
+    assert {(4, 2, 12), (6, 2, 12)} <= set(map(tuple, calls))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
