@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 try:
@@ -112,8 +113,16 @@ class LZPenaltyLM(HFLM):
         if not self.cache and not self.forget:
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
         held = ForgetCache(self.model, self.forget) if self.forget else RPCCache(self.model, **self.cache)
-        with held as cache:
-            return super()._model_generate(context, max_length, stop, past_key_values=cache, **generation_kwargs)
+        with held:
+            return super()._model_generate(context, max_length, stop, past_key_values=held, **generation_kwargs)
+
+
+@cache
+def _source(task: str) -> Path | None:
+    """The harness's file of a task, among thousands."""
+    line = re.compile(rf"^task: *['\"]?{re.escape(task)}['\"]? *$", re.MULTILINE)
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    return next((path for path in sorted(folder.rglob("*.yaml")) if line.search(path.read_text(encoding="utf-8"))), None)
 
 
 def local_task(task: str, file: str | Path, samples: int = 1, trust_pickles: bool = False) -> dict[str, str]:
@@ -136,9 +145,7 @@ def local_task(task: str, file: str | Path, samples: int = 1, trust_pickles: boo
             return livecodebench.task(file, samples, trust_pickles)
         except ValueError as error:
             raise UserError(f"--data {task}={file}: {error}") from error
-    line = re.compile(rf"^task: *['\"]?{re.escape(task)}['\"]? *$", re.MULTILINE)
-    folder = Path(lm_eval.__file__).parent / "tasks"
-    source = next((path for path in sorted(folder.rglob("*.yaml")) if line.search(path.read_text(encoding="utf-8"))), None)
+    source = _source(task)
     if source is None:
         raise UserError(f"--data {task}={file}: the harness has no task of that name in a file of its own")
     changes = {
