@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.modeling_outputs import CausalLMOutput
 
-from lzpenalty.cache import attend
+from lzpenalty.cache import attend, layer
 from lzpenalty.hf import Forget, ForgetCache, LZPenaltyLogitsProcessor, RPCCache
 from tiny import OWN_SIZES, SIZES, generate
 from tiny import tiny as tiny_of_many_words
@@ -197,7 +197,8 @@ LEFT_PADDED = ((0, 7), (1, 3), (2, 0))  # row, padding
 @pytest.mark.parametrize("by_torch", [False, True])
 @pytest.mark.parametrize("rule", [LIGHTTHINKER, MEMENTO], ids=["lightthinker", "memento"])
 def test_left_padded_rows_that_split_at_different_times(rule, by_torch, monkeypatch):
-    """Each is what it is alone, without padding; by our kernel, and by what other devices get."""
+    """Each is what it is alone, without padding; by our kernel, and by what other devices get; as buffers grow, too."""
+    monkeypatch.setattr(layer, "_GROWTH", 16)
     if by_torch:
         monkeypatch.setattr(attend, "is_ours", lambda states: False)
     for architecture in ("llama", "qwen2"):
