@@ -68,7 +68,7 @@ def options_of(method: str, task: str, args) -> dict:
     if method == "lightthinker":
         return {"lt_setting": args.setting}
     if method == "rpc":
-        return {"rpc_interval": args.interval, "rpc_ratio": args.ratio, "rpc_recent": args.recent}
+        return {"rpc_selector": "rpc", "rpc_interval": args.interval, "rpc_ratio": args.ratio, "rpc_recent": args.recent}
     budget = args.budget.get(task)
     if budget is None:
         budget = round(mean_length(task, args) / 4)

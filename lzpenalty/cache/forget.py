@@ -239,7 +239,7 @@ class ForgetCache(RPCCache):
         self.forget = forget
         self.layers = self._own = [RowsLayer(self.settings, layer.selector, layer.index) for layer in self._own]
         self._rows: list[_Row] = []
-        self._shown = 0  # tokens whose ids were
+        self._told = 0  # tokens whose ids have been shown
 
     def __enter__(self) -> "ForgetCache":
         super().__enter__()
@@ -259,11 +259,11 @@ class ForgetCache(RPCCache):
 
     # Around a forward of the model.
 
-    def begins(self, ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
+    def shown(self, ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
         """A forward of these tokens, [B, q], is about to begin: the time to drop what it must not see."""
         self._check_whole()
         seen = self._own[0].seen
-        if self._shown != seen:
+        if self._told != seen:
             raise RuntimeError(
                 "cache: an earlier forward ended before all layers were done, what it holds is not a text. Use a new "
                 "ForgetCache, or reset() this one"
@@ -279,7 +279,7 @@ class ForgetCache(RPCCache):
                 raise ValueError("attention_mask: expected [batch, tokens], padded before the prompt alone")
         tokens = ids[:, 0].tolist()
         self._rows = self._rows or [_Row() for _ in tokens]
-        self._shown = seen + new
+        self._told = seen + new
         for number, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
             dropped = row.feed(self.forget, token, self._own[0].entries[number]) if seen else None
             if dropped:
@@ -288,7 +288,7 @@ class ForgetCache(RPCCache):
             if new > 1 or not seen:
                 row.message(self.forget, (self._own[0].entries[number] if seen else 0) + new)
 
-    def ends(self, logits: torch.Tensor) -> None:
+    def forces(self, logits: torch.Tensor) -> None:
         """Of the logits [B, q, V] the last ones leave nothing but the id that has to come next, where there is one."""
         for number, row in enumerate(self._rows):
             forced = row.forced(self.forget)
@@ -297,7 +297,8 @@ class ForgetCache(RPCCache):
                 logits[number, -1, forced] = 0
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        if self.layers[layer_idx].seen + key_states.shape[2] != self._shown:
+        compiling = torch.compiler.is_compiling()
+        if not compiling and self.layers[layer_idx].seen + key_states.shape[2] != self._told:
             raise RuntimeError("cache: a forward whose tokens it was not shown. Use ForgetCache inside of its `with` block")
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
@@ -320,7 +321,7 @@ class ForgetCache(RPCCache):
 
     def reset(self) -> None:
         super().reset()
-        self._rows, self._shown = [], 0
+        self._rows, self._told = [], 0
 
     def stats(self) -> dict:
         """seen, prompt: tokens a row; kept, peak: those that the longest row has, and has had; kept_by_row; thoughts: how
@@ -374,10 +375,10 @@ def _begin(model, args, kwargs) -> None:
     given = _arguments(model, args, kwargs)
     cache = given.get("past_key_values")
     if isinstance(cache, ForgetCache):
-        cache.begins(given.get("input_ids"), given.get("attention_mask"))
+        cache.shown(given.get("input_ids"), given.get("attention_mask"))
 
 
 def _end(model, args, kwargs, output) -> None:
     cache = _arguments(model, args, kwargs).get("past_key_values")
     if isinstance(cache, ForgetCache):
-        cache.ends(output[0] if isinstance(output, tuple) else output.logits)
+        cache.forces(output[0] if isinstance(output, tuple) else output.logits)

@@ -483,6 +483,20 @@ def test_two_caches_and_threads_share_a_model():
     assert not model._forward_hooks and not model._forward_pre_hooks
 
 
+def test_a_compiled_forward_says_the_same():
+    model = tiny()
+    expected, _, cache = run(model, LIGHTTHINKER, prompt(2), 60)
+    torch._dynamo.reset()
+    try:
+        model.forward = torch.compile(type(model).forward.__get__(model), backend="eager")
+        text, _, compiled = run(model, LIGHTTHINKER, prompt(2), 60)
+    finally:
+        del model.forward
+        torch._dynamo.reset()
+    assert torch.equal(text, expected)
+    assert compiled.stats()["thoughts"] == cache.stats()["thoughts"] != [0, 0]
+
+
 # Refusals.
 
 
