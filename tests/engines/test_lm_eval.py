@@ -21,7 +21,7 @@ from tiny import generate, tiny, tokenizer, words  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = [{"said": words(length, length), "answer": "w7"} for length in (9, 14, 11)]
 PENALTY = dict(strength=0.15, min_match=2)
-CACHE = dict(interval=12, ratio=3, recent=4)
+CACHE = dict(selector="rpc", interval=12, ratio=3, recent=4)  # whose rows don't share budgets
 TASK = """
 task: echo
 dataset_path: json
