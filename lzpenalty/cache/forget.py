@@ -220,10 +220,10 @@ class ForgetCache(RPCCache):
     Raises
     ------
     TypeError, ValueError
-        For ids that the model has not, and models that can't be served. While generating: ValueError for a forward without
-        input_ids, for padding elsewhere than before the prompt, and for models whose attention has sinks or a position bias;
-        RuntimeError for assisted decoding, for continuous batching, for use outside of the block, and for a cache in which
-        an earlier forward was interrupted.
+        For ids beyond the model's vocabulary, and models that can't be served. While generating: ValueError for a forward
+        without input_ids, for padding elsewhere than before the prompt, and for models whose attention has sinks or a
+        position bias; RuntimeError for assisted decoding, for continuous batching, for use outside of the block, and for a
+        cache in which an earlier forward was interrupted.
     """
 
     def __init__(self, model, forget: Forget):
@@ -261,18 +261,17 @@ class ForgetCache(RPCCache):
 
     def shown(self, ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
         """A forward of these tokens, [B, q], is about to begin: the time to drop what it must not see."""
-        self._check_whole()
-        seen = self._own[0].seen
+        if ids is None:
+            raise ValueError("input_ids: expected the tokens of every forward, got none: thoughts end where ids say so")
+        seen, new = self._own[0].seen, ids.shape[1]
+        self._check(new)
         if self._told != seen:
             raise RuntimeError(
                 "cache: an earlier forward ended before all layers were done, what it holds is not a text. Use a new "
                 "ForgetCache, or reset() this one"
             )
-        if ids is None:
-            raise ValueError("input_ids: expected the tokens of every forward, got none: thoughts end where ids say so")
         if self._rows and len(self._rows) != ids.shape[0]:
             raise ValueError(f"input_ids: expected {len(self._rows)} rows, as before, got {ids.shape[0]}")
-        new = ids.shape[1]
         if seen and new > 1 and attention_mask is not None:
             padded = attention_mask.ndim != 2 or not attention_mask[:, self._own[0].start :].all()
             if padded:

@@ -576,11 +576,10 @@ def test_what_can_not_be_done_is_refused_before_anything_is_written():
             cache.crop(-1)
     with pytest.raises(RuntimeError, match="Use ForgetCache inside of its `with` block"):
         generate(model, prompt(), 4, past_key_values=ForgetCache(model, LIGHTTHINKER))
-    with (
-        ForgetCache(model, LIGHTTHINKER) as cache,
-        pytest.raises(RuntimeError, match="can't take tokens back, so assisted decoding is not supported"),
-    ):
-        generate(model, prompt(1), 20, past_key_values=cache, prompt_lookup_num_tokens=3)
+    with ForgetCache(model, LIGHTTHINKER) as cache:
+        with pytest.raises(RuntimeError, match="can't take tokens back, so assisted decoding is not supported"):
+            generate(model, prompt(1), 20, past_key_values=cache, prompt_lookup_num_tokens=3)
+        generate(model, prompt(2), 20, past_key_values=cache)  # untouched, so it can be used
 
 
 def test_an_interrupted_forward_breaks_the_cache(monkeypatch):
