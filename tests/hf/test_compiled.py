@@ -12,7 +12,7 @@ from lzpenalty.hf import RPCCache
 from tiny import OWN_SIZES, SIZES, generate, prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = dict(interval=16, ratio=4, recent=8)
+SMALL = dict(interval=16, ratio=4, recent=8, selector="rpc")
 MASK = (torch.arange(20) >= torch.tensor([[5], [0]])).long()
 
 
@@ -53,7 +53,7 @@ def test_graphs_are_few_and_texts_the_same(compiled):
     """One for the prompt and one for steps, which compressions and other caches use as well. Masks make three more: for the
     prompt, and for steps until columns of the mask have been dropped and from then on."""
     model = make()
-    kinds = [dict(SMALL, budget=24), dict(interval=32, ratio=2, recent=4), dict(interval=None)]
+    kinds = [dict(SMALL, budget=24), dict(interval=32, ratio=2, recent=4, selector="rpc"), dict(interval=None)]
     wanted, padded = [text(model, **options) for options in kinds], [text(model, MASK, **options) for options in kinds]
     compiled(model)
     assert text(model, **kinds[0]) == wanted[0] and wanted[0][2] == 2
@@ -78,7 +78,7 @@ def test_graphs_are_few_and_texts_the_same(compiled):
 def test_code_that_is_compiled_says_the_same(compiled):
     """It uses the memory of queries again, of which a cache must not keep a view. Ragged layers have graphs of their own."""
     model = make()
-    kinds = [dict(SMALL, selector="echo"), dict(SMALL)]
+    kinds = [{**SMALL, "selector": "echo"}, SMALL]
     wanted = [text(model, **options) for options in kinds]
     compiled(model, "inductor")
     assert [text(model, **options) for options in kinds] == wanted
