@@ -12,6 +12,8 @@ import weakref
 
 import torch
 
+from lzpenalty.cache.attend import check_options
+
 __all__ = ["Ticket", "attend", "note"]
 
 _tickets = itertools.count()
@@ -50,11 +52,8 @@ def attend(query, key, value, attention_mask, options: dict) -> torch.Tensor | N
     if ticket is None:
         return None
     _turn.ticket = _turn.layer = None
-    for name in ("s_aux", "position_bias"):
-        if options.get(name) is not None:
-            raise NotImplementedError(
-                f"RPCCache under torch.compile: the model's attention has {name}, which is not passed on"
-            )
+    if what := check_options(options):
+        raise NotImplementedError(f"RPCCache under torch.compile: the model's attention has {what}, which is not passed on")
     return cached_attention(ticket, layer, query, key, value, attention_mask, options.get("scaling"), options.get("softcap"))
 
 
