@@ -57,7 +57,11 @@ def attend(query, key, value, attention_mask, options: dict) -> torch.Tensor | N
     return cached_attention(ticket, layer, query, key, value, attention_mask, options.get("scaling"), options.get("softcap"))
 
 
-@torch.library.custom_op("lzpenalty::cached_attention", mutates_args=())
+# Types are in words, since old versions of torch don't understand all of Python's.
+_SCHEMA = "(Tensor ticket, int layer, Tensor query, Tensor key, Tensor value, Tensor? mask, float? scaling, float? softcap)"
+
+
+@torch.library.custom_op("lzpenalty::cached_attention", mutates_args=(), schema=f"{_SCHEMA} -> Tensor")
 def cached_attention(
     ticket: torch.Tensor, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     mask: torch.Tensor | None, scaling: float | None, softcap: float | None,
