@@ -14,7 +14,7 @@ import torch
 
 from lzpenalty.cache.attend import check_options
 
-__all__ = ["Ticket", "attend", "note"]
+__all__ = ["attend", "new_ticket", "note"]
 
 _tickets = itertools.count()
 _caches: "weakref.WeakValueDictionary[int, object]" = weakref.WeakValueDictionary()
@@ -30,14 +30,12 @@ class _Turn:
 _turn = _Turn()
 
 
-class Ticket:
-    """By which graphs find a cache. `tensor` is what they are given."""
-
-    def __init__(self, cache):
-        with _lock:
-            number = next(_tickets)
-            _caches[number] = cache
-        self.tensor = torch.tensor(number)
+def new_ticket(cache) -> torch.Tensor:
+    """By which graphs find a cache."""
+    with _lock:
+        number = next(_tickets)
+        _caches[number] = cache
+    return torch.tensor(number)
 
 
 def note(ticket: torch.Tensor, layer: int) -> None:
@@ -61,7 +59,11 @@ def attend(query, key, value, attention_mask, options: dict) -> torch.Tensor | N
 _SCHEMA = "(Tensor ticket, int layer, Tensor query, Tensor key, Tensor value, Tensor? mask, float? scaling, float? softcap)"
 
 
-@torch.library.custom_op("lzpenalty::cached_attention", mutates_args=(), schema=f"{_SCHEMA} -> Tensor")
+# A CUDA graph would replay the launches of one step, and remember nothing.
+_TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+
+
+@torch.library.custom_op("lzpenalty::cached_attention", mutates_args=(), schema=f"{_SCHEMA} -> Tensor", **_TAGS)
 def cached_attention(
     ticket: torch.Tensor, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     mask: torch.Tensor | None, scaling: float | None, softcap: float | None,
