@@ -255,6 +255,7 @@ def test_vllm(session):
     for runner, ahead in itertools.product("01", "01"):
         env = {**model, "VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead}
         session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
+    session.run(*ENGINE, "tests/engines/real_vllm_speculation.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "1"})
 
 
 @nox.session(name="bench-vllm", venv_backend="uv")
