@@ -257,6 +257,20 @@ def test_vllm(session):
         session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
 
 
+@nox.session(name="bench-instructions", python=False)
+def bench_instructions(session):
+    """How many instructions the hot functions take, compared with the counts of the same compiler. Needs valgrind."""
+    develop(session)
+    session.run(PYTHON, "benchmarks/instructions.py", *session.posargs, external=True)
+
+
+@nox.session(name="bench-history", python=False)
+def bench_history(session):
+    """A table and a picture of all benchmarks' ratios over time."""
+    develop(session)
+    session.run(PYTHON, "benchmarks/history.py", external=True)
+
+
 @nox.session(name="bench-vllm", venv_backend="uv")
 def bench_vllm(session):
     """Tokens per second of vLLM with the penalty off and on, and with compressed caches, and the tables that show them."""

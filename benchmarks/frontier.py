@@ -13,8 +13,8 @@ harm      The first 600 tokens of a text count as generated, and are fed to the 
 copies    A passage of prose or code stands there three times. Of the tokens of the second and of the third copy that are the
           most likely ones without a penalty, how many still are?
 
-Nothing is sampled, so that a second run gives the same. Rows go into results/frontier.json as they are done, those of another
-model into results/frontier-MODEL.json. They are not computed again; --again forgets them."""
+Nothing is sampled, so that a second run gives the same. Rows go into results/frontier.json as they are done, those of
+another model into results/frontier-MODEL.json. They are not computed again; --again forgets them."""
 
 import argparse
 import json

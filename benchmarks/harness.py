@@ -9,6 +9,8 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
+import history
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -66,8 +68,10 @@ def machine() -> dict:
 
 
 def write(name: str, results: dict) -> None:
-    """benchmarks/results/<name>.json; the tables of README and docs are made from these files by tables.py."""
+    """benchmarks/results/<name>.json; the tables of README and docs are made from these files by tables.py. What history.py
+    shows goes to results/history."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    path, whole = RESULTS / f"{name}.json", {"machine": machine(), **results}
+    path.write_text(json.dumps(whole, indent=1) + "\n")
+    history.keep(RESULTS / "history", name, whole)
     print(f"wrote {path}")
