@@ -124,8 +124,8 @@ static inline lz_circling read_grams(const lz_scratch *s, int32_t n, int32_t siz
 }
 
 /* Whether a string of at least `least` tokens may stand for the third time. Grams whose hashes begin alike share a counter,
- * so it may be said of one that doesn't, but seldom, and texts of which it isn't said need not be read: no branch depends on
- * what is in them. */
+ * so this is seldom said where there is none, and always where there is one. Counting has no branch that depends on the
+ * tokens; reading them has, and is left out where the answer is no. */
 static int may_circle(const lz_scratch *s, int32_t grams, int32_t size, int32_t least)
 {
     const uint32_t *hashes = s->hashes;
@@ -144,7 +144,7 @@ static int may_circle(const lz_scratch *s, int32_t grams, int32_t size, int32_t 
     return 0;
 }
 
-/* Of texts whose longest string is shorter than `least` it says that there is none. */
+/* Of a text whose longest string is shorter than `least` it may say that there is none. */
 static lz_circling find_circling(const lz_scratch *s, int32_t n, int32_t size, int32_t least, int32_t wanted, int32_t enough)
 {
     const int32_t grams = n - size + 1;
