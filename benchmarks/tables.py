@@ -91,6 +91,25 @@ def lz_parts() -> str:
 
 
 @table
+def lz_presets() -> str:
+    """What the presets' rows take of the default's, and what the repetition penalty takes of theirs."""
+    results = load("lz-presets")
+    cells = {(row["preset"], row["batch"], row["text"]): row for row in results["rows"]}
+    texts = list(dict.fromkeys(row["text"] for row in results["rows"]))
+    batches = list(dict.fromkeys(row["batch"] for row in results["rows"]))
+    rows = []
+    for name in dict.fromkeys(row["preset"] for row in results["rows"]):
+        for batch in batches:
+            found = [cells[name, batch, text] for text in texts]
+            title = f"`{name}`" if name in ("gentle", "reasoning") else name
+            ratios = (f"{row[key]:.2f}x" for key in ("preset_over_paper", "repetition_over_preset") for row in found)
+            rows.append([title, batch, *(f"{row['us_per_row']:.2f}" for row in found), *ratios])
+    columns = [f"{what}{text}" for what in ("us a row, ", "of the default's, ", "repetition penalty's, ") for text in texts]
+    title = f"V = 151,936, window 512, float32; {provenance(results)}"
+    return markdown(["", "B", *columns], rows) + f"\n\n{title}"
+
+
+@table
 def lz_dense() -> str:
     """Against the dense formula."""
     rows = [
@@ -555,9 +574,9 @@ def frontier_release() -> str:
     third = [f"{100 * row['copies'][kind]['200'][1]:.0f}%" for kind in ("prose", "code")]
     rest = max(row["harm"][kind] for kind in others)
     return (
-        f"`reasoning` releases a closing tag, and no text here has one. A token lost {row['harm'][most]:.2f} nats in the {most}, "
-        f"{row['harm'][more]:.2f} in {more}, and at most {rest:.3f} elsewhere. Of third copies of 200 tokens {third[0]} of the "
-        f"first choices stay in prose and {third[1]} in code."
+        f"`reasoning` releases a closing tag, and no text here has one. A token lost {row['harm'][most]:.2f} nats in the "
+        f"{most}, {row['harm'][more]:.2f} in {more}, and at most {rest:.3f} elsewhere. Of third copies of 200 tokens "
+        f"{third[0]} of the first choices stay in prose and {third[1]} in code."
     )
 
 
