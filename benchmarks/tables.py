@@ -110,6 +110,24 @@ def lz_presets() -> str:
 
 
 @table
+def peers() -> str:
+    """A step of each penalty, ours and others'."""
+    from peers import TITLES as names
+
+    results = load("peers")
+    cells = {(row["contestant"], row["batch"], row["text"]): row for row in results["rows"]}
+    columns = list(dict.fromkeys((row["batch"], row["text"]) for row in results["rows"]))
+    rows = []
+    for name in dict.fromkeys(row["contestant"] for row in results["rows"]):
+        found = [cells[(name, *column)] for column in columns]
+        us = (f"{row['us_per_row']:,.1f}" for row in found)
+        rows.append([names[name], *us, *(f"{row['contestant_over_reasoning']:,.1f}x" for row in found)])
+    header = [f"B = {batch}, {text}" for batch, text in columns]
+    title = f"us a row, V = {results['vocab']:,}, {results['tokens']} tokens; right: of `reasoning`'s"
+    return markdown([title, *header, *header], rows) + f"\n\n{', '.join(results['versions'])}; {provenance(results)}"
+
+
+@table
 def lz_dense() -> str:
     """Against the dense formula."""
     rows = [
