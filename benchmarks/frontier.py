@@ -62,12 +62,11 @@ def rows(tokenizer) -> list[penalties.Penalty]:
     ours = {name: penalties.lz(name, options) for name, options in OURS.items()}
     first = [
         *(penalties.named(name) for name in ("none", "paper", "gentle")),
-        ours.pop("min_match 2, min_count 2"),
-        ours.pop("horizon 128"),
+        penalties.lz("reasoning", resolve("reasoning", {"release": close})),
         *(peers.pop(name) for name in ("repetition=1.1", "ngram=6", "dry-breakers=0.8,1.75,2")),
+        ours.pop("min_match 2, min_count 2"),
     ]
-    reasoning = penalties.lz("reasoning", resolve("reasoning", {"release": close}))
-    return [*first, reasoning, *ours.values(), *peers.values()]
+    return [*first, *ours.values(), *peers.values()]
 
 
 def candidates() -> list[penalties.Penalty]:

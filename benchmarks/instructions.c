@@ -12,11 +12,11 @@ enum {
     VOCAB = 151936,
     WINDOW = 512,
     CONTEXT = WINDOW + 32,
-    TEXT = 20000,
+    TEXT = 5000,
     HEADS = 14,
     KEY_HEADS = 2,
     SIZE = 64,
-    TOKENS = 2048
+    TOKENS = 512
 };
 
 static uint64_t state = 1;

@@ -110,6 +110,21 @@ def lz_presets() -> str:
 
 
 @table
+def lz_presets_worst() -> str:
+    """The same in a sentence."""
+    rows = load("lz-presets")["rows"]
+    own = [row for row in rows if not row["preset"].endswith("processor")]
+    others = [row for row in rows if row["preset"].endswith("processor")]
+    worst = max(own, key=lambda row: row["preset_over_paper"])
+    least = [min(row["repetition_over_preset"] for row in found) for found in (own, others)]
+    return (
+        f"At worst a row costs {worst['preset_over_paper']:.2f} of the default's ({worst['preset']}, {worst['text']}, "
+        f"B = {worst['batch']}). The repetition penalty takes at least {least[0]:.0f} times as long as a row in place, and "
+        f"{least[1]:.1f} times as long as the processor."
+    )
+
+
+@table
 def peers() -> str:
     """A step of each penalty, ours and others'."""
     from peers import TITLES as names
@@ -786,6 +801,15 @@ def analysis() -> str:
     return markdown(header, rows) + f"\n\n{provenance(results)}"
 
 
+@table
+def instructions() -> str:
+    """Counts of the hot functions, of the compilers that they are known of."""
+    counts = load("instructions")["counts"]
+    names = list(dict.fromkeys(name for found in counts.values() for name in found))
+    rows = [[name, *(f"{found[name]:,}" if name in found else "" for found in counts.values())] for name in names]
+    return markdown(["instructions", *counts], rows)
+
+
 def fill(page: str) -> str:
     return re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",
@@ -805,7 +829,10 @@ def main() -> int:
     for wanted in sys.argv[2:] if sys.argv[1:2] == ["--print"] else ():
         for name, make in TABLES.items():
             if name == wanted or name.startswith(f"{wanted}-"):
-                print(f"\n{make()}")
+                try:
+                    print(f"\n{make()}")
+                except FileNotFoundError as error:  # it was measured with another model, or by another program
+                    print(f"\n{name}: there is no {Path(error.filename).name}")
     return 1 if stale and "--check" in sys.argv else 0
 
 
