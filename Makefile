@@ -86,11 +86,10 @@ bench-lz bench-cache bench-attention bench-launch bench-generate bench-frontier 
 bench-analysis: build
 	$(VENV)/bin/lzpenalty bench $(@:bench-%=%)
 
-# Tests and benchmarks on a real GPU, into build/gpu-report.txt, with a Python that has torch with CUDA, NumPy, pytest,
-# hypothesis and setuptools. It asks no network and makes no environment: `make gpu-report PYTHON=/opt/torch/bin/python`.
+# Tests and benchmarks on a real GPU, in parts (docs/project/gpu.md). It asks no network and makes no environment:
+# `make gpu-report PYTHON=/opt/torch/bin/python PARTS="build gpu"`.
 gpu-report:
-	LZPENALTY_WERROR=1 $(PYTHON) setup.py -q build_ext --inplace
-	benchmarks/gpu_report.sh $(PYTHON)
+	benchmarks/gpu_report.sh $(PYTHON) build/gpu-report $(PARTS)
 
 # ---- The C library: `make lib`, `make install`, `make uninstall` ----
 

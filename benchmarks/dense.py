@@ -17,8 +17,9 @@ def dense_penalize(logits, tokens, strength=0.15, window=512, buffer=32):
     agree = (before == now) & (before >= 0)
     matched = agree.long().cumprod(-1).sum(-1)  # [B, W]: common suffix of the text before each position and the whole text
     held = tokens[:, length - window :]
-    lengths = torch.where(held[:, None, :] == torch.arange(vocab)[None, :, None], matched[:, None, :] + 1, 0)  # [B, V, W]
-    distances = torch.arange(window, 0, -1)
+    ids = torch.arange(vocab, device=tokens.device)
+    lengths = torch.where(held[:, None, :] == ids[None, :, None], matched[:, None, :] + 1, 0)  # [B, V, W]
+    distances = torch.arange(window, 0, -1, device=tokens.device)
     bits = (distances.log2() + lengths.log2()) / lengths
     cost = bits.masked_fill(lengths == 0, float("inf")).amin(-1)
     return logits - strength * (log2(vocab) - cost.clamp(0, log2(vocab)))

@@ -137,6 +137,13 @@ def shared(full: dict, other: dict, kind: str | None = None, age: int | None = N
     return known, of
 
 
+def wilson(known: int, of: int) -> tuple[float, float]:
+    """A 95% interval of the share, if each answer counted for itself."""
+    z, share = 1.96, known / of
+    middle, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
+
+
 def difference(full: dict[str, float], other: dict[str, float]) -> tuple[float, float]:
     """The mean of the paired differences, and half of its 95% interval."""
     worse = [other[name] - bits for name, bits in full.items()]

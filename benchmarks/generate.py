@@ -30,9 +30,9 @@ PROMPT, STRIDE, STEPS = 64, 480, 3  # 480 falls on all phases of an interval
 POINTS = (1024, 2048, 4096, 8192)
 OURS = {
     "RPCCache, interval=None": dict(interval=None),
-    "RPC, P = 1024": dict(interval=1024),
-    "RPC, P = 256": dict(interval=256),
-    "RPC, P = 256, budget 1024": dict(interval=256, budget=1024),
+    "RPC, P = 1024": dict(interval=1024, selector="rpc"),
+    "RPC, P = 256": dict(interval=256, selector="rpc"),
+    "RPC, P = 256, budget 1024": dict(interval=256, budget=1024, selector="rpc"),
 }
 OURS |= {f"{name}, P = 1024": dict(interval=1024, selector=name) for name in SELECTORS if name != "rpc"}
 

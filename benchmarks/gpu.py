@@ -1,147 +1,124 @@
 """How fast are the routines on a GPU?
 
-    python benchmarks/gpu.py [--quick]
+    python benchmarks/gpu.py [PART ...] [--device cuda] [--tiny] [--seconds 420] [--out FILE]
 
-Microseconds a call, from events around the replay of a CUDA graph, in which what a call costs the host does not show; and of
-calls that are made one by one, in which it does. The peers: transformers' RepetitionPenaltyLogitsProcessor on the same
-input, the dense PyTorch formula through torch.compile, and PyTorch's own operations for the cache. Writes
-results/gpu.json."""
+Parts: penalty, cache, attention, generate-1b, generate-7b; on_gpu/ says what each measures, and beside whom. What was
+measured is kept from cell to cell: after `--seconds` the program ends with status 75, and measures the rest when it is
+called again. A cell that ended the program is not begun again. `--device cpu --tiny` runs everything in small, which
+proves that it runs, and measures nothing. Writes results/gpu.json, or FILE."""
 
 import argparse
-import statistics
+import json
 import sys
 import time
+from datetime import datetime, timezone
+from pathlib import Path
 
 import torch
 
-from dense import dense_penalize
-from harness import write
-from lz import make_tokens
-from lzpenalty import attention_scores, compact_, lz_penalize_, select_top, warmup
+from harness import RESULTS, machine
+from lzpenalty import warmup
+from on_gpu import cache, generation, penalty
+from on_gpu.clock import Clock, card
 
-BUFFER = 32
-
-
-def replayed_us(function, calls: int = 20, rounds: int = 15) -> float | None:
-    """Median time of a call in a graph; None if it can't be captured."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.synchronize()
-    try:
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(calls):
-                function()
-    except RuntimeError as error:
-        print(f"not captured: {error}", file=sys.stderr)
-        return None
-    times = []
-    for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / calls)
-    return round(statistics.median(times), 2)
+PARTS = {
+    "penalty": penalty.cells,
+    "cache": cache.cells,
+    "attention": cache.attention_cells,
+    "generate-1b": lambda clock: generation.cells(clock, "1b"),
+    "generate-7b": lambda clock: generation.cells(clock, "7b"),
+}
+UNFINISHED = 75  # sysexits.h: a failure that is over if one tries again
 
 
-def called_us(function, calls: int = 50, rounds: int = 9) -> float:
-    """Median time of a call out of many that are made one by one, until the device has done them."""
-    function()
-    times = []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(calls):
-            function()
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / calls * 1e6)
-    return round(statistics.median(times), 2)
+def rounded(value):
+    """Four digits of each number, which is more than is known."""
+    if isinstance(value, dict):
+        return {name: rounded(x) for name, x in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def row(name: str, functions: dict) -> dict:
-    result = {"case": name}
-    for label, function in functions.items():
-        result[label] = {"replayed_us": replayed_us(function), "called_us": called_us(function)}
-    print(result, flush=True)
-    return result
+def described(cell: dict):
+    """Lines on what was measured."""
+    for what, found in cell.items():
+        if not isinstance(found, dict):
+            yield f"{what}: {found:,}" if not isinstance(found, str) else f"{what}: {found}"
+        elif "failed" in found:
+            yield f"{what}: failed, {found['failed']}"
+        else:
+            words = [f"{found['called_us']:,} us"]
+            if found["replayed_us"]:
+                words.append(f"{found['replayed_us']:,} us in a graph")
+            if "share_of_copy" in found:
+                words.append(f"{found['share_of_copy']:.0%} of the copy's bandwidth")
+            yield f"{what}: {', '.join(words)}"
 
 
-def penalties(quick: bool) -> list[dict]:
-    from transformers import RepetitionPenaltyLogitsProcessor
+class Record:
+    """A file of measured cells, by part and name. One of another device or size is not gone on with."""
 
-    repetition, rows, vocab = RepetitionPenaltyLogitsProcessor(1.1), [], 151_936
-    for batch in (1, 64) if quick else (1, 8, 64, 256):
-        logits = torch.randn(batch, vocab, device="cuda")
-        for window in (512,) if quick else (128, 512, 4096):
-            for text in ("random", "prose", "loop"):
-                tokens = make_tokens(text, batch, window + BUFFER, vocab).cuda()
-                functions = {
-                    "in place": lambda: lz_penalize_(logits, tokens, window=window, buffer=BUFFER),
-                    "repetition penalty": lambda: repetition(tokens, logits),
-                }
-                rows.append(row(f"penalty, B {batch}, W {window}, {text}", functions))
-    return rows
+    def __init__(self, path: Path, device: str, tiny: bool):
+        self.path = path
+        self.content = json.loads(path.read_text()) if path.exists() else {}
+        kind = {"device": device, "tiny": tiny}
+        if {name: self.content.get(name) for name in kind} != kind:
+            self.content = {**kind, "parts": {}}
 
+    def cells(self, part: str) -> dict:
+        return self.content["parts"].setdefault(part, {"cells": {}})["cells"]
 
-def against_dense() -> dict:
-    """At a vocabulary of 32,000, or [B, V, W] would not fit small devices."""
-    compiled, logits = torch.compile(dense_penalize), torch.randn(1, 32_000, device="cuda")
-    tokens = make_tokens("prose", 1, 512 + BUFFER, 32_000).cuda()
-
-    def dense():
-        with torch.device("cuda"):
-            compiled(logits, tokens)
-
-    functions = {"in place": lambda: lz_penalize_(logits, tokens), "dense, compiled": dense}
-    return row("penalty, B 1, W 512, V 32,000", functions)
+    def save(self, part: str, **facts) -> None:
+        self.content["machine"] = machine()
+        self.content["parts"][part] |= facts
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unsaved = self.path.with_suffix(".new")
+        unsaved.write_text(json.dumps(self.content, indent=1) + "\n")
+        unsaved.replace(self.path)
 
 
-def cache(quick: bool) -> list[dict]:
-    rows = []
-    for n in (4096,) if quick else (4096, 16_384, 65_536):
-        queries = torch.randn(1, 32, 32, 128, device="cuda", dtype=torch.bfloat16)
-        keys = torch.randn(1, 8, n + 32, 128, device="cuda", dtype=torch.bfloat16)
-        values, k = keys.clone(), n // 4
-        scores = attention_scores(queries, keys, start=0, stop=n)
-        positions = select_top(scores, k)
-
-        def in_torch(queries=queries, keys=keys, n=n):
-            weights = torch.matmul(queries.unflatten(1, (8, 4)), keys[:, :, None, :n].mT) * 128**-0.5
-            mean = weights.float().softmax(-1).mean((1, 2, 3))
-            return torch.nn.functional.avg_pool1d(mean[:, None], 7, 1, 3)
-
-        def gathered(keys=keys, values=values, positions=positions, n=n):
-            index = positions[..., None].expand(1, 8, positions.shape[-1], 128)
-            return [torch.cat([x[:, :, :n].gather(2, index), x[:, :, n:]], 2) for x in (keys, values)]
-
-        functions = {
-            "attention_scores": lambda: attention_scores(queries, keys, start=0, stop=n),
-            "scores in torch": in_torch,
-            "select_top": lambda: select_top(scores, k),
-            "torch.topk": lambda: scores.topk(k),
-            "compact_": lambda: compact_(keys, values, positions, start=0, stop=n, length=n + 32),
-            "gather and cat": gathered,
-        }
-        rows.append(row(f"cache, B 1, Hq 32, Hkv 8, R 32, D 128, n {n}", functions))
-    return rows
+def measure(part: str, clock: Clock, record: Record, until: float) -> int:
+    """How many cells are left when the time is up."""
+    done, left = record.cells(part), 0
+    facts = {"before": card(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    for name, cell in PARTS[part](clock):
+        if name in done:
+            continue
+        if time.monotonic() > until:
+            left += 1
+            continue
+        done[name] = {"failed": "the program did not outlive this"}
+        record.save(part, **facts)
+        done[name] = rounded(cell())
+        record.save(part, after=card())
+        print(name, *described(done[name]), sep="\n    ", flush=True)
+    record.save(part, left=left)
+    return left
 
 
-def main() -> int:
+def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a corner of the grid, nothing written")
-    quick = parser.parse_args().quick
-    if not torch.cuda.is_available():
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; by default all")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--seconds", type=float, default=420, help="to begin further cells in, for all parts together")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
+    args = parser.parse_args(arguments)
+    if unknown := set(args.parts) - PARTS.keys():
+        parser.error(f"PART: expected one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    if args.device == "cpu" and not args.tiny:
+        parser.error("--device cpu: expected --tiny with it; the CPU has benchmarks of its own")
+    if args.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.py: torch finds no GPU", file=sys.stderr)
         return 1
-    torch.set_grad_enabled(False)
-    warmup()
-    results = {"gpu": torch.cuda.get_device_name(), "penalty": penalties(quick), "cache": cache(quick)}
-    results["dense"] = against_dense()
-    if not quick:
-        write("gpu", results)
-    return 0
+    clock, until = Clock(args.device, args.tiny), time.monotonic() + args.seconds
+    record = Record(args.out, args.device, args.tiny)
+    with torch.no_grad():
+        if args.device == "cuda":
+            warmup()
+        left = sum([measure(part, clock, record, until) for part in args.parts or PARTS])
+    if left:
+        print(f"{left} cells are left: the same command again measures them")
+    return UNFINISHED if left else 0
 
 
 if __name__ == "__main__":

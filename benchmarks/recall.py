@@ -10,8 +10,9 @@ facts       Each interval of a text states one fact, of six kinds in turn. It is
             doesn't know it either, and it doesn't count.
 text        Bits per token of 16 real texts, counted from the first compression on. The difference to the full cache is
             paired: the same tokens, with a 95% interval over texts.
-passcode    The protocol of Random Attention (arXiv 2609.03430): one passcode, 4,224 tokens before the question, 1,024 tokens
-            and the newest 64 are kept. There they are compressed each 64 tokens, here each 128.
+passcode    The protocol of Random Attention (arXiv 2609.03430) at half its size: one passcode, 2,112 tokens before the
+            question, 512 tokens and the newest 64 are kept. There it is 4,224 tokens, 1,024 and 64, and they are compressed
+            each 64 tokens, here each 128.
 generation  What the model writes on its own: does it repeat itself more?
 
 In the first three parts what is generated is given: tokens are fed R = 32 at a time as if the model had written them, which
@@ -37,6 +38,8 @@ from facts import AGES, HALVES, KINDS, difference, fact, shared, texts
 from harness import RESULTS, write
 from lzpenalty.analysis import find_loops, seq_rep, token_bits
 from lzpenalty.cache import selectors
+from lzpenalty.cache.budgets import Budgets
+from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.selectors.base import attention
 from lzpenalty.commands.models import load_model
 from lzpenalty.hf import RPCCache
@@ -48,7 +51,8 @@ SETTINGS = {
     "P = 128, c = 8": dict(interval=128, ratio=8),
     "P = 256, budget 288": dict(interval=256, ratio=4, budget=288),
 }
-PASSCODE = dict(interval=128, ratio=4, recent=64, budget=1088)
+PASSCODE = dict(interval=128, ratio=4, recent=64, budget=576)
+BEFORE, BOX, BETWEEN = 224, 16, 2112  # tokens of text, with the passcode, and until its last digit is asked for
 TEXT_TOKENS = 640
 ANSWER_TOKENS = 384
 FOUND_AMONG = 35  # rules and variants, by a simulator, before any that is reported here
@@ -78,10 +82,45 @@ class Novelty(selectors.Selector):
 
 
 class EchoOf3(selectors.Echo):
-    """Echo by the largest evidence of a token and its two neighbours."""
+    """Echo by the largest evidence of a token and its two neighbours among those that are left."""
 
     def score(self, layer):
         return F.max_pool1d(super().score(layer), 3, 1, 1)
+
+
+class EchoOf3AndBefore(EchoOf3):
+    """A token also keeps the evidence of neighbours that have been dropped."""
+
+    def score(self, layer):
+        score = super().score(layer)
+        layer.evidence[..., layer.start : layer.stop] = score
+        return score
+
+
+class EchoOfOthers(selectors.Echo):
+    """No query finds its own token: what is found must be what stood there before, or comes again."""
+
+    def ask(self, layer, queries, behind):
+        new = queries.shape[2]
+        for head in layer.heads():
+            length = head.length - behind
+            products = head.of_group(queries) @ head.keys[:, :, :length].mT * layer.scale
+            products[..., length - new :].diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
+            evidence = head.evidence[:, 0, :length]
+            torch.maximum(evidence, products.softmax(-1).amax((1, 2)), out=evidence)
+
+
+class FirstBudgets(Budgets):
+    """What the first compression gave each head is what it gets for every interval."""
+
+    first = None
+
+    def _of_heads(self, scores, keep):
+        if self.first is None:
+            self.first = super()._of_heads(scores, keep), keep
+        budgets, at_first = self.first
+        assert keep % at_first == 0
+        return [budget * keep // at_first for budget in budgets]
 
 
 def novelty(ids: torch.Tensor, vocab: int, times_attention: bool) -> Novelty:
@@ -97,6 +136,9 @@ RULES = {
     "full cache": None,
     "echo": named("echo"),
     "echo of 3": lambda ids, vocab: dict(selector=EchoOf3()),
+    "echo of 3 and before": lambda ids, vocab: dict(selector=EchoOf3AndBefore()),
+    "echo of others": lambda ids, vocab: dict(selector=EchoOfOthers()),
+    "echo by first budgets": named("echo", budgets=FirstBudgets),
     "rpc": named("rpc"),
     "rkv": named("rkv"),
     "rkv .5": lambda ids, vocab: dict(selector=selectors.RKV(0.5)),
@@ -121,7 +163,12 @@ RULES = {
 def open_cache(model, ids: torch.Tensor, rule: str, setting: dict):
     if RULES[rule] is None:
         return DynamicCache(config=model.config)
-    return RPCCache(model, **{"recent": RECENT, **setting, **RULES[rule](ids, model.config.get_text_config().vocab_size)})
+    options = {"recent": RECENT, **setting, **RULES[rule](ids, model.config.get_text_config().vocab_size)}
+    budgets = options.pop("budgets", None)
+    cache = RPCCache(model, **options)
+    if budgets:
+        next(layer for layer in cache.layers if isinstance(layer, RaggedLayer)).budgets.__class__ = budgets
+    return cache
 
 
 def watching(cache):
@@ -143,7 +190,8 @@ def sizes_to_questions(interval: int) -> list[int]:
 def ask(model, cache, tails: torch.Tensor, answers: list[int]) -> list[bool]:
     """Whether each row's tail ends as the model would end it; the cache stays as it is."""
     longest = max(answers)
-    twin = copy.deepcopy(cache) if isinstance(cache, RPCCache) else cache
+    croppable = not isinstance(cache, RPCCache) and not any(cache.is_sliding)
+    twin = cache if croppable else copy.deepcopy(cache)
     with watching(twin):
         logits = model(tails, past_key_values=twin, logits_to_keep=longest + 1).logits
     hits = logits[:, :-1].argmax(-1) == tails[:, -longest:]
@@ -251,8 +299,9 @@ def bits_of(model, ids: torch.Tensor, cache) -> torch.Tensor:
 
 
 def passcode(model, tokenizer, half: str, rule: str, setting: dict, batch: int) -> str:
-    """A 1 or 0 for each row. 448 tokens, a box of 16 with the passcode, and 4,224 more until its last digit is asked for."""
-    pool = fillers(tokenizer, half, PROMPT + 4800)
+    """A 1 or 0 for each row."""
+    length = BEFORE + BOX + BETWEEN
+    pool = fillers(tokenizer, half, PROMPT + length)
     rows, answers = [], []
     for number in range(batch * BATCH, (batch + 1) * BATCH):
         rng = random.Random(f"{half} passcode {number}")
@@ -266,10 +315,10 @@ def passcode(model, tokenizer, half: str, rule: str, setting: dict, batch: int) 
             )
         )
         filler = pool[number % len(pool)]
-        start = rng.randrange(len(filler) - PROMPT - 4700)
+        start = rng.randrange(len(filler) - PROMPT - length)
         filler = iter(filler[start:])
-        row = [next(filler) for _ in range(PROMPT + 448)] + stated
-        row += [next(filler) for _ in range(16 - len(stated) + 4224 - len(question) - len(answer))] + question + answer
+        row = [next(filler) for _ in range(PROMPT + BEFORE)] + stated
+        row += [next(filler) for _ in range(BOX - len(stated) + BETWEEN - len(question) - len(answer))] + question + answer
         rows.append(row)
         answers.append(len(answer))
     ids = torch.tensor(rows)
@@ -325,8 +374,9 @@ def main() -> None:
 
     name = "recall" if args.half == "report" else f"recall-{args.half}"
     if args.model:
-        name += f"-{Path(args.model).name}"
-    about = {"model": args.model or "SmolLM2-135M-Instruct", "half": args.half, "recent": RECENT}
+        name += f"-{Path(args.model).name.removesuffix('.gguf')}"
+    called = Path(args.model).name if args.model and Path(args.model).exists() else args.model
+    about = {"model": called or "SmolLM2-135M-Instruct", "half": args.half, "recent": RECENT}
     compared = {"reported here": len(RULES) - 1, "to find echo, on the other half": FOUND_AMONG}
     path = RESULTS / f"{name}.json"
 
@@ -339,10 +389,14 @@ def main() -> None:
     model, tokenizer = load_model(args.model)
 
     def piece(part: str, setting: str, rule: str, key: str, measure, *options) -> None:
-        """Measures it, unless it is there."""
-        if key in so_far()[part].get(setting, {}).get(rule, {}):
+        """Measures it, unless it is there. What the full cache does depends on the interval alone."""
+        results = so_far()[part]
+        if key in results.get(setting, {}).get(rule, {}):
             return
-        found = measure(model, tokenizer, args.half, rule, *options)
+        alike = [one for one in results if rule == "full cache" and one.split(", ")[0] == setting.split(", ")[0]]
+        found = next((results[one][rule][key] for one in alike if key in results[one].get(rule, {})), None)
+        if found is None:
+            found = measure(model, tokenizer, args.half, rule, *options)
         results = so_far()
         by_rule = results[part].setdefault(setting, {})
         by_rule.setdefault(rule, {})[key] = found
@@ -359,7 +413,7 @@ def main() -> None:
                     piece("text", title, rule, "bits", text, SETTINGS[title])
         for rule in rules:
             if "passcode" in parts:
-                piece("passcode", "K = 1024 + 64", rule, f"batch {batch}", passcode, PASSCODE, batch)
+                piece("passcode", "K = 512 + 64", rule, f"batch {batch}", passcode, PASSCODE, batch)
             if "generation" in parts and batch == 0:
                 for how in ("greedy", "sampled"):
                     piece(

@@ -6,24 +6,12 @@ One engine, so that all three see the same machine: for `none` the processor is 
 turns; a ratio is the median over rounds. (Not called vllm.py, which Python would find in vLLM's place.)
 """
 
-import os
 import statistics
 import sys
 import time
 
-os.environ |= {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "TRITON_INTERPRET": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second runs in Triton's interpreter here, where no figure means anything
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "HF_HUB_OFFLINE": "1",
-}
-
+from vllm_cpu import engine, greedy  # isort: skip  (sets what vllm reads when it is imported)
 import vllm
-from vllm import LLM, SamplingParams
 
 from harness import write
 from lzpenalty.vllm import LZPenalty
@@ -32,8 +20,8 @@ ROUNDS, BATCH, TOKENS = 9, 8, 48
 
 
 def main(model: str) -> None:
-    llm = LLM(model, dtype="float32", enforce_eager=True, max_model_len=512, logits_processors=["lzpenalty.vllm:LZPenalty"])
-    batch = llm.llm_engine.model_executor.driver_worker.worker.model_runner.input_batch
+    llm, _, worker = engine(model, max_model_len=512, logits_processors=["lzpenalty.vllm:LZPenalty"])
+    batch = worker.model_runner.input_batch
     listed = batch.logitsprocs.non_argmax_invariant
     ours = next(processor for processor in listed if isinstance(processor, LZPenalty))
     prompts = [f"Tell me a long story about {n} lighthouse keepers." for n in range(2, 2 + BATCH)]
@@ -56,9 +44,8 @@ def main(model: str) -> None:
             batch.logitsprocs_need_output_token_ids = False
         inside = 0.0
         extra = {"lz_strength": 0.15} if mode == "on" else None
-        params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, extra_args=extra)
         start = time.perf_counter()
-        llm.generate(prompts, params, use_tqdm=False)
+        llm.generate(prompts, greedy(TOKENS, extra), use_tqdm=False)
         seconds = time.perf_counter() - start
         if mode == "none":
             listed.append(ours)

@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from facts import AGES, KINDS, difference, shared
+from facts import AGES, KINDS, difference, shared, wilson
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -315,6 +315,13 @@ def share(counts: tuple[int, int]) -> str:
     return f"{known} of {of}" if of else ""
 
 
+def interval(counts: tuple[int, int]) -> str:
+    """A share in percent, and its 95% interval."""
+    known, of = counts
+    low, high = wilson(known, of)
+    return f"{known / of:.0%} ({low:.0%} to {high:.0%})"
+
+
 def asked(found: dict, age: int) -> tuple[int, int]:
     """Facts that are known, of all that were asked for at that age."""
     answers = "".join(known for batch in found.values() for key, known in batch.items() if key.endswith(f" {age}"))
@@ -331,31 +338,38 @@ def recall() -> str:
     results = load("recall")
     setting = "P = 256, c = 4"
     by_rule, bits = results["facts"][setting], results["text"].get(setting, {})
-    rows = []
-    for rule, found in by_rule.items():
-        if rule == "full cache":
-            price = f"{statistics.mean(bits[rule]['bits'].values()):.3f}" if rule in bits else ""
-            counts = [asked(found, age) for age in AGES]
-        else:
-            worse = rule in bits and difference(bits["full cache"]["bits"], bits[rule]["bits"])
-            price = "{:+.3f} ± {:.3f}".format(*worse) if worse else ""
-            counts = [shared(by_rule["full cache"], found, age=age) for age in AGES]
-        rows.append([rule, price, *map(share, counts)])
+    full = by_rule["full cache"]
+    price = f"{statistics.mean(bits['full cache']['bits'].values()):.3f}"
+    rows = [["full cache", price, *(share(asked(full, age)) for age in AGES), ""]]
+    for rule in sorted(by_rule, key=lambda rule: -later(by_rule, rule)[0]):
+        if rule != "full cache":
+            counts = [shared(full, by_rule[rule], age=age) for age in AGES]
+            rows.append([rule, more_bits(bits, rule), *map(share, counts), interval(later(by_rule, rule))])
     header = [setting, "bits per token", "known at once", "after 1 compression", "after 2", "after 4", "after 8"]
-    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+    return f"{markdown([*header, 'of all from 1 on'], rows)}\n\n{about_recall(results)}"
+
+
+def more_bits(bits: dict, rule: str) -> str:
+    """Than with the full cache, with a 95% interval over texts."""
+    return "{:+.3f} ± {:.3f}".format(*difference(bits["full cache"]["bits"], bits[rule]["bits"])) if rule in bits else ""
 
 
 @table
 def recall_kinds() -> str:
-    """By the kind of fact, and with fewer tokens kept."""
-    results, rows, rules = load("recall"), [], ("echo", "rpc")
+    """By the kind of fact, and by what is kept."""
+    return kinds_of("recall")
+
+
+def kinds_of(name: str) -> str:
+    results, rows, rules = load(name), [], ("echo", "rpc")
     settings = {name: found for name, found in results["facts"].items() if set(rules) <= set(found)}
     for kind in KINDS:
         row = [kind]
         for by_rule in settings.values():
             row += [share(later(by_rule, rule, kind)) for rule in rules]
         rows.append(row)
-    rows.append(["all", *(share(later(by_rule, rule)) for by_rule in settings.values() for rule in rules)])
+    all_of_them = [later(by_rule, rule) for by_rule in settings.values() for rule in rules]
+    rows += [["all", *map(share, all_of_them)], ["95% interval", *map(interval, all_of_them)]]
     header = ["after 1 to 8 compressions", *(f"{name}: {rule}" for name in settings for rule in rules)]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
@@ -364,6 +378,26 @@ def later(by_rule: dict, rule: str, kind: str | None = None) -> tuple[int, int]:
     """Known of what the full cache knows, once something has been dropped."""
     counts = [shared(by_rule["full cache"], by_rule[rule], kind, age) for age in AGES[1:]]
     return sum(known for known, _ in counts), sum(of for _, of in counts)
+
+
+@table
+def recall_choose() -> str:
+    """Variants of echo, on the half that is there for choosing."""
+    results, rows = load("recall-choose"), []
+    for setting, by_rule in results["facts"].items():
+        for rule in by_rule:
+            if rule != "full cache":
+                by_kind = [share(later(by_rule, rule, kind)) for kind in KINDS]
+                price = more_bits(results["text"].get(setting, {}), rule)
+                rows.append([f"{rule}, {setting}", *by_kind, interval(later(by_rule, rule)), price])
+    header = ["after 1 to 8 compressions", *KINDS, "all", "bits per token"]
+    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+@table
+def recall_gemma() -> str:
+    """By the kind of fact, with Gemma 3 270M."""
+    return kinds_of("recall-gemma-3-270m-q4_k_m")
 
 
 @table
@@ -377,8 +411,7 @@ def recall_text() -> str:
             if rule == "full cache":
                 continue
             worse = [statistics.mean(found["bits"][n] - full[n] for n in full if n.startswith(sort)) for sort in sorts]
-            mean, spread = difference(full, found["bits"])
-            rows.append([f"{rule}, {setting}", f"{mean:+.3f} ± {spread:.3f}", *(f"{one:+.3f}" for one in worse)])
+            rows.append([f"{rule}, {setting}", more_bits(by_rule, rule), *(f"{one:+.3f}" for one in worse)])
     header = ["bits per token more than with the full cache", "16 texts", *sorts]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
@@ -393,7 +426,7 @@ def recall_passcode() -> str:
         for rule, batches in by_rule.items()
         for found in ["".join(batches.values())]
     ]
-    return f"{markdown(['K = 1024 + 64, 4,224 tokens later', 'passcode known'], rows)}\n\n{about_recall(results)}"
+    return f"{markdown(['K = 512 + 64, 2,112 tokens later', 'passcode known'], rows)}\n\n{about_recall(results)}"
 
 
 @table
@@ -412,6 +445,25 @@ def recall_generation() -> str:
     measures = [f"{way}: {what}" for way in ("greedy", "sampled") for what in ("seq-rep-4", "end in a loop")]
     header = [", ".join(results["generation"]), *measures]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+@table
+def decoding_press() -> str:
+    """Beside kvpress: speed, memory, and facts that are known at the end."""
+    results = load("decoding_press")
+    asked = results["recall"]["asked at the end"]
+    rows = []
+    for name, by_kind in asked.items():
+        row = [name]
+        for found in results["speed"].values():
+            one = found[name]
+            rates = (statistics.median(one[of]) for of in ("tokens_per_second", "at_the_end"))
+            row += [*(f"{rate:.1f}" for rate in rates), f"{one['megabytes']:.0f}"]
+        answers = "".join(by_kind.values())
+        rows.append([*row, share((answers.count("1"), len(answers)))])
+    header = [f"kvpress {results['kvpress']}, SmolLM2-135M, {results['tokens']:,} tokens"]
+    header += [f"batch {batch}: {what}" for batch in results["speed"] for what in ("tokens/s", "in the last quarter", "MB")]
+    return f"{markdown([*header, 'facts known'], rows)}\n\n{provenance(results)}"
 
 
 TITLES = {
@@ -658,13 +710,13 @@ def recall_lost() -> str:
     by_rule, bits = results["facts"][setting], results["text"].get(setting, {})
     known = {rule: later(by_rule, rule)[0] for rule in by_rule if rule != "full cache"}
     worse = {rule: difference(bits["full cache"]["bits"], bits[rule]["bits"])[0] for rule in bits if rule != "full cache"}
-    facts = " ".join(f"`{rule}` knew {count}," for rule, count in sorted(known.items(), key=lambda item: -item[1]))
-    price = ", ".join(f"{more:.3f} with `{rule}`" for rule, more in sorted(worse.items(), key=lambda item: item[1]))
-    paid = f"Real text took more bits a token: {price}. " if price else ""
+    facts, bits = ([of[rule] for rule in of if rule not in ("echo", "rpc")] for of in (known, worse))
     return (
         "Texts stated a fact in each interval of 256 tokens, of which a quarter was kept, and it was asked for after 1 to 8 "
-        f"compressions. Of {later(by_rule, 'echo')[1]} answers that the full cache knew, {facts.rstrip(',')}. {paid}The "
-        f"model was {results['model']}."
+        f"compressions. Of {later(by_rule, 'echo')[1]} answers that the full cache knew, `echo` knew {known['echo']}, `rpc` "
+        f"knew {known['rpc']}, the {len(facts)} other rules {min(facts)} to {max(facts)}. Real text took more bits a token: "
+        f"{worse['echo']:.3f} with `echo`, {worse['rpc']:.3f} with `rpc`, {min(bits):.3f} to {max(bits):.3f} with the "
+        f"others. The model was {results['model']}."
     )
 
 

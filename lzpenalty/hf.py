@@ -13,11 +13,12 @@ import torch
 from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
 
 from lzpenalty._core import LZOptions, loop_evidence, lz_penalize_, repetition_period
+from lzpenalty.cache.forget import Forget, ForgetCache
 from lzpenalty.cache.rpc import RPCCache
 from lzpenalty.engines.adaptor import callers, check_prompt_length
 from lzpenalty.presets import resolve
 
-__all__ = ["LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
+__all__ = ["Forget", "ForgetCache", "LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
 
 _GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 

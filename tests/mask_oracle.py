@@ -11,6 +11,10 @@ from unittest import mock
 
 import torch
 
+from tiny import SIZES
+
+ROTATED = {"cohere2": lambda layer: False, "smollm3": lambda layer: layer % 4 != 3}  # the others in all layers
+
 
 class Masks:
     """The rule's state: for each full layer, which entries [B, Hkv, n] are left, and the evidence for them."""
@@ -139,6 +143,23 @@ class Masks:
         self.held = keep + self.recent
         self.budgets = budgets
         self.compressions += 1
+
+
+def angles(model):
+    """What each pair of numbers is rotated by, from the configuration."""
+    config = model.config
+    parameters = config.rope_parameters
+    parameters = parameters.get("full_attention", parameters)
+    rotary = next((module for module in model.modules() if hasattr(module, "inv_freq")), None)
+    size = int(getattr(config, "head_dim", SIZES["head_dim"]) * parameters.get("partial_rotary_factor", 1))
+    plain = parameters["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+
+    def of_layer(layer):
+        if not ROTATED.get(config.model_type, lambda layer: True)(layer):
+            return None
+        return plain if parameters["rope_type"] == "default" else rotary.inv_freq.double()
+
+    return of_layer
 
 
 @contextmanager

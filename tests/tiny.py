@@ -23,7 +23,9 @@ OWN_SIZES = {
     "cohere2": {"sliding_window": 16, "num_hidden_layers": 4},
     "smollm3": {"num_hidden_layers": 4},
     "gpt_oss": {"sliding_window": 16, "num_local_experts": 2, "num_experts_per_tok": 1},
+    "granite_swa": {"sliding_window": 16},
     "deepseek_v3": {"num_hidden_layers": 1},
+    "deepseek_v2": {"num_hidden_layers": 1, "num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": None},
 }
 
 

@@ -143,10 +143,25 @@ typedef struct {
     int32_t heads, start, region, kept, moved; /* of `moved` tokens the first `kept` are at start + positions */
 } cuda_compact_args;
 
+/* Where a request's tokens are in a cache of blocks, whose batch stride is that of blocks: token t in block ids[t / tokens]
+ * at t % tokens. */
+typedef struct {
+    const void *ids;
+    int64_t stride;
+    int32_t blocks, tokens, is_int64;
+} cuda_table;
+
 typedef struct {
     cuda_rows to[2], from[2];
     int64_t items[2]; /* units in all */
     int32_t heads, tokens, position;
 } cuda_append_args;
+
+/* `tokens` of a cache in blocks, from `start` on, side by side. */
+typedef struct {
+    cuda_rows to, from;
+    int64_t items; /* units in all */
+    int32_t tokens, start;
+} cuda_gather_args;
 
 #endif

@@ -124,13 +124,18 @@ static cuda_rows rows_of(const cache_array *a, int64_t unit)
                        .slices = (int32_t)over(units, CUDA_MOVE_SLICE / unit)};
 }
 
-cuda_status cuda_compact(const cuda_device *d, cu_stream stream, const cache_compaction *c, cuda_error *error)
+/* Of three kernels that follow each other, the one for a unit. */
+static cuda_kernel for_unit(cuda_kernel first, int64_t unit)
+{
+    return first + (unit == 16 ? 0 : unit == 4 ? 1 : 2);
+}
+
+/* The tokens of `c`, with which the first of three kernels is launched; with a table in blocks, which are its rows. */
+static cuda_status launch_compact(const cuda_device *d, cuda_kernel first, cu_stream stream, const cache_compaction *c,
+                                  int64_t rows, cuda_table *table, cuda_error *error)
 {
     const int64_t unit = unit_of((const cache_array *const[]){&c->keys, &c->values}, 2);
-    const int64_t units = c->keys.batch * c->keys.heads;
-    const cuda_kernel kernel = unit == 16  ? CUDA_KERNEL_compact_16
-                               : unit == 4 ? CUDA_KERNEL_compact_4
-                                           : CUDA_KERNEL_compact_2;
+    const int64_t units = rows * c->keys.heads;
     cuda_compact_args a = {.arrays = {rows_of(&c->keys, unit), rows_of(&c->values, unit)},
                            .positions = c->positions,
                            .position_batch_stride = c->position_batch_stride,
@@ -143,16 +148,61 @@ cuda_status cuda_compact(const cuda_device *d, cu_stream stream, const cache_com
                            .moved = (int32_t)(c->kept + c->length - c->stop)};
     if (a.moved == 0)
         return CUDA_OK;
-    return cuda_launch(d, kernel, stream, units * (a.arrays[0].slices + a.arrays[1].slices), CUDA_MOVE_THREADS, 0,
-                       (void *[]){&a}, error);
+    return cuda_launch(d, for_unit(first, unit), stream, units * (a.arrays[0].slices + a.arrays[1].slices),
+                       CUDA_MOVE_THREADS, 0, (void *[]){&a, table}, error);
+}
+
+cuda_status cuda_compact(const cuda_device *d, cu_stream stream, const cache_compaction *c, cuda_error *error)
+{
+    return launch_compact(d, CUDA_KERNEL_compact_16, stream, c, c->keys.batch, NULL, error);
+}
+
+static cache_array array_of(const cache_blocks *a)
+{
+    return (cache_array){a->data, a->dtype,        a->blocks,      a->heads,       a->tokens,
+                         a->size, a->block_stride, a->head_stride, a->token_stride};
+}
+
+cuda_status cuda_compact_blocks(const cuda_device *d, cu_stream stream, const cache_block_compaction *c, cuda_table table,
+                                cuda_error *error)
+{
+    const cache_compaction move = {.keys = array_of(&c->keys),
+                                   .values = array_of(&c->values),
+                                   .positions = c->positions,
+                                   .position_head_stride = c->position_head_stride,
+                                   .kept = c->kept,
+                                   .start = c->start,
+                                   .stop = c->stop,
+                                   .length = c->length};
+    return launch_compact(d, CUDA_KERNEL_compact_blocks_16, stream, &move, 1, &table, error);
+}
+
+/* Blocks of threads for so many items: each thread takes several where there are very many. */
+static int64_t blocks_for(int64_t items)
+{
+    const int64_t blocks = over(items, CUDA_MOVE_THREADS), most = 4096;
+    return blocks < most ? blocks : most;
+}
+
+cuda_status cuda_gather_blocks(const cuda_device *d, cu_stream stream, const cache_gathering *g, cuda_table table,
+                               cuda_error *error)
+{
+    const cache_array from = array_of(&g->cache);
+    const int64_t unit = unit_of((const cache_array *const[]){&g->out, &from}, 2);
+    cuda_gather_args a = {.to = rows_of(&g->out, unit),
+                          .from = rows_of(&from, unit),
+                          .tokens = (int32_t)g->out.tokens,
+                          .start = (int32_t)g->start};
+    a.items = g->out.heads * g->out.tokens * a.to.units;
+    return cuda_launch(d, for_unit(CUDA_KERNEL_gather_blocks_16, unit), stream, blocks_for(a.items), CUDA_MOVE_THREADS, 0,
+                       (void *[]){&a, &table}, error);
 }
 
 cuda_status cuda_append(const cuda_device *d, cu_stream stream, const cache_array cache[2], const cache_array added[2],
                         int64_t position, cuda_error *error)
 {
     const int64_t unit = unit_of((const cache_array *const[]){&cache[0], &cache[1], &added[0], &added[1]}, 4);
-    const int64_t rows = added->batch * added->heads * added->tokens, most_blocks = 4096;
-    const cuda_kernel kernel = unit == 16 ? CUDA_KERNEL_append_16 : unit == 4 ? CUDA_KERNEL_append_4 : CUDA_KERNEL_append_2;
+    const int64_t rows = added->batch * added->heads * added->tokens;
     cuda_append_args a = {.heads = (int32_t)added->heads, .tokens = (int32_t)added->tokens, .position = (int32_t)position};
     int64_t items = 0;
     for (int i = 0; i < 2; i++) {
@@ -161,7 +211,6 @@ cuda_status cuda_append(const cuda_device *d, cu_stream stream, const cache_arra
         a.items[i] = rows * a.to[i].units;
         items = a.items[i] > items ? a.items[i] : items;
     }
-    const int64_t blocks = over(items, CUDA_MOVE_THREADS);
-    return cuda_launch(d, kernel, stream, 2 * (blocks < most_blocks ? blocks : most_blocks), CUDA_MOVE_THREADS, 0,
+    return cuda_launch(d, for_unit(CUDA_KERNEL_append_16, unit), stream, 2 * blocks_for(items), CUDA_MOVE_THREADS, 0,
                        (void *[]){&a}, error);
 }

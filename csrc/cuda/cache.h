@@ -3,6 +3,7 @@
 #ifndef LZPENALTY_CUDA_CACHE_H
 #define LZPENALTY_CUDA_CACHE_H
 
+#include "../cache/blocks.h"
 #include "../cache/cache.h"
 #include "args.h"
 #include "device.h"
@@ -20,6 +21,10 @@ typedef struct {
 cuda_status cuda_select_top(const cuda_device *, cu_stream, const cuda_selection *, cuda_error *);
 
 cuda_status cuda_compact(const cuda_device *, cu_stream, const cache_compaction *, cuda_error *);
+
+/* With a table on the device in place of the structure's; sizes have no stride. */
+cuda_status cuda_compact_blocks(const cuda_device *, cu_stream, const cache_block_compaction *, cuda_table, cuda_error *);
+cuda_status cuda_gather_blocks(const cuda_device *, cu_stream, const cache_gathering *, cuda_table, cuda_error *);
 
 /* Writes added[0] and added[1] into cache[0] and cache[1] from `position` on. */
 cuda_status cuda_append(const cuda_device *, cu_stream, const cache_array cache[2], const cache_array added[2],

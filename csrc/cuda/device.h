@@ -24,7 +24,13 @@
     X(compact_2)                                                                                                            \
     X(append_16)                                                                                                            \
     X(append_4)                                                                                                             \
-    X(append_2)
+    X(append_2)                                                                                                             \
+    X(compact_blocks_16)                                                                                                    \
+    X(compact_blocks_4)                                                                                                     \
+    X(compact_blocks_2)                                                                                                     \
+    X(gather_blocks_16)                                                                                                     \
+    X(gather_blocks_4)                                                                                                      \
+    X(gather_blocks_2)
 
 typedef enum {
 #define CUDA_KERNEL_NUMBER(name) CUDA_KERNEL_##name,

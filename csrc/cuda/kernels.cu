@@ -67,17 +67,17 @@ KERNEL(CUDA_MOST_THREADS) select_top(const __grid_constant__ cuda_select_args a)
 
 KERNEL(CUDA_MOVE_THREADS) compact_16(const __grid_constant__ cuda_compact_args a)
 {
-    compact<unit16>(a);
+    compact<unit16>(a, NULL);
 }
 
 KERNEL(CUDA_MOVE_THREADS) compact_4(const __grid_constant__ cuda_compact_args a)
 {
-    compact<uint32_t>(a);
+    compact<uint32_t>(a, NULL);
 }
 
 KERNEL(CUDA_MOVE_THREADS) compact_2(const __grid_constant__ cuda_compact_args a)
 {
-    compact<uint16_t>(a);
+    compact<uint16_t>(a, NULL);
 }
 
 KERNEL(CUDA_MOVE_THREADS) append_16(const __grid_constant__ cuda_append_args a)
@@ -93,4 +93,40 @@ KERNEL(CUDA_MOVE_THREADS) append_4(const __grid_constant__ cuda_append_args a)
 KERNEL(CUDA_MOVE_THREADS) append_2(const __grid_constant__ cuda_append_args a)
 {
     append<uint16_t>(a);
+}
+
+KERNEL(CUDA_MOVE_THREADS)
+compact_blocks_16(const __grid_constant__ cuda_compact_args a, const __grid_constant__ cuda_table table)
+{
+    compact<unit16>(a, &table);
+}
+
+KERNEL(CUDA_MOVE_THREADS)
+compact_blocks_4(const __grid_constant__ cuda_compact_args a, const __grid_constant__ cuda_table table)
+{
+    compact<uint32_t>(a, &table);
+}
+
+KERNEL(CUDA_MOVE_THREADS)
+compact_blocks_2(const __grid_constant__ cuda_compact_args a, const __grid_constant__ cuda_table table)
+{
+    compact<uint16_t>(a, &table);
+}
+
+KERNEL(CUDA_MOVE_THREADS)
+gather_blocks_16(const __grid_constant__ cuda_gather_args a, const __grid_constant__ cuda_table table)
+{
+    gather<unit16>(a, &table);
+}
+
+KERNEL(CUDA_MOVE_THREADS)
+gather_blocks_4(const __grid_constant__ cuda_gather_args a, const __grid_constant__ cuda_table table)
+{
+    gather<uint32_t>(a, &table);
+}
+
+KERNEL(CUDA_MOVE_THREADS)
+gather_blocks_2(const __grid_constant__ cuda_gather_args a, const __grid_constant__ cuda_table table)
+{
+    gather<uint16_t>(a, &table);
 }

@@ -1,5 +1,5 @@
-/* Moving keys and values on the device: compaction in place, and appending. Rows are moved in units of 16, 4 or 2 bytes, the
- * largest that all addresses are multiples of. */
+/* Moving keys and values on the device: compaction in place, appending, and gathering from blocks. Rows are moved in units
+ * of 16, 4 or 2 bytes, the largest that all addresses are multiples of. */
 #ifndef LZPENALTY_CUDA_MOVE_CUH
 #define LZPENALTY_CUDA_MOVE_CUH
 
@@ -14,12 +14,23 @@ static __device__ int64_t token_at(const cuda_rows &rows, int64_t batch, int64_t
     return batch * rows.batch_stride + head * rows.head_stride + token * rows.token_stride;
 }
 
+/* The same of a request in blocks, if there is a table. Its ids can't have been looked at either. */
+static __device__ int64_t token_at(const cuda_rows &rows, const cuda_table *table, int64_t batch, int64_t head,
+                                   int64_t token)
+{
+    if (!table)
+        return token_at(rows, batch, head, token);
+    const int64_t at = (int)token / table->tokens * table->stride;
+    const int64_t block = table->is_int64 ? ((const int64_t *)table->ids)[at] : ((const int32_t *)table->ids)[at];
+    return token_at(rows, least(most(block, (int64_t)0), (int64_t)table->blocks - 1), head, (int)token % table->tokens);
+}
+
 /* One block moves a slice of the rows of one head's keys or values, a group of tokens at a time. Tokens only move down and
  * keep their order, so a group overwrites no token of a later one; within the group, all are read before any is written.
  *
  * The host can't have looked at the positions: whatever they are, nothing outside of the region is read and nothing outside
  * of [start, start + moved) written. */
-template <typename unit> static __device__ void compact(const cuda_compact_args &a)
+template <typename unit> static __device__ void compact(const cuda_compact_args &a, const cuda_table *table)
 {
     const int64_t of_keys = a.units * a.arrays[0].slices;
     const int which = blockIdx.x >= of_keys;
@@ -41,13 +52,13 @@ template <typename unit> static __device__ void compact(const cuda_compact_args 
             int64_t from = a.region + to - a.kept;
             if (to < a.kept)
                 from = least(most(positions[to], (int64_t)0), (int64_t)a.region - 1);
-            held[i] = data[token_at(rows, batch, head, a.start + from) + column];
+            held[i] = data[token_at(rows, table, batch, head, a.start + from) + column];
         }
         __syncthreads();
         for (int i = 0; i < CUDA_MOVE_HELD; i++) {
             const int to = first + i * tokens + own;
             if (to < a.moved && column < rows.units)
-                data[token_at(rows, batch, head, a.start + to) + column] = held[i];
+                data[token_at(rows, table, batch, head, a.start + to) + column] = held[i];
         }
     }
 }
@@ -64,6 +75,17 @@ template <typename unit> static __device__ void append(const cuda_append_args &a
         const int64_t batch = row / a.heads, head = row % a.heads;
         ((unit *)to.data)[token_at(to, batch, head, a.position + token) + column] =
             ((const unit *)from.data)[token_at(from, batch, head, token) + column];
+    }
+}
+
+template <typename unit> static __device__ void gather(const cuda_gather_args &a, const cuda_table *table)
+{
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
+    ONE_AT_A_TIME
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < a.items; i += step) {
+        const int64_t column = i % a.to.units, token = i / a.to.units % a.tokens, head = i / a.to.units / a.tokens;
+        ((unit *)a.to.data)[token_at(a.to, 0, head, token) + column] =
+            ((const unit *)a.from.data)[token_at(a.from, table, 0, head, a.start + token) + column];
     }
 }
 

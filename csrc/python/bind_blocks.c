@@ -1,40 +1,23 @@
 /* Caches in blocks as Python functions; nothing is written before everything has been checked. */
 #include "../cache/blocks.h"
+#include "../cuda/cache.h"
 #include "args.h"
 #include "cache_args.h"
+#include "cuda.h"
 #include "functions.h"
 
 /* From this many numbers on, the work outlasts what it costs to release the GIL. */
 enum { GIL_MIN_NUMBERS = 65536 };
 #define RUN(numbers, call) RUN_UNLOCKED_IF((numbers) >= GIL_MIN_NUMBERS, call)
 
-static const float_dtype dtypes[] = {[DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16};
-
-/* A [blocks, heads, tokens, size] tensor of one of the narrow float types, with any strides. */
+/* A [blocks, heads, tokens, size] tensor of one of the narrow float types: on the CPU with any strides. */
 static int take_blocks(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_blocks *a)
 {
-    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, "[blocks, heads, tokens, size]") < 0 ||
-        tensor_check_cpu(t) < 0)
+    static const axes axes = {"[blocks, heads, tokens, size]", {"blocks", "heads", "tokens a block", "numbers a token"}, 1};
+    if (take_narrow(st, object, name, like, &axes, t) < 0 || (on_cuda(t) && check_contiguous(t) < 0))
         return -1;
-    if (t->dtype > DTYPE_BFLOAT16) {
-        tensor_fail_dtype(t, "float32, float16 or bfloat16");
-        return -1;
-    }
-    if (like && t->dtype != like->dtype) {
-        PyErr_Format(PyExc_TypeError, "%s: expected the dtype of %s, %s, got %s", name, like->name,
-                     tensor_dtype_name(like->dtype), tensor_dtype_name(t->dtype));
-        return -1;
-    }
-    for (int i = 0; i < 4; i++) {
-        if (t->shape[i] < 1 || t->shape[i] > INT32_MAX) {
-            PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 %s, got %lld", name,
-                         (const char *const[]){"blocks", "heads", "tokens a block", "numbers a token"}[i],
-                         (long long)t->shape[i]);
-            return -1;
-        }
-    }
-    *a = (cache_blocks){t->data,     dtypes[t->dtype], t->shape[0],   t->shape[1],   t->shape[2],
-                        t->shape[3], t->strides[0],    t->strides[1], t->strides[2], t->strides[3]};
+    *a = (cache_blocks){t->data,     narrow_dtype(t), t->shape[0],   t->shape[1],   t->shape[2],
+                        t->shape[3], t->strides[0],   t->strides[1], t->strides[2], t->strides[3]};
     return 0;
 }
 
@@ -69,8 +52,13 @@ static int check_blocks_apart(const tensor *values, const tensor *keys)
     return check_apart(values, keys);
 }
 
-/* The block row of one request, checked and copied: another thread may write to the tensor. With `distinct` the blocks from
- * the first-th on have to be. PyMem_RawFree it. NULL with an exception. */
+static int64_t blocks_for(int64_t tokens, int64_t block)
+{
+    return (tokens + block - 1) / block;
+}
+
+/* The block row of one request on the CPU, checked and copied: another thread may write to the tensor. With `distinct` the
+ * blocks from the first-th on have to be. PyMem_RawFree it. NULL with an exception. */
 static int64_t *copy_table(const tensor *t, int64_t first, int64_t used, int64_t blocks, int distinct)
 {
     int64_t *copy = PyMem_RawMalloc((size_t)used * sizeof *copy + 1);
@@ -103,22 +91,46 @@ fail:
     return NULL;
 }
 
-static int take_table(module_state *st, PyObject *object, tensor *t)
+/* The same on a device, where kernels do with what they find. */
+static cuda_table table_of(const tensor *t, const cache_blocks *cache)
 {
-    if (tensor_borrow(st, object, "blocks", t) < 0 || check_ndim(t, 1, "[blocks]") < 0 || tensor_check_cpu(t) < 0)
-        return -1;
-    return tensor_check_int(t);
+    return (cuda_table){t->data, t->strides[0], (int32_t)cache->blocks, (int32_t)cache->tokens, t->dtype == DTYPE_INT64};
 }
 
-/* Blocks that hold the tokens before `length`; -1 with an exception if the row has fewer. */
-static int64_t blocks_used(const tensor *table, int64_t length, int64_t tokens)
+/* A block row that is long enough for `length` tokens. */
+static int take_table(module_state *st, PyObject *object, const tensor *cache, int64_t length, tensor *t)
 {
-    const int64_t used = (length + tokens - 1) / tokens;
-    if (used <= table->shape[0])
-        return used;
+    if (tensor_borrow(st, object, "blocks", t) < 0 || check_ndim(t, 1, "[blocks]") < 0 ||
+        tensor_check_device(t, cache) < 0 || tensor_check_int(t) < 0)
+        return -1;
+    if (blocks_for(length, cache->shape[2]) <= t->shape[0])
+        return 0;
     PyErr_Format(PyExc_ValueError, "blocks: expected at least %lld, for %lld tokens in blocks of %lld, got %lld",
-                 (long long)used, (long long)length, (long long)tokens, (long long)table->shape[0]);
+                 (long long)blocks_for(length, cache->shape[2]), (long long)length, (long long)cache->shape[2],
+                 (long long)t->shape[0]);
     return -1;
+}
+
+static int compact_on_cuda(module_state *st, const cache_block_compaction *c, tensor *keys, tensor *values, tensor *table,
+                           tensor *positions)
+{
+    cuda_call call;
+    cuda_status status;
+    if (cuda_begin(st, (tensor *const[]){keys, values, table, positions}, 4, &call) < 0)
+        return -1;
+    CUDA_RUN(status, cuda_compact_blocks(call.device, call.stream, c, table_of(table, &c->keys), &call.error));
+    return cuda_end(&call, status);
+}
+
+static int gather_on_cuda(module_state *st, const cache_gathering *g, tensor *out, tensor *cache, tensor *table)
+{
+    cuda_call call;
+    cuda_status status;
+    if (check_range("start", g->start, 0, INT32_MAX - g->out.tokens) < 0 ||
+        cuda_begin(st, (tensor *const[]){out, cache, table}, 3, &call) < 0)
+        return -1;
+    CUDA_RUN(status, cuda_gather_blocks(call.device, call.stream, g, table_of(table, &g->cache), &call.error));
+    return cuda_end(&call, status);
 }
 
 const char doc_compact_blocks[] =
@@ -128,14 +140,15 @@ const char doc_compact_blocks[] =
     "allocated but copies of the block row and the positions.\n\n"
     "Parameters\n----------\n"
     "keys, values : tensor [N, Hkv, block, D]\n"
-    "    float32, float16 or bfloat16, of the same dtype, with any strides, on the CPU. Sizes D may differ. They may lie "
-    "in\n"
-    "    one buffer, but share no number.\n"
+    "    float32, float16 or bfloat16, of the same dtype, on the CPU with any strides, on a CUDA device with a contiguous "
+    "last\n"
+    "    dimension. Sizes D may differ. They may lie in one buffer, but share no number.\n"
     "blocks : tensor [n], int32 or int64\n"
     "    The request's blocks: token t lies in blocks[t // block] at t % block. Those that hold [start, length) are "
     "distinct.\n"
     "positions : tensor [1, 1 or Hkv, k], int64\n"
-    "    Strictly ascending, in [0, stop - start); as from select_top.\n"
+    "    Strictly ascending, in [0, stop - start); as from select_top. Neither these nor the blocks are checked on a CUDA\n"
+    "    device, but nothing outside of the cache is touched whatever they are.\n"
     "start, stop, length : int\n"
     "    Tokens; 0 <= start <= stop <= length <= n * block.\n\n"
     "Returns\n-------\n"
@@ -166,31 +179,29 @@ PyObject *py_compact_blocks(PyObject *module, PyObject *const *args, Py_ssize_t 
         check_equal("values", "blocks", c.values.blocks, "keys", c.keys.blocks) < 0 ||
         check_equal("values", "heads", c.values.heads, "keys", c.keys.heads) < 0 ||
         check_equal("values", "tokens a block", c.values.tokens, "keys", c.keys.tokens) < 0 ||
-        check_blocks_apart(&values, &keys) < 0 || take_table(st, v[2], &table) < 0 ||
-        tensor_borrow(st, v[3], "positions", &positions) < 0 || check_ndim(&positions, 3, "[1, heads, kept]") < 0 ||
-        tensor_check_cpu(&positions) < 0 || check_range("stop", stop, 0, length) < 0 ||
-        check_range("start", start, 0, stop) < 0)
+        check_blocks_apart(&values, &keys) < 0 || check_range("stop", stop, 0, length) < 0 ||
+        check_range("start", start, 0, stop) < 0 || take_table(st, v[2], &keys, length, &table) < 0 ||
+        take_positions(st, v[3], &keys, 1, "requests", stop - start, &positions) < 0)
         goto done;
-    if (positions.dtype != DTYPE_INT64) {
-        tensor_fail_dtype(&positions, "int64");
-        goto done;
-    }
-    if (positions.shape[0] != 1 || (positions.shape[1] != 1 && positions.shape[1] != c.keys.heads)) {
-        PyErr_Format(PyExc_ValueError, "positions: expected 1 row and 1 head, or as many as keys, %lld, got [%lld, %lld]",
-                     (long long)c.keys.heads, (long long)positions.shape[0], (long long)positions.shape[1]);
-        goto done;
-    }
-    const int64_t used = blocks_used(&table, length, c.keys.tokens);
-    if (used < 0 || check_contiguous(&positions) < 0 ||
-        !(rows = copy_table(&table, start / c.keys.tokens, used, c.keys.blocks, 1)) ||
-        !(copied = copy_positions(&positions, stop - start)))
-        goto done;
-    c.table = rows;
-    c.positions = copied;
+    for (int i = 0; i < 2; i++)
+        if (check_apart(i ? &positions : &table, &keys) < 0 || check_apart(i ? &positions : &table, &values) < 0)
+            goto done;
+    c.positions = positions.data;
+    c.position_head_stride = positions.shape[1] == 1 ? 0 : positions.strides[1];
     c.kept = positions.shape[2];
-    c.position_head_stride = positions.shape[1] == 1 ? 0 : c.kept;
     c.start = start, c.stop = stop, c.length = length;
-    RUN(c.keys.heads * (c.length - c.start) * c.keys.size, cache_compact_blocks(&c));
+    if (on_cuda(&keys)) {
+        if (compact_on_cuda(st, &c, &keys, &values, &table, &positions) < 0)
+            goto done;
+    } else {
+        if (!(rows = copy_table(&table, start / c.keys.tokens, blocks_for(length, c.keys.tokens), c.keys.blocks, 1)) ||
+            !(copied = copy_positions(&positions, stop - start)))
+            goto done;
+        c.table = rows;
+        c.positions = copied;
+        c.position_head_stride = positions.shape[1] == 1 ? 0 : c.kept;
+        RUN(c.keys.heads * (c.length - c.start) * c.keys.size, cache_compact_blocks(&c));
+    }
     result = PyLong_FromLongLong(c.length - (c.stop - c.start) + c.kept);
 done:
     PyMem_RawFree(rows);
@@ -210,7 +221,9 @@ const char doc_gather_blocks[] =
     "out : tensor [1, Hkv, n, D]\n"
     "    float32, float16 or bfloat16; contiguous last dimension.\n"
     "cache : tensor [N, Hkv, block, D]\n"
-    "    Keys or values, of the same dtype, with any strides, on the CPU; not of the memory that is written.\n"
+    "    Keys or values, of the same dtype, on the CPU with any strides, on a CUDA device with a contiguous last "
+    "dimension;\n"
+    "    not of the memory that is written.\n"
     "blocks : tensor [n], int32 or int64\n"
     "    The request's blocks: token t lies in blocks[t // block] at t % block.\n"
     "start : int\n"
@@ -231,19 +244,24 @@ PyObject *py_gather_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n
     cache_gathering g = {.threads = atomic_load(&st->threads)};
     int32_t start = 0;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[3], "start", 0, &start) < 0 ||
-        take_array(st, v[0], "out", NULL, &out, &g.out) < 0 || tensor_check_cpu(&out) < 0 ||
-        tensor_check_writable(&out) < 0 || take_blocks(st, v[1], "cache", &out, &cache, &g.cache) < 0 ||
+        take_array(st, v[0], "out", NULL, &out, &g.out) < 0 || tensor_check_writable(&out) < 0 ||
+        take_blocks(st, v[1], "cache", &out, &cache, &g.cache) < 0 ||
         check_equal("out", "rows", g.out.batch, "requests", 1) < 0 ||
         check_equal("out", "heads", g.out.heads, "cache", g.cache.heads) < 0 ||
         check_equal("out", "numbers a token", g.out.size, "cache", g.cache.size) < 0 || check_apart(&out, &cache) < 0 ||
-        take_table(st, v[2], &table) < 0)
+        take_table(st, v[2], &cache, start + g.out.tokens, &table) < 0 || check_apart(&table, &out) < 0)
         goto done;
-    const int64_t used = blocks_used(&table, start + g.out.tokens, g.cache.tokens);
-    if (used < 0 || !(rows = copy_table(&table, start / g.cache.tokens, used, g.cache.blocks, 0)))
-        goto done;
-    g.table = rows;
     g.start = start;
-    RUN(g.out.heads * g.out.tokens * g.out.size, cache_gather_blocks(&g));
+    if (on_cuda(&out)) {
+        if (gather_on_cuda(st, &g, &out, &cache, &table) < 0)
+            goto done;
+    } else {
+        const int64_t used = blocks_for(start + g.out.tokens, g.cache.tokens);
+        if (!(rows = copy_table(&table, start / g.cache.tokens, used, g.cache.blocks, 0)))
+            goto done;
+        g.table = rows;
+        RUN(g.out.heads * g.out.tokens * g.out.size, cache_gather_blocks(&g));
+    }
     result = Py_NewRef(v[0]);
 done:
     PyMem_RawFree(rows);

@@ -35,12 +35,15 @@ int check_contiguous(const tensor *t)
     return -1;
 }
 
-/* A [batch, heads, tokens, size] tensor of one of the narrow float types with a contiguous last dimension. */
-int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
+float_dtype narrow_dtype(const tensor *t)
 {
     static const float_dtype dtypes[] = {[DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16};
-    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, "[batch, heads, tokens, size]") < 0 ||
-        tensor_check_device(t, like) < 0)
+    return dtypes[t->dtype];
+}
+
+int take_narrow(module_state *st, PyObject *object, const char *name, const tensor *like, const axes *axes, tensor *t)
+{
+    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, axes->shape) < 0 || tensor_check_device(t, like) < 0)
         return -1;
     if (t->dtype > DTYPE_BFLOAT16) {
         tensor_fail_dtype(t, "float32, float16 or bfloat16");
@@ -51,17 +54,23 @@ int take_array(module_state *st, PyObject *object, const char *name, const tenso
                      tensor_dtype_name(like->dtype), tensor_dtype_name(t->dtype));
         return -1;
     }
-    if (check_contiguous(t) < 0)
-        return -1;
     for (int i = 0; i < 4; i++) {
-        if (t->shape[i] < (i == 2 ? 0 : 1) || t->shape[i] > (on_cuda(t) ? CUDA_MOST_SIZE : INT32_MAX)) {
+        if (t->shape[i] < (i == 2 ? axes->least_tokens : 1) || t->shape[i] > (on_cuda(t) ? CUDA_MOST_SIZE : INT32_MAX)) {
             PyErr_Format(PyExc_ValueError, "%s: expected 1 to %s %s, got %lld", name, on_cuda(t) ? "2^30" : "2^31 - 1",
-                         (const char *const[]){"rows", "heads", "tokens", "numbers a token"}[i], (long long)t->shape[i]);
+                         axes->names[i], (long long)t->shape[i]);
             return -1;
         }
     }
-    *a = (cache_array){t->data,     dtypes[t->dtype], t->shape[0],   t->shape[1],  t->shape[2],
-                       t->shape[3], t->strides[0],    t->strides[1], t->strides[2]};
+    return 0;
+}
+
+int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
+{
+    static const axes axes = {"[batch, heads, tokens, size]", {"rows", "heads", "tokens", "numbers a token"}, 0};
+    if (take_narrow(st, object, name, like, &axes, t) < 0 || check_contiguous(t) < 0)
+        return -1;
+    *a = (cache_array){t->data,     narrow_dtype(t), t->shape[0],   t->shape[1],  t->shape[2],
+                       t->shape[3], t->strides[0],   t->strides[1], t->strides[2]};
     return 0;
 }
 
@@ -215,11 +224,6 @@ static int compact_on_cuda(module_state *st, const cache_compaction *c, tensor *
 {
     cuda_call call;
     cuda_status status;
-    if (c->kept > c->stop - c->start) { /* positions that ascend can't be more; these here can't be looked at */
-        PyErr_Format(PyExc_ValueError, "positions: expected at most the %lld tokens of [start, stop), got %lld",
-                     (long long)(c->stop - c->start), (long long)c->kept);
-        return -1;
-    }
     if (cuda_begin(st, (tensor *const[]){keys, values, positions}, 3, &call) < 0)
         return -1;
     CUDA_RUN(status, cuda_compact(call.device, call.stream, c, &call.error));
@@ -419,6 +423,27 @@ const char doc_compact[] =
     "TypeError, ValueError\n"
     "    Before anything is moved, naming the argument, what came and what is wanted.";
 
+int take_positions(module_state *st, PyObject *object, const tensor *keys, int64_t rows, const char *reference,
+                   int64_t region, tensor *t)
+{
+    if (tensor_borrow(st, object, "positions", t) < 0 || check_ndim(t, 3, "[batch, heads, kept]") < 0 ||
+        tensor_check_device(t, keys) < 0 || check_equal("positions", "rows", t->shape[0], reference, rows) < 0)
+        return -1;
+    if (t->shape[1] != 1 && t->shape[1] != keys->shape[1]) {
+        PyErr_Format(PyExc_ValueError, "positions: expected 1 head, or as many as keys, %lld, got %lld",
+                     (long long)keys->shape[1], (long long)t->shape[1]);
+        return -1;
+    }
+    if (t->dtype != DTYPE_INT64)
+        return tensor_fail_dtype(t, "int64");
+    if (on_cuda(t) && t->shape[2] > region) { /* positions that ascend can't be more; these can't be looked at */
+        PyErr_Format(PyExc_ValueError, "positions: expected at most the %lld tokens of [start, stop), got %lld",
+                     (long long)region, (long long)t->shape[2]);
+        return -1;
+    }
+    return check_contiguous(t);
+}
+
 /* The positions of a compaction on the CPU, checked as they are copied: another thread may write to the tensor while the
  * tokens are moved. Release with PyMem_RawFree. NULL with an exception. */
 int64_t *copy_positions(const tensor *t, int64_t most)
@@ -459,24 +484,10 @@ PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args,
     int32_t start = 0, stop = 0, length = 0;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[3], "start", 0, &start) < 0 ||
         arg_int(v[4], "stop", 0, &stop) < 0 || arg_int(v[5], "length", 0, &length) < 0 ||
-        take_cache(st, v, &keys, &values, &c.keys, &c.values) < 0 || tensor_borrow(st, v[2], "positions", &positions) < 0 ||
-        check_ndim(&positions, 3, "[batch, heads, kept]") < 0 || tensor_check_device(&positions, &keys) < 0 ||
-        check_range("length", length, 0, c.keys.tokens) < 0 || check_range("stop", stop, 0, length) < 0 ||
-        check_range("start", start, 0, stop) < 0 ||
-        check_equal("positions", "rows", positions.shape[0], "keys", c.keys.batch) < 0)
-        goto done;
-    if (positions.shape[1] != 1 && positions.shape[1] != c.keys.heads) {
-        PyErr_Format(PyExc_ValueError, "positions: expected 1 head, or as many as keys, %lld, got %lld",
-                     (long long)c.keys.heads, (long long)positions.shape[1]);
-        goto done;
-    }
-    if (positions.dtype != DTYPE_INT64) {
-        tensor_fail_dtype(&positions, "int64");
-        goto done;
-    }
-    if (check_contiguous(&positions) < 0)
-        goto done;
-    if (check_apart(&positions, &keys) < 0 || check_apart(&positions, &values) < 0)
+        take_cache(st, v, &keys, &values, &c.keys, &c.values) < 0 || check_range("length", length, 0, c.keys.tokens) < 0 ||
+        check_range("stop", stop, 0, length) < 0 || check_range("start", start, 0, stop) < 0 ||
+        take_positions(st, v[2], &keys, c.keys.batch, "keys", stop - start, &positions) < 0 ||
+        check_apart(&positions, &keys) < 0 || check_apart(&positions, &values) < 0)
         goto done;
     c.positions = positions.data;
     c.position_batch_stride = positions.strides[0];

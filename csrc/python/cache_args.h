@@ -14,8 +14,22 @@ int check_range(const char *name, int64_t got, int64_t least, int64_t most);
  * keys and values; others must not even span the same memory. */
 int check_apart(const tensor *t, const tensor *from);
 
+/* A tensor of one of the narrow float types with four axes, which messages call by these names; of the last but one there
+ * may be as few as said. */
+typedef struct {
+    const char *shape, *names[4];
+    int64_t least_tokens;
+} axes;
+int take_narrow(module_state *st, PyObject *object, const char *name, const tensor *like, const axes *axes, tensor *t);
+float_dtype narrow_dtype(const tensor *t);
+
 /* A [batch, heads, tokens, size] tensor of one of the narrow float types with a contiguous last dimension. */
 int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a);
+
+/* The positions of a compaction, int64, of 1 head or as many as `keys`, in a region of so many tokens: they are looked at
+ * only on the CPU, by copy_positions. */
+int take_positions(module_state *st, PyObject *object, const tensor *keys, int64_t rows, const char *reference,
+                   int64_t region, tensor *t);
 
 /* The positions of a compaction on the CPU, [rows, heads, kept] int64, ascending and below `most`: checked as they are
  * copied, since another thread may write to the tensor while tokens are moved. PyMem_RawFree them. NULL with an exception.

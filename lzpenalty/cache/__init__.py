@@ -5,6 +5,8 @@
     layer       the keys and values of one layer
     attention   how a cache gets to see queries
     rpc         the cache of all layers, for transformers
+    rows        a layer whose rows have lengths of their own
+    forget      the cache that drops thoughts which a model has summed up
 
 Importing this package imports none of them.
 """

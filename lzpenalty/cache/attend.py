@@ -1,16 +1,48 @@
 """Attention to a cache whose heads have lengths of their own, which no model's attention function knows."""
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 
 from lzpenalty._core import append_ragged_, attend, echo_scores_
 
-__all__ = ["append_heads", "attend_heads", "attend_one", "check_options", "echo_heads", "is_ours", "padding"]
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # torch < 2.10
+    varlen_attn = None
+_KNOWS_ROOM = varlen_attn is not None and "seqused_k" in inspect.signature(varlen_attn).parameters
+
+__all__ = [
+    "append_heads",
+    "at_once",
+    "attend_heads",
+    "attend_one",
+    "check_options",
+    "check_places",
+    "echo_heads",
+    "is_ours",
+    "padding",
+]
 
 
 def is_ours(states: torch.Tensor) -> bool:
     """Whether kernels of ours take this, and not torch: on the CPU."""
     return states.device.type == "cpu" and states.dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
+def at_once(queries: torch.Tensor, values: torch.Tensor, softcap: float) -> bool:
+    """Whether torch's variable-length attention, which is FlashAttention's, takes these tokens for all heads together."""
+    size = queries.shape[3]
+    return (
+        _KNOWS_ROOM
+        and queries.device.type == "cuda"
+        and queries.dtype in (torch.float16, torch.bfloat16)
+        and (queries.shape[2] == 1 and not softcap)
+        and (size == values.shape[-1] and size % 8 == 0 and size <= 256)
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(queries.device) >= (8, 0)
+    )
 
 
 def padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -32,8 +64,20 @@ def padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
 
 def check_options(options: dict) -> str | None:
     """Names what a model passes to its attention function that only that function can do; None if there is nothing."""
-    names = {"s_aux": "attention sinks", "position_bias": "a position bias (ALiBi)"}
-    return next((words for name, words in names.items() if options.get(name) is not None), None)
+    return next((words for name, words in {**_SINKS, **_PLACED}.items() if options.get(name) is not None), None)
+
+
+def check_places(options: dict) -> str | None:
+    """Names what a model passes to its attention function that says where keys stand, so that none may be dropped."""
+    return next((words for name, words in _PLACED.items() if options.get(name) is not None), None)
+
+
+_SINKS = {name: "attention sinks" for name in ("s_aux", "sinks")}
+_PLACED = {
+    "position_bias": "a position bias",
+    "indices": "sparse attention by an index of its own",
+    "block_indices": "sparse attention by an index of its own",
+}
 
 
 def attend_one(queries: torch.Tensor, keys, values, attention_mask, scale: float | None, options: dict):
@@ -64,7 +108,27 @@ def attend_heads(queries: torch.Tensor, layer, scale: float | None, options: dic
             queries, layer.key_slots, layer.value_slots, starts=layer.starts, lengths=layer.lengths, pads=layer.pads,
             scale=scale, softcap=softcap, out=output.transpose(1, 2),
         ).transpose(1, 2)  # fmt: skip
+    if at_once(queries, layer.value_slots, softcap):
+        return _attend_at_once(queries, layer, scale)
     return torch.cat([_attend_head(head, head.of_group(queries), scale, softcap) for head in layer.heads()], dim=2)
+
+
+def _attend_at_once(queries: torch.Tensor, layer, scale: float) -> torch.Tensor:
+    """All heads in one call, [B, 1, Hq, D]: each head of a row is a sequence, in the order of the slots, which is that of
+    the heads, with room behind it that is not used, and the group's queries are heads that share its keys."""
+    rows, heads, _, size = queries.shape
+    starts, used = layer.starts.T, layer.lengths.T
+    if layer.pads is not None:
+        starts, used = starts + layer.pads, used - layer.pads
+    sequences = starts.numel()
+    grouped = queries.view(rows, -1, heads * rows // sequences, size).transpose(0, 1).flatten(0, 1)
+    ends = starts.new_full((1,), layer.key_slots.shape[0])
+    output = varlen_attn(
+        grouped, layer.key_slots[:, None], layer.value_slots[:, None],
+        torch.arange(sequences + 1, dtype=torch.int32, device=queries.device), torch.cat([starts.flatten(), ends]).int(),
+        1, max(layer.entries), scale=scale, enable_gqa=True, seqused_k=used.flatten().int(),
+    )  # fmt: skip
+    return output.unflatten(0, (-1, rows)).transpose(0, 1).reshape(rows, 1, heads, -1)
 
 
 def _attend_head(head, queries: torch.Tensor, scale: float, softcap: float) -> torch.Tensor:

@@ -11,9 +11,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 
-__all__ = ["find_attention", "mark", "watched"]
+import torch
+
+from lzpenalty.cache import compiled
+
+__all__ = ["attention_modules", "find_attention", "mark", "watched"]
 
 _lock = threading.Lock()
 _replaced: dict[tuple, "_Entry"] = {}
@@ -51,28 +55,37 @@ def find_attention(model) -> list[tuple[dict, str, Callable]]:
     implementation = model.config.get_text_config(decoder=True)._attn_implementation
     if implementation not in ("sdpa", "eager") and not implementation.startswith("flash_attention"):
         raise ValueError(f"model: expected attention 'sdpa', 'eager' or 'flash_attention_*', got {implementation!r}")
-    found = {}
-    for module in model.modules():
-        forward = inspect.unwrap(type(module).forward)
-        words = getattr(getattr(forward, "__code__", None), "co_names", ())
-        if "ALL_ATTENTION_FUNCTIONS" not in words or "eager_attention_forward" not in words:
-            continue
-        if implementation == "eager":
-            place, name, function = (
-                forward.__globals__,
-                "eager_attention_forward",
-                forward.__globals__["eager_attention_forward"],
-            )
-        else:
-            table = forward.__globals__["ALL_ATTENTION_FUNCTIONS"]
-            place, name, function = table._local_mapping, implementation, table[implementation]
-        found[id(place)] = (place, name, function)
+    found = {id(place): (place, name, place_of[name]) for _, place, name, place_of in _lookups(model, implementation)}
     if not found:
         raise ValueError(
             "model: expected one that looks its attention up in transformers' AttentionInterface, "
             f"{type(model).__name__} does not"
         )
     return list(found.values())
+
+
+def _lookups(model, implementation: str):
+    """Of each module that looks its attention function up: the module, the dictionary, the name, and what has all names."""
+    for module in model.modules():
+        forward = inspect.unwrap(type(module).forward)
+        words = getattr(getattr(forward, "__code__", None), "co_names", ())
+        if "ALL_ATTENTION_FUNCTIONS" not in words or "eager_attention_forward" not in words:
+            continue
+        if implementation == "eager":
+            yield module, forward.__globals__, "eager_attention_forward", forward.__globals__
+        else:
+            table = forward.__globals__["ALL_ATTENTION_FUNCTIONS"]
+            yield module, table._local_mapping, implementation, table
+
+
+def attention_modules(model) -> dict[int, tuple]:
+    """Of each layer its attention module, and what has the function that the module calls under which name."""
+    implementation = model.config.get_text_config(decoder=True)._attn_implementation
+    return {
+        module.layer_idx: (module, place, name)
+        for module, _, name, place in _lookups(model, implementation)
+        if hasattr(module, "layer_idx")
+    }
 
 
 @contextmanager
@@ -100,11 +113,17 @@ def watched(model):
                     _replaced.pop(key).put_back()
 
 
+@lru_cache(maxsize=32)  # one function for all caches, or compilers would take each for another model
 def _show_queries(function: Callable, name: str) -> Callable:
     flash = name.startswith("flash")
 
     @wraps(function)
     def attention(module, query, key, value, attention_mask, *args, **kwargs):
+        if torch.compiler.is_compiling():
+            output = compiled.attend(query, key, value, attention_mask, kwargs)
+            if output is not None:
+                return output, None
+            return function(module, query, key, value, attention_mask, *args, **kwargs)
         layer = getattr(key, "_lzpenalty_layer", None)
         layer = layer and layer()
         if layer is None:

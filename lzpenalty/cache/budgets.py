@@ -50,10 +50,10 @@ class Budgets:
         keep = self.plan.kept(intervals)
         scores = [layer.scores(keep) for layer in self.layers]
         heads = [len(of_layer) for of_layer in scores]
-        if self.allocation == "global":
-            budgets = share([score for of_layer in scores for score in of_layer], keep)
-        else:
-            budgets = [keep] * sum(heads)
+        budgets = self._of_heads([score for of_layer in scores for score in of_layer], keep)
         for layer, of_layer, count in zip(self.layers, scores, heads, strict=True):
             layer.compress(of_layer, budgets[:count], intervals)
             budgets = budgets[count:]
+
+    def _of_heads(self, scores: list[torch.Tensor], keep: int) -> list[int]:
+        return share(scores, keep) if self.allocation == "global" else [keep] * len(scores)

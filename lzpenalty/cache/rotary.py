@@ -17,10 +17,10 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lzpenalty.cache.attend import check_options
+from lzpenalty.cache.attend import check_options, check_places
 from lzpenalty.cache.attention import mark, watched
 
-__all__ = ["Rotation", "rotations"]
+__all__ = ["Attention", "Rotation", "examine"]
 
 _DISTANCE = 61  # of the two positions: most frequencies tell them apart, and no model is too short
 
@@ -78,10 +78,18 @@ class _Probe(DynamicLayer):
         pass
 
 
-def rotations(model) -> list[Rotation]:
-    """Of each of the model's layers with full attention, in their order.
+@dataclass(frozen=True)
+class Attention:
+    """How a model's layers with full attention, in their order, attend. `special` names what caches with budgets by head
+    can't compute, `placed` what none can that drops keys; None if there is nothing."""
 
-    Raises ValueError for models whose attention takes more than queries, keys and values."""
+    rotations: list[Rotation]
+    special: str | None
+    placed: str | None
+
+
+def examine(model) -> Attention:
+    """Shows the model one token at two positions, and looks at what its attention is asked."""
     cache = DynamicCache(config=model.config)
     cache.layers = [_Probe() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     probes = [layer for layer in cache.layers if isinstance(layer, _Probe)]
@@ -92,13 +100,11 @@ def rotations(model) -> list[Rotation]:
             model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
     except TypeError:  # a model without positions to be told
         pass
-    for probe in probes:
-        if probe.options and (what := check_options(probe.options)):
-            raise ValueError(
-                f"model: expected attention to queries, keys and values alone, {type(model).__name__} has {what}, which "
-                "caches with budgets by head can't compute; use allocation='even' and another selector than 'echo'"
-            )
-    return [_rotation(model, probe.queries) for probe in probes]
+    special = next((what for probe in probes if (what := check_options(probe.options or {}))), None)
+    if getattr(model.config.get_text_config(decoder=True), "kv_lora_rank", None):
+        special = special or "latent keys and values (MLA)"
+    placed = next((what for probe in probes if (what := check_places(probe.options or {}))), None)
+    return Attention([_rotation(model, probe.queries) for probe in probes], special, placed)
 
 
 def _rotation(model, queries: torch.Tensor | None) -> Rotation:

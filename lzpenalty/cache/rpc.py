@@ -3,8 +3,9 @@
     with RPCCache(model, interval=4096, ratio=4) as cache:
         model.generate(**inputs, past_key_values=cache, max_new_tokens=32768)
 
-Reasoning Path Compression (arXiv 2505.13866): each time `interval` tokens have been generated, every layer keeps the
-1 / `ratio` of its generated tokens that the last `recent` queries attended to. The prompt is never touched.
+As in Reasoning Path Compression (arXiv 2505.13866), 1 / `ratio` of the generated tokens stay each time that `interval` of
+them have come; the prompt is never touched. That paper keeps what the last `recent` queries attended to, `selector="rpc"`.
+The default keeps what would be found again, `selector="echo"`.
 
 A cache is given keys and values but not queries: attention.py shows them to it.
 """
@@ -12,16 +13,19 @@ A cache is given keys and values but not queries: attention.py shows them to it.
 import copy
 import warnings
 import weakref
+from functools import cached_property
 
+import torch
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
-from lzpenalty.cache.attention import find_attention, watched
+from lzpenalty.cache.attention import attention_modules, find_attention, watched
 from lzpenalty.cache.budgets import Budgets
+from lzpenalty.cache.compiled import Ticket, note
 from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer, Settings, count
 from lzpenalty.cache.plan import Plan
 from lzpenalty.cache.ragged import RaggedLayer
-from lzpenalty.cache.rotary import Rotation, rotations
+from lzpenalty.cache.rotary import Attention, examine
 from lzpenalty.cache.selectors import SELECTORS, Selector
 from lzpenalty.engines.adaptor import callers
 
@@ -29,7 +33,7 @@ __all__ = ["RPCCache"]
 
 
 class RPCCache(DynamicCache):
-    """A preallocated cache of keys and values that is compressed as text is generated (arXiv 2505.13866).
+    """A preallocated cache of keys and values that is compressed as text is generated, as in arXiv 2505.13866.
 
     Pass it to `generate(past_key_values=cache)` inside of its `with` block; it can be used for further turns, in the same
     block or another. The prompt is what is fed before the first single token. Where the model has layers with a sliding
@@ -51,9 +55,10 @@ class RPCCache(DynamicCache):
     aggregation : {'layer', 'group'}, optional
         Whether all heads of a layer keep the same tokens, or each key head its own. By default they do if they have the same
         budget.
-    selector : str or Selector, default 'rpc'
-        What decides: 'rpc', 'tova', 'h2o', 'snapkv', 'streaming', 'random', 'rkv', 'vase', 'keydiff', 'lagkv', 'expected',
-        'echo', or an object of :mod:`lzpenalty.cache.selectors`, of which each layer gets a copy.
+    selector : str or Selector, optional
+        What decides: 'echo', 'rpc', 'tova', 'h2o', 'snapkv', 'streaming', 'random', 'rkv', 'vase', 'keydiff', 'lagkv',
+        'expected', or an object of :mod:`lzpenalty.cache.selectors`, of which each layer gets a copy. By default 'echo', and
+        'rpc', the rule of arXiv 2505.13866, for models that 'echo' can't serve; a warning says so.
     budget : int, optional
         At most so many generated tokens stay in a compression, `recent` ones included, however long the text gets: memory is
         bounded by prompt + budget + interval tokens. By default the cache grows by interval / ratio tokens an interval.
@@ -80,42 +85,52 @@ class RPCCache(DynamicCache):
         recent: int = 32,
         kernel: int = 7,
         aggregation: str | None = None,
-        selector: str | Selector = "rpc",
+        selector: str | Selector | None = None,
         budget: int | None = None,
         max_new_tokens: int | None = None,
         allocation: str | None = None,
     ):
-        selector = _check_selector(selector)
-        if allocation is None:
-            allocation = "global" if selector.keeps_evidence else "even"
-        if aggregation is None:
-            aggregation = "group" if allocation == "global" or selector.keeps_evidence else "layer"
-        settings = Settings(Plan(interval, ratio, recent, budget), kernel, aggregation, max_new_tokens, allocation)
-        if selector.keeps_evidence and not settings.compresses:
-            raise ValueError(f"interval: expected an integer with the selector {type(selector).__name__}, got None")
-        config = model.config.get_text_config(decoder=True)
-        if model.config.is_encoder_decoder or getattr(config, "num_kv_shared_layers", 0):
-            raise ValueError(
-                f"model: expected a decoder whose layers have keys of their own, got {type(model).__name__}, which has an "
-                "encoder or shares keys between layers"
-            )
+        plan = Plan(interval, ratio, recent, budget)
+        if selector is not None:
+            selector = _check_selector(selector)
+        _check_model(model)
         super().__init__(config=model.config)
         own = [i for i, layer in enumerate(self.layers) if type(layer) is DynamicLayer]
         if not own:
             raise ValueError(f"model: expected layers with full attention, {type(model).__name__} has none")
-        find_attention(model)  # raises for models that can't be served
+        attention = None if plan.interval is None else _examined(model)
+        if selector is None:
+            selector = _default_selector(model, attention)
+        if allocation is None:
+            allocation = "global" if selector.keeps_evidence else "even"
+        if aggregation is None:
+            aggregation = "group" if allocation == "global" or selector.keeps_evidence else "layer"
+        settings = Settings(plan, kernel, aggregation, max_new_tokens, allocation)
+        if selector.keeps_evidence and not settings.compresses:
+            raise ValueError(f"interval: expected an integer with the selector {type(selector).__name__}, got None")
         self.settings = settings
         self._model = weakref.ref(model)
         self._entered = []
+        if attention and (selector.keeps_evidence or selector.turns_queries):
+            _say_what_cannot_be_turned(model, attention)
         if allocation == "global" or selector.keeps_evidence:
-            self._own = _ragged_layers(model, settings, selector, own)
+            if attention.special:
+                raise ValueError(
+                    f"model: expected attention to queries, keys and values of heads alone, {type(model).__name__} has "
+                    f"{attention.special}, which caches with budgets by head can't compute; use allocation='even' and "
+                    "another selector than 'echo'"
+                )
+            budgets = Budgets(plan, allocation)
+            self._own = [
+                RaggedLayer(settings, selector, i, budgets, turn) for i, turn in zip(own, attention.rotations, strict=True)
+            ]
         else:
             self._own = [RPCLayer(settings, selector, i) for i in own]
-            if selector.turns_queries:
-                for layer, rotation in zip(self._own, _rotations(model, selector), strict=True):
-                    layer.rotation = rotation
+            for layer, rotation in zip(self._own, attention.rotations, strict=True) if attention else ():
+                layer.rotation = rotation
         for i, layer in zip(own, self._own, strict=True):
             self.layers[i] = layer
+        self._indices, self._ticket = tuple(own), Ticket(self).tensor
 
     def __enter__(self) -> "RPCCache":
         watching = watched(self._model())
@@ -131,7 +146,7 @@ class RPCCache(DynamicCache):
         twin = copy.copy(self)
         twin.layers = copy.deepcopy(self.layers, memo)
         twin._own = [layer for layer in twin.layers if isinstance(layer, RPCLayer)]
-        twin._entered = []
+        twin._entered, twin._ticket = [], Ticket(twin).tensor
         return twin
 
     @property
@@ -140,9 +155,28 @@ class RPCCache(DynamicCache):
         own: each head's, layer by layer."""
         return [selector for layer in self._own for selector in layer.selectors]
 
+    @cached_property
+    def attention_modules(self) -> dict[int, tuple]:
+        return attention_modules(self._model())
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        if torch.compiler.is_compiling() and layer_idx in self._indices:
+            note(self._ticket, layer_idx)
+            return key_states, value_states
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
     def get_mask_sizes(self, query_length, *args, **kwargs):
         """Called when a forward begins: the time to refuse what can't be done."""
-        new = count(query_length)
+        if not torch.compiler.is_compiling():
+            self._check(count(query_length))
+        return super().get_mask_sizes(query_length, *args, **kwargs)
+
+    def begins(self, layer_idx: int, new: int) -> None:
+        """Called in a compiled forward, which only looks at sizes when it asks for them, before each layer's update."""
+        if layer_idx == self._indices[0]:
+            self._check(new)
+
+    def _check(self, new: int) -> None:
         self._check_whole()
         if self.settings.compresses:
             first = self._own[0]
@@ -158,11 +192,10 @@ class RPCCache(DynamicCache):
                 )
         if new > 1:
             _refuse_assisted_decoding()
-        return super().get_mask_sizes(query_length, *args, **kwargs)
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
         """Tokens seen. Models that ask in the middle of a forward say for which layer."""
-        if layer_idx is None:
+        if layer_idx is None and not torch.compiler.is_compiling():
             self._check_whole()
         return super().get_seq_length(layer_idx or 0)
 
@@ -219,28 +252,49 @@ class RPCCache(DynamicCache):
         return f"RPCCache({self.settings}, selector={type(self._own[0].selector).__name__}, {self.stats()})"
 
 
-def _ragged_layers(model, settings: Settings, selector: Selector, indices: list[int]) -> list[RaggedLayer]:
-    if getattr(model.config.get_text_config(decoder=True), "kv_lora_rank", None):
+def _check_model(model) -> None:
+    config = model.config.get_text_config(decoder=True)
+    if model.config.is_encoder_decoder or getattr(config, "num_kv_shared_layers", 0):
         raise ValueError(
-            f"model: expected keys and values of heads, {type(model).__name__} has latent ones (MLA); use allocation='even' "
-            "and another selector than 'echo'"
+            f"model: expected a decoder whose layers have keys of their own, got {type(model).__name__}, which has an "
+            "encoder or shares keys between layers"
         )
-    turns = _rotations(model, selector)
-    budgets = Budgets(settings.plan, settings.allocation)
-    return [RaggedLayer(settings, selector, i, budgets, turn) for i, turn in zip(indices, turns, strict=True)]
+    find_attention(model)  # raises for models that can't be served
 
 
-def _rotations(model, selector: Selector) -> list[Rotation]:
-    """Of each layer; says so where the selector needs one that was not found out."""
-    turns = rotations(model)
+def _examined(model) -> Attention:
+    """How it attends, if keys may be dropped from that."""
+    attention = examine(model)
+    if attention.placed:
+        raise ValueError(
+            f"model: expected attention that doesn't ask where keys stand, {type(model).__name__} has {attention.placed}, "
+            "which can't do without any; use interval=None"
+        )
+    return attention
+
+
+def _default_selector(model, attention: Attention | None) -> Selector:
+    """'echo' wherever it can be had, and anything where nothing is ever dropped."""
+    if attention is None:
+        return SELECTORS["rpc"]()
+    if attention.special:
+        warnings.warn(
+            f"{type(model).__name__} has {attention.special}, which the selector 'echo' can't serve; 'rpc' is used instead",
+            stacklevel=3,
+        )
+        return SELECTORS["rpc"]()
+    return SELECTORS["echo"]()
+
+
+def _say_what_cannot_be_turned(model, attention: Attention) -> None:
+    turns = attention.rotations
     unknown = sum(turn.pairs == "unknown" for turn in turns)
-    if unknown and (selector.keeps_evidence or selector.turns_queries):
+    if unknown:
         warnings.warn(
             f"{type(model).__name__}: how queries of {unknown} of {len(turns)} layers change with their positions was not "
             "found out; they are compared as they are",
             stacklevel=3,
         )
-    return turns
 
 
 def _seen(layer) -> int | None:

@@ -9,7 +9,7 @@ The penalty needs the first line alone. With all of them a request asks for a co
     options      what requests and servers say
     plan         slots of a request, by how many tokens were computed
     checks       what is refused
-    spec, scheduler                         in the engine's process: blocks, and what is computed when
+    spec, scheduler, metrics                in the engine's process: blocks, what is computed when, and what came of it
     worker, runners, compressor, blocks     in those of workers: queries, and compressions
 """
 

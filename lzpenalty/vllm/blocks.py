@@ -2,9 +2,7 @@
 
 import torch
 
-from lzpenalty._core import compact_, compact_blocks_, gather_blocks_
-
-__all__ = ["Blocks", "find_layout"]
+__all__ = ["find_layout"]
 
 
 def _beside(cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,8 +27,8 @@ LAYOUTS = (_beside, _transposed, _halves)
 
 
 def find_layout(layer):
-    """How this layer's cache is read, found by writing to it as its backend does. Names of backends don't say it: on a CPU
-    it depends on the dtype and the processor.
+    """The function that gives the keys and values of this layer's cache, found by writing to it as its backend does. Names
+    of backends don't say it: on a CPU it depends on the dtype and the processor.
 
     Raises
     ------
@@ -64,38 +62,3 @@ def _reads(layout, cache: torch.Tensor, written: list[torch.Tensor]) -> bool:
         view.shape[3] == x.shape[2] and torch.equal(view[0].transpose(0, 1), x)
         for view, x in zip(views, written, strict=True)
     )
-
-
-class Blocks:
-    """The keys and values of one layer."""
-
-    def __init__(self, layer, layout):
-        self.keys, self.values = layout(layer.kv_cache)
-
-    def gather(self, which: torch.Tensor, row: torch.Tensor, start: int, stop: int, out: torch.Tensor) -> torch.Tensor:
-        """out[0, :, i] = token start + i of `which`, one of `keys` and `values`, of the request with this row of blocks."""
-        if out.device.type == "cpu":
-            return gather_blocks_(out, which, row, start=start)
-        return out.copy_(self._pick(which, row, start, stop))
-
-    def compact_(self, row: torch.Tensor, positions: torch.Tensor, start: int, stop: int, length: int) -> None:
-        """Of the request's tokens [start, stop) only those at start + positions stay."""
-        if self.keys.device.type == "cpu":
-            compact_blocks_(self.keys, self.values, row, positions, start=start, stop=stop, length=length)
-        else:
-            self._compact_copies_(row, positions, start, stop, length)
-
-    # There are no CUDA kernels for blocks yet: tokens are copied out, moved, and copied back.
-
-    def _compact_copies_(self, row: torch.Tensor, positions: torch.Tensor, start: int, stop: int, length: int) -> None:
-        both = [self._pick(which, row, start, length).contiguous() for which in (self.keys, self.values)]
-        left = compact_(*both, positions, start=0, stop=stop - start, length=length - start)
-        slots = torch.arange(start, start + left, device=row.device)
-        block, offset = row[slots // self.keys.shape[2]].long(), slots % self.keys.shape[2]
-        for which, tokens in zip((self.keys, self.values), both, strict=True):
-            which[block, :, offset] = tokens[0, :, :left].transpose(0, 1)
-
-    @staticmethod
-    def _pick(which: torch.Tensor, row: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        slots = torch.arange(start, stop, device=row.device)
-        return which[row[slots // which.shape[2]].long(), :, slots % which.shape[2]].transpose(0, 1)[None]

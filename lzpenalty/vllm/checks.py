@@ -24,6 +24,7 @@ METHODS = {
         "_reserve_prefill_lookahead": "self request num_computed_tokens num_new_tokens",
         "_preempt_request": "self request timestamp drop_stale_output",
         "_free_blocks": "self request",
+        "update_from_output": "self scheduler_output model_runner_output",
     },
     "vllm.v1.core.single_type_kv_cache_manager.FullAttentionManager": {
         "get_num_blocks_to_allocate": "self request_id num_tokens new_computed_blocks total_computed_tokens "
@@ -39,6 +40,7 @@ METHODS = {
         "_update_states": "self scheduler_output",
         "_prepare_inputs": "self scheduler_output num_scheduled_tokens",
         "execute_model": "self scheduler_output intermediate_tensors",
+        "sample_tokens": "self grammar_output",
     },
     "vllm.v1.worker.gpu.model_runner.GPUModelRunner": {
         "get_kv_cache_spec": "self",
@@ -47,6 +49,7 @@ METHODS = {
         "prepare_attn": "self input_batch",
         "execute_model": "self scheduler_output intermediate_tensors dummy_run skip_attn_for_dummy_run is_profile "
         "context_len valid_dummy_state_slots randomize_inputs",
+        "sample_tokens": "self grammar_output",
     },
 }
 

@@ -17,9 +17,9 @@ import time
 import numpy as np
 import torch
 
-from lzpenalty._core import select_top
+from lzpenalty._core import compact_blocks_, gather_blocks_, select_top
 from lzpenalty.cache.selectors import SELECTORS
-from lzpenalty.vllm.blocks import Blocks, find_layout
+from lzpenalty.vllm.blocks import find_layout
 from lzpenalty.vllm.options import ServerOptions, cache_options
 from lzpenalty.vllm.plan import RequestPlan
 
@@ -36,25 +36,23 @@ class _Layer:
 
     def __init__(self, compressor, index: int, row, plan: RequestPlan, stop: int, keep: int, queries):
         self.compressor, self.index, self.row = compressor, index, row
-        self.first, self.last = plan.prompt, plan.prompt + stop
+        self.first = plan.prompt
         self.stop = self.length = stop
         self.keep, self.queries = keep, queries
         self.kernel, self.aggregation = plan.options.kernel, plan.options.aggregation
         self.scale = compressor.layers[index].impl.scale
 
-    def _copy(self, name: str) -> torch.Tensor:
-        blocks = self.compressor.blocks[self.index]
-        which = getattr(blocks, name)
-        out = self.compressor.scratch(name, which, self.stop)
-        return blocks.gather(which, self.row, self.first, self.last, out)
+    def _copy(self, which: int) -> torch.Tensor:
+        blocks = self.compressor.blocks[self.index][which]
+        return gather_blocks_(self.compressor.scratch(which, blocks, self.stop), blocks, self.row, start=self.first)
 
     @property
     def keys(self) -> torch.Tensor:
-        return self._copy("keys")
+        return self._copy(0)
 
     @property
     def values(self) -> torch.Tensor:
-        return self._copy("values")
+        return self._copy(1)
 
 
 class Compressor:
@@ -71,6 +69,7 @@ class Compressor:
         self.due: list[tuple[str, int, int]] = []
         self.layers, self.rings, self.blocks, self.buffers = [], [], [], {}
         self.compressions, self.seconds = 0, 0.0
+        self.step_seconds: dict[str, float] = {}  # by request, until someone takes them
 
     # At start-up.
 
@@ -91,7 +90,7 @@ class Compressor:
         """When the blocks have been allocated, for a trial or for good."""
         self.layers = layers
         layout = find_layout(layers[0])
-        self.blocks = [Blocks(layer, layout) for layer in layers]
+        self.blocks = [layout(layer.kv_cache) for layer in layers]  # keys and values
         for ring, layer in zip(self.rings, layers, strict=True):
             if not hasattr(layer.impl.forward, "ring"):
                 self._watch(ring, layer.impl)
@@ -189,7 +188,13 @@ class Compressor:
             self._compress(request_id, block_row(i), computed)
             self.free.append(self.slots.pop(request_id))
             self.compressions += 1
-            self.seconds += time.perf_counter() - started
+            self.step_seconds[request_id] = seconds = time.perf_counter() - started
+            self.seconds += seconds
+
+    def take_seconds(self) -> dict[str, float]:
+        """What the compressions of the last step took, by request."""
+        taken, self.step_seconds = self.step_seconds, {}
+        return taken
 
     def _compress(self, request_id: str, row: torch.Tensor, computed: int) -> None:
         plan = self.plans[request_id]
@@ -200,7 +205,7 @@ class Compressor:
         if request_id not in self.selectors:
             selector = SELECTORS[plan.options.selector]()
             self.selectors[request_id] = [copy.deepcopy(selector) for _ in self.layers]
-        for index, (ring, blocks, selector) in enumerate(
+        for index, (ring, (keys, values), selector) in enumerate(
             zip(self.rings, self.blocks, self.selectors[request_id], strict=True)
         ):
             queries = ring[ring_row : ring_row + recent].transpose(0, 1)[None]
@@ -210,7 +215,7 @@ class Compressor:
                     positions = select_top(selector.score(layer), keep)
                 else:
                     positions = torch.empty(1, 1, 0, dtype=torch.int64, device=self.device)
-                blocks.compact_(row, positions, plan.prompt, stop, length)
+                compact_blocks_(keys, values, row, positions, start=plan.prompt, stop=stop, length=length)
                 selector.compacted(positions, stop - plan.prompt)
             except Exception as error:
                 # Some layers may have been compressed already: what the request holds is no text any more.
@@ -219,13 +224,13 @@ class Compressor:
                     f"{plan.options.selector!r}: {error}"
                 ) from error
 
-    def scratch(self, name: str, like: torch.Tensor, tokens: int) -> torch.Tensor:
+    def scratch(self, which: int, like: torch.Tensor, tokens: int) -> torch.Tensor:
         """Memory for tokens of one layer, [1, heads, tokens, size], which all layers share."""
         heads, size = like.shape[1], like.shape[3]
         needed = heads * size * tokens
-        buffer = self.buffers.get(name)
+        buffer = self.buffers.get(which)
         if buffer is None or buffer.numel() < needed:
-            buffer = self.buffers[name] = torch.empty(needed, dtype=like.dtype, device=like.device)
+            buffer = self.buffers[which] = torch.empty(needed, dtype=like.dtype, device=like.device)
         return buffer[:needed].view(1, heads, tokens, size)
 
     def statistics(self) -> dict[str, float]:

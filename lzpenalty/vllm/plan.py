@@ -20,6 +20,10 @@ class RequestPlan:
         """Tokens that are in no slot once so many have been computed, and the compression that was due has been done."""
         return self.options.plan.dropped(computed - self.prompt)
 
+    def compressions(self, computed: int) -> int:
+        """Compressions done by then."""
+        return self.options.plan.compressions(computed - self.prompt)
+
     def boundary(self, computed: int) -> int:
         """The number of tokens computed at which the next compression is due. No step goes beyond."""
         return self.prompt + self.options.plan.next_due(computed - self.prompt)
@@ -41,5 +45,4 @@ class RequestPlan:
 
     def kept(self, computed: int) -> int:
         """Tokens that stay of the region in the compression that is due at `computed`."""
-        plan = self.options.plan
-        return plan.kept(plan.compressions(computed - self.prompt))
+        return self.options.plan.kept(self.compressions(computed))

@@ -11,6 +11,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler as PlainScheduler
 
 from lzpenalty.vllm.checks import check_configuration, check_methods
+from lzpenalty.vllm.metrics import report
 from lzpenalty.vllm.options import cache_options
 from lzpenalty.vllm.plan import RequestPlan
 from lzpenalty.vllm.spec import CompressedManager
@@ -32,6 +33,7 @@ class _Compressing:
             raise ValueError(f"the compressed cache needs a model whose layers all have full attention, got {managers}")
         self.compressed: CompressedManager = managers[0]
         self.windows: set[str] = set()  # requests whose newest queries are kept by the worker
+        self.seconds: dict[str, float] = {}  # that compressions took, by request
         self.preemptions = 0
 
     def add_request(self, request):
@@ -92,6 +94,13 @@ class _Compressing:
         request, plan = self.requests.get(request_id), self.compressed.plans.get(request_id)
         return bool(request and plan) and request.num_computed_tokens > plan.window(request.num_computed_tokens)
 
+    def update_from_output(self, scheduler_output, model_runner_output):
+        # Before requests end by what was sampled.
+        for request_id, seconds in getattr(model_runner_output, "rpc_seconds", {}).items():
+            if request_id in self.compressed.plans:  # not aborted meanwhile
+                self.seconds[request_id] = self.seconds.get(request_id, 0.0) + seconds
+        return super().update_from_output(scheduler_output, model_runner_output)
+
     def _preempt_request(self, request, *args, **kwargs):
         self.preemptions += 1
         self.windows.discard(request.request_id)
@@ -102,13 +111,9 @@ class _Compressing:
         self.windows.discard(request.request_id)
         plan = self.compressed.plans.pop(request.request_id, None)
         freed = self.compressed.freed.pop(request.request_id, 0)
-        if plan and self.server.log:
-            seen = request.num_computed_tokens
-            logger.info(
-                "request %s: %d tokens computed, %d of them kept, %d compressions, %d blocks given back",
-                request.request_id, seen, seen - plan.dropped(seen),
-                plan.options.plan.compressions(seen - plan.prompt), freed,
-            )  # fmt: skip
+        seconds = self.seconds.pop(request.request_id, 0.0)
+        if plan:
+            report(request.request_id, plan, request.num_computed_tokens, freed, seconds, self.server.log)
 
 
 _BASES = ("vllm.v1.core.sched.scheduler.Scheduler", "vllm.v1.core.single_type_kv_cache_manager.FullAttentionManager")

@@ -4,6 +4,7 @@ import logging
 
 from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
+from vllm.v1.outputs import AsyncModelRunnerOutput
 
 from lzpenalty.vllm.checks import check_configuration, check_methods
 from lzpenalty.vllm.compressor import Compressor
@@ -53,6 +54,22 @@ class Worker(_base()):
             logger.warning("compressed cache: its use of GPUs was read, not run")
             logger.info("compressed cache: queries are copied within graphs (%s)", self.compilation_config.cudagraph_mode)
         runner.compressor = Compressor(self.cache_server, most_tokens, self.model_config.dtype, self.device)
+
+    def sample_tokens(self, *args, **kwargs):
+        """Tells the scheduler what the step's compressions took."""
+        output, seconds = super().sample_tokens(*args, **kwargs), self.model_runner.compressor.take_seconds()
+        if not seconds or output is None:
+            return output
+
+        def told(result):
+            result.rpc_seconds = seconds
+            return result
+
+        if not isinstance(output, AsyncModelRunnerOutput):
+            return told(output)
+        get_output = output.get_output
+        output.get_output = lambda: told(get_output())
+        return output
 
     def cache_statistics(self) -> dict[str, float]:
         """compressions and their seconds so far; requests and windows at the moment. For `collective_rpc`."""

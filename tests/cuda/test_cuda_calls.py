@@ -18,7 +18,9 @@ from lzpenalty import (
     attention_scores,
     codelength_deltas,
     compact_,
+    compact_blocks_,
     dry_penalize_,
+    gather_blocks_,
     loop_evidence,
     lz_penalize_,
     repetition_period,
@@ -108,7 +110,7 @@ def test_the_stream_is_the_one_that_the_library_works_on(emulated, stream):
 
 def test_every_routine_goes_to_the_stream(emulated, stream):
     put = emulated.put
-    keys, new = np.zeros((1, 2, 9, 8), np.float32), np.ones((1, 2, 2, 8), np.float32)
+    keys, new, blocks = np.zeros((1, 2, 9, 8), np.float32), np.ones((1, 2, 2, 8), np.float32), np.zeros(1, np.int32)
     cache = put(keys), put(keys)
     scores = attention_scores(put(new), cache[0], start=0, stop=6)
     seen = [emulated.emulator.last_launch()]
@@ -117,6 +119,8 @@ def test_every_routine_goes_to_the_stream(emulated, stream):
         lambda: None,
         lambda: compact_(*cache, positions, start=0, stop=6, length=9),
         lambda: append_(*cache, put(new), put(new), position=5),
+        lambda: compact_blocks_(*cache, put(blocks), positions, start=0, stop=6, length=9),
+        lambda: gather_blocks_(put(new), cache[0], put(blocks), start=3),
         lambda: dry_penalize_(put(zeros()), put(TOKENS)),
         lambda: repetition_period(put(TOKENS)),
         lambda: loop_evidence(put(TOKENS)),
@@ -126,8 +130,10 @@ def test_every_routine_goes_to_the_stream(emulated, stream):
         call()
         seen.append(emulated.emulator.last_launch())
     kernels = [launch["kernel"] for launch in seen]
-    assert kernels == ["score_smooth", "select_top", "compact_16", "append_16", "dry_penalize", "repetition_period",
-                       "loop_evidence", "lz_penalize", "lz_penalize_listed"]  # fmt: skip
+    assert kernels == [
+        "score_smooth", "select_top", "compact_16", "append_16", "compact_blocks_16", "gather_blocks_16", "dry_penalize",
+        "repetition_period", "loop_evidence", "lz_penalize", "lz_penalize_listed",
+    ]  # fmt: skip
     assert {launch["stream"] for launch in seen} == {stream.value}
 
 
@@ -302,8 +308,25 @@ def test_positions_on_the_device_never_lead_out_of_bounds(gpu):
 def test_more_positions_than_there_are_tokens(emulated):
     cache = [emulated.put(np.zeros((1, 1, 9, 4), np.float32)) for _ in range(2)]
     positions = emulated.put(np.zeros((1, 1, 5), np.int64))
-    with pytest.raises(ValueError, match=r"positions: expected at most the 4 tokens of \[start, stop\), got 5"):
-        compact_(*cache, positions, start=0, stop=4, length=9)
+    blocks = emulated.put(np.zeros(1, np.int64))
+    for call in (compact_, lambda keys, values, *more, **span: compact_blocks_(keys, values, blocks, *more, **span)):
+        with pytest.raises(ValueError, match=r"positions: expected at most the 4 tokens of \[start, stop\), got 5"):
+            call(*cache, positions, start=0, stop=4, length=9)
+
+
+def test_keys_and_values_in_blocks_of_one_buffer(emulated):
+    """As vLLM has them, beside each other."""
+    memory = np.random.default_rng(0).normal(size=(5, 2, 4, 16)).astype(np.float32)
+    buffer, blocks, positions = emulated.put(memory), np.array([3, 0, 4]), np.array([[[1, 2, 6]]])
+    both = [Capsule(buffer, memory[..., half]) for half in (slice(0, 8), slice(8, 16))]
+    both[1].tensor.data += 32
+    bounds = dict(start=2, stop=9, length=11)
+    assert compact_blocks_(*both, emulated.put(blocks), emulated.put(positions), **bounds) == 7
+    compact_blocks_(memory[..., :8], memory[..., 8:], blocks, positions, **bounds)
+    got = floats(emulated, buffer)
+    np.testing.assert_array_equal(got[3], memory[3])
+    np.testing.assert_array_equal(got[0, :, :3], memory[0, :, :3])
+    np.testing.assert_array_equal(got[[1, 2]], memory[[1, 2]])
 
 
 # ---- what is refused
@@ -431,6 +454,7 @@ def every_call(gpu, number=0):
     token = gpu.put(np.zeros((1, 1, 1, 4), np.float32), number)
     scores = gpu.put(np.zeros((1, 1, 8), np.float32), number)
     positions = gpu.put(np.zeros((1, 1, 1), np.int64), number)
+    blocks = gpu.put(np.zeros(1, np.int32), number)
     logits, tokens = gpu.put(zeros(), number), gpu.put(TOKENS, number)
     return [
         lambda: lz_penalize_(logits, tokens),
@@ -441,6 +465,8 @@ def every_call(gpu, number=0):
         lambda: select_top(scores, 3),
         lambda: compact_(cache, other, positions, start=0, stop=8, length=8),
         lambda: append_(cache, other, token, token, position=0),
+        lambda: compact_blocks_(cache, other, blocks, positions, start=0, stop=8, length=8),
+        lambda: gather_blocks_(token, cache, blocks, start=7),
     ]
 
 
@@ -507,6 +533,8 @@ def test_a_producer_may_refuse_the_stream(emulated):
 def test_every_launch_that_fails_says_so(emulated, step):
     warmup()
     calls = every_call(emulated)
+    gc.collect()  # what other tests have left
+    emulated.driver.cuCtxSynchronize()
     memory = emulated.driver.emulator_allocations()
     for call in calls:
         emulated.emulator.fail(step, 2)

@@ -1,6 +1,7 @@
 """What only a real GPU can show, with torch: streams, graphs, no waiting. The rest of the suite runs there, too, if
 LZPENALTY_TEST_GPU is set: `make gpu-report` does both."""
 
+import copy
 import os
 
 import pytest
@@ -121,6 +122,53 @@ def test_the_processor(batch):
     assert processor(tokens, logits).cpu().equal(wanted) and logits.equal(before)
     loops = torch.zeros(2, 100, dtype=torch.int64, device="cuda")
     assert hf.RepetitionStoppingCriteria(prompt_length=0)(loops, None).tolist() == [True, True]
+
+
+def fed(model, ids, cache):
+    """Logits of each token behind a prompt of 20, one at a time, and the evidence for what is kept, if there is any."""
+    with cache, torch.no_grad():
+        model(ids[:, :20], past_key_values=cache)
+        logits = [model(ids[:, i : i + 1], past_key_values=cache).logits.float().cpu() for i in range(20, ids.shape[1])]
+    return torch.cat(logits, 1)
+
+
+@pytest.mark.parametrize("selector", ["rpc", "echo", "keydiff", "vase"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_caches_ragged_and_even_are_those_of_the_cpu(selector, dtype):
+    """Token by token on the same text, across two compressions. In bfloat16 heads may come to keep others, so that only
+    what comes before the first is compared."""
+    hf, tiny = pytest.importorskip("lzpenalty.hf"), pytest.importorskip("tiny")
+    small, ids = dict(interval=16, ratio=4, recent=8, selector=selector), tiny.prompt(2, 60)
+    model = tiny.tiny(dtype=dtype)
+    wanted = fed(model, ids, hf.RPCCache(model, **small))
+    on_gpu = copy.deepcopy(model).cuda()
+    cache = hf.RPCCache(on_gpu, **small)
+    got = fed(on_gpu, ids.cuda(), cache)
+    assert cache.stats()["compressions"] == 2
+    if dtype == torch.float32:
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+    else:
+        torch.testing.assert_close(got[:, :20], wanted[:, :20], rtol=0.1, atol=0.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("padded", [False, True])
+def test_ragged_attention_at_once_is_that_of_each_head(dtype, padded, monkeypatch):
+    attend = pytest.importorskip("lzpenalty.cache.attend")
+    hf, tiny = pytest.importorskip("lzpenalty.hf"), pytest.importorskip("tiny")
+    model = copy.deepcopy(tiny.tiny(dtype=dtype)).cuda()
+    cache = hf.RPCCache(model, interval=64, ratio=4, recent=8, selector="echo")
+    fed(model, tiny.prompt(2, 150).cuda(), cache)
+    layer, size = cache.layers[1], 64  # a model's heads are too small for FlashAttention
+    assert len(set(layer.entries)) > 1
+    layer.key_slots, layer.value_slots = (torch.randn(len(layer.key_slots), size, device="cuda", dtype=dtype) for _ in "kv")
+    layer.pads = torch.tensor([7, 0], device="cuda") if padded else None
+    queries = torch.randn(2, 4, 1, size, device="cuda", dtype=dtype)
+    if not attend.at_once(queries, layer.value_slots, 0.0):
+        pytest.skip("torch has no variable-length attention for this GPU")
+    got = attend.attend_heads(queries, layer, None, {})
+    monkeypatch.setattr(attend, "at_once", lambda *args: False)
+    torch.testing.assert_close(got, attend.attend_heads(queries, layer, None, {}), rtol=2e-2, atol=2e-3)
 
 
 def test_every_device():

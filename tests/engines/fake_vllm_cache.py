@@ -1,8 +1,8 @@
-"""As much of vLLM 0.32's bookkeeping of blocks as the compressed cache's overrides."""
+"""As much of vLLM 0.32's bookkeeping of blocks and requests as the compressed cache overrides, and of Prometheus."""
 
 from collections import defaultdict
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 
 def cdiv(a, b):
@@ -70,6 +70,44 @@ class SlidingWindowSpec:
     sliding_window: int = 128
 
 
+class Scheduler:
+    """Its requests end when an output says so."""
+
+    def __init__(self, vllm_config):
+        managers = [vllm_config.manager]
+        self.kv_cache_manager = SimpleNamespace(coordinator=SimpleNamespace(single_type_managers=managers))
+        self.requests = {}
+
+    def add_request(self, request):
+        self.requests[request.request_id] = request
+
+    def update_from_output(self, scheduler_output, model_runner_output):
+        for request_id in model_runner_output.ended:
+            self._free_blocks(self.requests[request_id])
+
+    def _free_blocks(self, request):
+        del self.requests[request.request_id]
+
+
+class AsyncScheduler(Scheduler):
+    pass
+
+
+class Counter:
+    """Of prometheus_client: what was counted by all of them."""
+
+    counted: dict[str, float] = {}
+
+    def __init__(self, name, documentation):
+        assert documentation and name not in self.counted  # or else the registry would refuse it
+        self.name = name
+        self.counted[name] = 0
+
+    def inc(self, amount):
+        assert amount >= 0
+        self.counted[self.name] += amount
+
+
 class KVCacheSpecRegistry:
     registered: dict = {}
 
@@ -84,9 +122,12 @@ class KVCacheSpecRegistry:
 
 
 def modules():
-    """What to put into sys.modules for lzpenalty.vllm.spec."""
+    """What to put into sys.modules for lzpenalty.vllm.spec and scheduler."""
     contents = {
         "vllm.utils.math_utils": {"cdiv": cdiv},
+        "prometheus_client": {"Counter": Counter},
+        "vllm.v1.core.sched.async_scheduler": {"AsyncScheduler": AsyncScheduler},
+        "vllm.v1.core.sched.scheduler": {"Scheduler": Scheduler},
         "vllm.v1.core.single_type_kv_cache_manager": {"FullAttentionManager": FullAttentionManager},
         "vllm.v1.kv_cache_interface": {"FullAttentionSpec": FullAttentionSpec},
         "vllm.v1.kv_cache_spec_registry": {"KVCacheSpecRegistry": KVCacheSpecRegistry},

@@ -8,23 +8,8 @@ import dataclasses
 import inspect
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
-os.environ |= {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "TRITON_INTERPRET": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
+from engines.vllm_server import SECOND, post, serving  # isort: skip  (sets what vllm reads when it is imported)
 
 import pytest
 import torch
@@ -41,7 +26,6 @@ from lzpenalty.hf import LZPenaltyLogitsProcessor
 from lzpenalty.vllm import LZPenalty
 
 MODEL = os.environ["LZPENALTY_MODEL"]  # a folder that smollm2.py wrote
-SECOND = os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"
 CLASS = "lzpenalty.vllm:LZPenalty"
 TOP = 400  # logits that are reported: more than any answer has tokens, so that one of them goes without a penalty
 QUESTIONS = [
@@ -191,42 +175,11 @@ def test_the_fake_has_the_signatures_of_the_engine():
     assert issubclass(LZPenalty, first.LogitsProcessor) and issubclass(LZPenalty, second.LogitsProcessor)
 
 
-def post(port, body):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=300) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = (tmp_path_factory.mktemp("server") / "log").open("w+")
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--served-model-name", "m", "--host",
-        "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512",
-        "--logits-processors", CLASS,
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except OSError:
-                assert process.poll() is None, log.seek(0) or log.read()[-3000:]
-                time.sleep(1)
+    with serving(MODEL, log, "--logits-processors", CLASS) as port:
         yield port
-        assert process.poll() is None  # it lives on
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def test_the_openai_server(server, llm, prompts):

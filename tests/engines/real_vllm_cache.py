@@ -13,26 +13,13 @@ small for most of them.
 import json
 import os
 import random
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import re
 
-os.environ |= {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "TRITON_INTERPRET": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
+from engines.vllm_server import SECOND, get, post, serving  # isort: skip  (sets what vllm reads when it is imported)
 
 import pytest
 import torch
+from prometheus_client import REGISTRY
 from transformers import LlamaConfig, LlamaForCausalLM
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
@@ -42,8 +29,8 @@ from lzpenalty.cache.rpc import RPCCache
 from lzpenalty.cache.selectors import SELECTORS, Selector
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 from lzpenalty.vllm import checks, options
+from lzpenalty.vllm.metrics import COUNTERS
 
-SECOND = os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"  # in Triton's interpreter, at a few steps a second
 AHEAD = os.environ.get("LZPENALTY_AHEAD") == "1"
 WORKER, SCHEDULER, PENALTY = "lzpenalty.vllm.Worker", "lzpenalty.vllm.Scheduler", "lzpenalty.vllm:LZPenalty"
 BLOCK, BLOCKS, LONGEST, CHUNK = 32, 18, 512, 64
@@ -107,6 +94,10 @@ def statistics(llm):
     return llm.collective_rpc("cache_statistics")[0]
 
 
+def counters():
+    return {name: REGISTRY.get_sample_value(f"lzpenalty_cache_{name}_total") or 0 for name in COUNTERS}
+
+
 def answers(llm, prompts, params):
     outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
     return [list(output.outputs[0].token_ids) for output in outputs]
@@ -124,6 +115,7 @@ def nothing_is_lost(llm):
     pool, manager = scheduler(llm).kv_cache_manager.block_pool, scheduler(llm).compressed
     assert pool.get_num_free_blocks() == BLOCKS - 1  # one is the null block
     assert not any((manager.plans, manager.highest, manager.truncated, manager.freed, scheduler(llm).windows))
+    assert not scheduler(llm).seconds
     left = statistics(llm)
     if left["requests"]:  # what ended last is told with the next step that there is
         answers(llm, [[2, 3]], sampling(tokens=1))
@@ -146,7 +138,7 @@ def of_transformers(model, prompt, extra=None, tokens=TOKENS):
             logits_processor=[LZPenaltyLogitsProcessor(**lz)] if lz else [],
         )  # fmt: skip
         if rpc:
-            with RPCCache(model[0], **rpc) as cache:
+            with RPCCache(model[0], **{"selector": "rpc", **rpc}) as cache:
                 found = model[0].generate(ids, past_key_values=cache, **common)
         else:
             found = model[0].generate(ids, **common)
@@ -167,11 +159,19 @@ def test_the_methods_of_vllm_are_those_that_were_tested():
 
 
 def test_one_request(llm, model, prompts):
-    before, freed = statistics(llm)["compressions"], scheduler(llm).compressed.freed_blocks
+    before, freed, counted = statistics(llm), scheduler(llm).compressed.freed_blocks, counters()
     check(llm, model, prompts[:1], [asks()])
     assert of_transformers(model, prompts[0], asks()) != of_transformers(model, prompts[0])
-    assert statistics(llm)["compressions"] - before == (TOKENS - 1 - OPTIONS["recent"]) // OPTIONS["interval"]
-    assert scheduler(llm).compressed.freed_blocks > freed
+    after, compressions = statistics(llm), (TOKENS - 1 - OPTIONS["recent"]) // OPTIONS["interval"]
+    seen, left = len(prompts[0]) + TOKENS - 1, compressions * OPTIONS["interval"] // OPTIONS["ratio"]
+    freed = scheduler(llm).compressed.freed_blocks - freed
+    assert after["compressions"] - before["compressions"] == compressions and freed > 0
+    came = {name: value - counted[name] for name, value in counters().items()}
+    assert came.pop("seconds") == pytest.approx(after["seconds"] - before["seconds"])
+    assert came == {
+        "tokens_seen": seen, "tokens_kept": seen - compressions * OPTIONS["interval"] + left, "compressions": compressions,
+        "blocks_freed": freed,
+    }  # fmt: skip
 
 
 def test_a_mixed_batch_that_does_not_fit(llm, model, prompts):
@@ -268,7 +268,7 @@ def test_random_requests_against_themselves(llm, prompts):
     params = [sampling(extra, chance.randint(20, 50) if SECOND else chance.randint(60, 170)) for _, extra in requests]
     before = scheduler(llm).preemptions
     together = answers(llm, [prompt for prompt, _ in requests], params)
-    assert scheduler(llm).preemptions > before or SECOND
+    assert scheduler(llm).preemptions > before
     scheduler(llm).reset_prefix_cache()
     for i in range(0, len(requests), 2):
         before = scheduler(llm).preemptions
@@ -299,45 +299,23 @@ def test_options_that_nobody_checked_end_the_request(llm, monkeypatch, prompts):
     assert got[0].outputs[0].finish_reason == "error"
 
 
-def post(port, body):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=300) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+CLASSES = ("--logits-processors", PENALTY, "--worker-cls", WORKER, "--scheduler-cls", SCHEDULER)
 
 
 @pytest.fixture(scope="module")
 def server(model, tmp_path_factory):
     """Its engine is in a process of its own, and compresses what does not say otherwise."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("server") / "log").open("w+")
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model[1], "--served-model-name", "m",
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512",
-        "--block-size", str(BLOCK), "--logits-processors", PENALTY, "--worker-cls", WORKER, "--scheduler-cls", SCHEDULER,
-        "--additional-config", json.dumps({"rpc": {**OPTIONS, "log": True}}),
-    ]  # fmt: skip
-    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except OSError:
-                assert process.poll() is None, log.seek(0) or log.read()[-3000:]
-                time.sleep(1)
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "counters").mkdir()
+    log = (folder / "log").open("w+")
+    default = json.dumps({"rpc": {**OPTIONS, "log": True}})
+    environment = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "INFO",
+        "PROMETHEUS_MULTIPROC_DIR": str(folder / "counters"),
+    }  # fmt: skip
+    options = ("--block-size", str(BLOCK), "--additional-config", default, *CLASSES)
+    with serving(model[1], log, *options, **environment) as port:
         yield port, log
-        assert process.poll() is None  # it lives on
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 @pytest.mark.skipif(AHEAD, reason="the server has a process of its own")
@@ -363,7 +341,12 @@ def test_the_server(server, model, prompts):
         status, answer = post(port, body | {"vllm_xargs": bad})
         assert status == 400 and message in json.dumps(answer)
     log.seek(0)
-    assert f"{TOKENS + len(prompts[0]) - 1} tokens computed, " in log.read()
+    computed = TOKENS + len(prompts[0]) - 1
+    lines = [line for line in log.read().splitlines() if f"{computed} tokens computed, " in line]
+    assert len(lines) == 3 and all(re.search(r"[1-9] compressions in 0\.\d*[1-9]\d* s, [1-9]", line) for line in lines)
+    counted = dict(re.findall(r"^lzpenalty_cache_(\w+)_total (\S+)", get(port, "/metrics"), re.MULTILINE))
+    assert set(counted) == set(COUNTERS) and all(float(value) > 0 for value in counted.values())
+    assert float(counted["tokens_seen"]) == 3 * computed > float(counted["tokens_kept"])
 
 
 class Failing(Selector):

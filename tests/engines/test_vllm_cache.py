@@ -15,15 +15,18 @@ from lzpenalty import attention_scores, select_top
 from lzpenalty.cache.plan import Plan
 from lzpenalty.cache.selectors import SELECTORS, Selector
 from lzpenalty.vllm import checks, options
-from lzpenalty.vllm.blocks import Blocks, find_layout
+from lzpenalty.vllm.blocks import find_layout
 from lzpenalty.vllm.compressor import Compressor
 from lzpenalty.vllm.options import CacheOptions, ServerOptions, cache_options, server_options
 from lzpenalty.vllm.plan import RequestPlan
 from states import random
 
 with mock.patch.dict(sys.modules, fake.modules()):
-    from lzpenalty.vllm import spec
-sys.modules.pop("lzpenalty.vllm.spec", None)  # for those who have the real one
+    from lzpenalty.vllm import metrics, scheduler, spec
+
+    metrics._counters()
+for name in ("metrics", "scheduler", "spec"):  # for those who have the real ones
+    sys.modules.pop(f"lzpenalty.vllm.{name}", None)
 
 
 # ---- what is asked for
@@ -375,29 +378,12 @@ CACHES = [("beside", (0, 1, 2, 3)), ("beside", (0, 2, 1, 3)), ("beside", (1, 0, 
 @pytest.mark.parametrize(("layout", "order"), CACHES)
 def test_layouts_are_found_by_writing(layout, order):
     layer = new_layer(layout, order)
-    blocks = Blocks(layer, find_layout(layer))
+    layout = find_layout(layer)
     assert not layer.kv_cache.any()  # as it was
     keys, values = random(7, 2, 8), random(7, 2, 8, seed=1)
     layer.impl.do_kv_cache_update(layer, keys, values, layer.kv_cache, torch.tensor([20, 21, 22, 23, 8, 9, 10]))
-    row, out = torch.tensor([5, 2], dtype=torch.int32), torch.empty(1, 2, 5, 8)
-    for which, written in ((blocks.keys, keys), (blocks.values, values)):
-        assert blocks.gather(which, row, 1, 6, out).equal(written[1:6].transpose(0, 1)[None])
-        assert blocks._pick(which, row, 1, 6).equal(written[1:6].transpose(0, 1)[None])  # as on a GPU
-
-
-@pytest.mark.parametrize(("layout", "order"), CACHES)
-@pytest.mark.parametrize("heads", [1, 2])
-def test_what_gpus_do_without_kernels_of_their_own(layout, order, heads):
-    layers = [new_layer(layout, order) for _ in range(2)]
-    layers[0].kv_cache.copy_(random(*layers[0].kv_cache.shape))
-    layers[1].kv_cache.copy_(layers[0].kv_cache)
-    row, positions = torch.tensor([7, 0, 11, 4], dtype=torch.int32), torch.tensor([[[0, 3, 7], [1, 2, 5]]])[:, :heads]
-    one, other = (Blocks(layer, find_layout(layer)) for layer in layers)
-    one.compact_(row, positions, 3, 11, 13)
-    other._compact_copies_(row, positions, 3, 11, 13)
-    for which, same in ((one.keys, other.keys), (one.values, other.values)):
-        assert Blocks._pick(which, row, 0, 8).equal(Blocks._pick(same, row, 0, 8))
-    assert layers[0].kv_cache[[1, 2, 3, 5, 6, 8, 9, 10]].equal(layers[1].kv_cache[[1, 2, 3, 5, 6, 8, 9, 10]])
+    for which, written in zip(layout(layer.kv_cache), (keys, values), strict=True):
+        assert torch.cat([which[5], which[2, :, :3]], 1).equal(written.transpose(0, 1))
 
 
 def test_unknown_layouts_are_refused():
@@ -409,6 +395,50 @@ def test_unknown_layouts_are_refused():
     for cache in (torch.zeros(2, 3, 4, 5, 6), [torch.zeros(2, 3, 4, 5)]):
         with pytest.raises(ValueError, match="does not know how Impl stores keys and values"):
             find_layout(SimpleNamespace(impl=Impl("beside"), kv_cache=cache))
+
+
+# ---- what is told at the end
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_what_a_request_came_to(caplog, monkeypatch, log):
+    monkeypatch.setattr(scheduler, "check_methods", list)
+    monkeypatch.setattr(scheduler, "check_configuration", lambda config: config.server)
+    manager = spec.CompressedManager(4, fake.Pool(20))
+    config = SimpleNamespace(server=ServerOptions({}, log=log), manager=manager)
+    engine = scheduler.CompressedScheduler(config)
+    extra = {"rpc_interval": 8, "rpc_ratio": 2, "rpc_recent": 2}
+    for name, asked in (("one", extra), ("gone", extra), ("plain", {})):
+        params = SimpleNamespace(extra_args=asked)
+        engine.add_request(
+            SimpleNamespace(
+                request_id=name, num_prompt_tokens=5, sampling_params=params, resumable=False, num_computed_tokens=0
+            )
+        )
+    before = dict(fake.Counter.counted)
+
+    def step(ended=(), **seconds):
+        engine.update_from_output(None, SimpleNamespace(ended=ended, **({"rpc_seconds": seconds} if seconds else {})))
+
+    def counted():
+        return [
+            fake.Counter.counted[f"lzpenalty_cache_{name}"] - before[f"lzpenalty_cache_{name}"] for name in metrics.COUNTERS
+        ]
+
+    with caplog.at_level("INFO", logger="vllm.lzpenalty"):
+        step(one=0.25)
+        step()
+        step(["gone"], one=0.5, gone=0.125)  # aborted before anything was computed, but for one compression
+        assert counted() == [0, 0, 0, 0, 0.125]
+        manager.freed["one"] = 3
+        engine.requests["one"].num_computed_tokens = 5 + 2 + 2 * 8 + 7  # 2 compressions of 8, which keep 4 each
+        engine.requests["plain"].num_computed_tokens = 1000
+        step(["one", "plain"], one=1, gone=9)
+    assert counted() == [30, 22, 2, 3, 1.875]
+    lines = [record.message for record in caplog.records]
+    line = "request one: 30 tokens computed, 22 of them kept, 2 compressions in 1.750 s, 3 blocks given back"
+    assert lines[-1:] == [line] * log and len(lines) == 2 * log
+    assert not engine.seconds and not manager.plans
 
 
 # ---- queries and compressions
@@ -453,9 +483,9 @@ class Text:
 
     def check(self, layers):
         for i, layer in enumerate(layers):
-            blocks = Blocks(layer, LAYOUT[0])
-            for which, states in ((blocks.keys, self.states[i][1]), (blocks.values, self.states[i][2])):
-                got = blocks._pick(which, self.row, 0, self.held[i].shape[1])[0]
+            for which, states in zip(LAYOUT[0](layer.kv_cache), self.states[i][1:], strict=True):
+                slots = torch.arange(self.held[i].shape[1])
+                got = which[self.row[slots // 4].long(), :, slots % 4].transpose(0, 1)
                 want = torch.stack([states[self.held[i][head], head] for head in range(2)])
                 assert got.equal(want)
 
@@ -578,6 +608,7 @@ def test_a_preempted_request_begins_anew():
     first = compress("r")
     compressor.begin(["r"], [9], [1])
     assert compressor.statistics() | {"seconds": 0} == {"compressions": 1, "seconds": 0, "requests": 2, "windows": 1}
+    assert compressor.take_seconds() == {"r": compressor.seconds} and compressor.take_seconds() == {}
     compressor.remember(SimpleNamespace(preempted_req_ids={"r"}, **nothing))
     assert compressor.statistics()["windows"] == 0
     assert compress("s") == compress("r") == first

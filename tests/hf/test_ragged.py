@@ -1,44 +1,28 @@
 """Heads with budgets of their own keep what the definitions say: the tokens that masks over a full cache come to."""
 
 import copy
+import inspect
+from functools import partial
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from lzpenalty.cache import attend, selectors
 from lzpenalty.cache.budgets import share
 from lzpenalty.cache.layer import RPCLayer
 from lzpenalty.cache.ragged import RaggedLayer
-from lzpenalty.cache.rotary import rotations
+from lzpenalty.cache.rotary import examine
 from lzpenalty.hf import RPCCache
-from mask_oracle import masked
+from mask_oracle import angles, masked
 from tiny import ARCHITECTURES, OWN_SIZES, SIZES, generate, prompt, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 P, C, R = 16, 4, 8
 SMALL = dict(interval=P, ratio=C, recent=R)
 ECHO = dict(**SMALL, selector="echo")
-ROTATED = {"cohere2": lambda layer: False, "smollm3": lambda layer: layer % 4 != 3}  # the others in all layers
 INTERLEAVED = ("glm", "cohere2")
 EAGER = ("gemma2",)  # has a soft cap, which torch's attention lacks
-
-
-def angles(model):
-    """What each pair of numbers is rotated by, from the configuration."""
-    config = model.config
-    parameters = config.rope_parameters
-    parameters = parameters.get("full_attention", parameters)
-    rotary = next((module for module in model.modules() if hasattr(module, "inv_freq")), None)
-    size = int(SIZES["head_dim"] * parameters.get("partial_rotary_factor", 1))
-    plain = parameters["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
-
-    def of_layer(layer):
-        if not ROTATED.get(config.model_type, lambda layer: True)(layer):
-            return None
-        return plain if parameters["rope_type"] == "default" else rotary.inv_freq.double()
-
-    return of_layer
 
 
 def make(architecture, **changes):
@@ -74,6 +58,14 @@ def agree(model, ids=None, tokens=80, mask=None, **options):
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2", "gpt_neox", "glm", "cohere2", "smollm3"])
 def test_echo_keeps_what_its_definition_says(architecture):
     agree(tiny(architecture, "eager" if architecture in EAGER else "sdpa"))
+
+
+def test_the_shape_of_gemma3_270m():
+    """One key head for four query heads, of 256 numbers; most layers have a sliding window and stay as they are."""
+    cache = agree(make("gemma3_text", num_key_value_heads=1, head_dim=256, query_pre_attn_scalar=256))
+    kept = [isinstance(layer, RaggedLayer) for layer in cache.layers]
+    assert kept == [kind == "full_attention" for kind in tiny("gemma3_text").config.layer_types]
+    assert len(cache.stats()["kept_by_head"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -162,6 +154,40 @@ def test_other_devices_take_the_same_path_in_torch(monkeypatch):
     agree(tiny(), prompt() * mask, mask=mask)
     agree(tiny("gemma2", "eager"), prompt() * mask, mask=mask)
     several_tokens_at_once("llama")
+
+
+def variable_length(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, enable_gqa, seqused_k):
+    """What torch says of its variable-length attention, which runs on GPUs only, a sequence after the other."""
+    assert {index.dtype for index in (cu_seq_q, cu_seq_k, seqused_k)} == {torch.int32} and enable_gqa
+    output, group = torch.empty_like(query), query.shape[1] // key.shape[1]
+    for i, used in enumerate(seqused_k.tolist()):
+        asked, first = slice(*cu_seq_q[i : i + 2].tolist()), cu_seq_k[i]
+        assert asked.stop - asked.start <= max_q and 0 < used <= max_k and first + used <= cu_seq_k[i + 1]
+        keys, values = (x[first : first + used].repeat_interleave(group, 1).transpose(0, 1) for x in (key, value))
+        attended = torch.nn.functional.scaled_dot_product_attention(query[asked].transpose(0, 1), keys, values, scale=scale)
+        output[asked] = attended.transpose(0, 1)
+    return output
+
+
+def test_gpus_take_variable_lengths_where_torch_has_them(monkeypatch):
+    """What a GPU calls, with the same arguments, computed on the CPU."""
+    calls, real = [], attend.varlen_attn
+
+    def attention(*args, **kwargs):
+        if real:
+            inspect.signature(real).bind(*args, **kwargs)
+        calls.append(args[0].shape)
+        return variable_length(*args, **kwargs)
+
+    monkeypatch.setattr(attend, "varlen_attn", attention)
+    monkeypatch.setattr(attend, "at_once", lambda queries, values, softcap: queries.shape[2] == 1 and not softcap)
+    for module in ("attend", "ragged"):
+        monkeypatch.setattr(f"lzpenalty.cache.{module}.is_ours", lambda states: False)
+    mask = (torch.arange(20) >= torch.tensor([[5], [0]])).long()
+    agree(tiny(), prompt() * mask, mask=mask)
+    agree(tiny("qwen2"), prompt(3))
+    several_tokens_at_once("llama")
+    assert {(4, 2, 12), (6, 2, 12)} <= set(map(tuple, calls))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -388,14 +414,87 @@ def test_bad_options(options, error, message):
         RPCCache(tiny(), **{**ECHO, **options})
 
 
-def test_models_with_other_attention_are_refused_by_name():
-    for architecture, attention, what in (
-        ("gpt_oss", "eager", "attention sinks"),
-        ("deepseek_v3", "sdpa", r"latent ones \(MLA\)"),
+SPECIAL = [
+    ("gpt_oss", "eager", "attention sinks"),
+    ("granite_swa", "eager", "attention sinks"),
+    ("deepseek_v3", "sdpa", r"latent keys and values \(MLA\)"),
+    ("deepseek_v2", "sdpa", r"latent keys and values \(MLA\)"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "attention", "what"), SPECIAL, ids=[name for name, *_ in SPECIAL])
+def test_models_with_other_attention_are_refused_by_name_or_served_by_the_paper(architecture, attention, what):
+    if architecture not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {architecture}")
+    model = tiny(architecture, attention)
+    for options in (
+        {"selector": "echo"},
+        {"selector": "echo", "allocation": "even"},
+        {"selector": "rpc", "allocation": "global"},
     ):
-        with pytest.raises(ValueError, match=f"{what}.* use allocation='even' and another selector than 'echo'"):
-            RPCCache(tiny(architecture, attention), **ECHO)
-        RPCCache(tiny(architecture, attention), **SMALL)
+        with pytest.raises(ValueError, match=f"has {what}, which .* use allocation='even' and another selector than 'echo'"):
+            RPCCache(model, **SMALL, **options)
+    with pytest.warns(UserWarning, match=f"has {what}, which the selector 'echo' can't serve; 'rpc' is used instead"):
+        cache = RPCCache(model, **SMALL)
+    texts = []
+    for each in (cache, RPCCache(model, **SMALL, selector="rpc")):
+        with each:
+            texts.append(generate(model, prompt(), 60, past_key_values=each))
+        assert each.stats()["compressions"] == 3
+    assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("bloom", dict(hidden_size=48, n_layer=1, n_head=4)),  # ALiBi
+        ("mpt", dict(d_model=48, n_layers=1, n_heads=4)),
+        ("falcon", dict(hidden_size=48, num_hidden_layers=1, num_attention_heads=4, alibi=True)),
+    ],
+)
+def test_models_with_biases_of_their_own_are_refused(architecture, sizes):
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, vocab_size=211, **sizes))
+    for options in ({}, {"selector": "rpc"}, {"interval": None}):
+        with pytest.raises(ValueError, match=f"{type(model).__name__} does not"):
+            RPCCache(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [("position_bias", "a position bias"), ("indices", "sparse attention"), ("block_indices", "sparse attention")],
+)
+def test_attention_that_asks_where_keys_stand_is_refused(option, what, monkeypatch):
+    """No model of transformers has this in layers whose keys a DynamicCache just collects. Some day one may."""
+    model = copy.deepcopy(tiny())
+    attention = type(model.model.layers[0].self_attn).forward.__globals__["ALL_ATTENTION_FUNCTIONS"]
+
+    def plain(module, *args, **kwargs):
+        del kwargs[option]
+        return sdpa(module, *args, **kwargs)
+
+    sdpa = attention["sdpa"]
+    monkeypatch.setitem(attention._local_mapping, "sdpa", plain)
+    monkeypatch.setattr(model, "forward", partial(model.forward, **{option: torch.zeros(1)}))
+    for options in ({}, {"selector": "rpc"}):
+        with pytest.raises(
+            ValueError, match=f"doesn't ask where keys stand, LlamaForCausalLM has {what}.* use interval=None"
+        ):
+            RPCCache(model, **options)
+    RPCCache(model, interval=None)
+
+
+def test_the_default_is_echo_wherever_it_can_be_had():
+    for architecture in ("llama", "gemma3_text"):
+        model = tiny(architecture)
+        texts = []
+        for options in ({}, {"selector": "echo"}):
+            with RPCCache(model, **SMALL, **options) as cache:
+                texts.append(generate(model, prompt(), 60, past_key_values=cache))
+            assert cache.stats()["compressions"] == 3 and "kept_by_head" in cache.stats()
+        assert torch.equal(*texts)
+    assert "kept_by_head" not in RPCCache(tiny(), interval=None).stats()
+    with pytest.raises(ValueError, match="aggregation: expected 'group' where allocation is 'global', got 'layer'"):
+        RPCCache(tiny(), aggregation="layer")
 
 
 def test_queries_that_cannot_be_turned_are_said_to_be_used_as_they_are():
@@ -411,7 +510,7 @@ def test_looking_for_rotations_leaves_the_model_as_it_is():
     model = make("llama", rope_parameters={"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0})
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = generate(model, prompt(), 20)
-    rotations(model)
+    examine(model)
     assert torch.equal(generate(model, prompt(), 20), expected)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 

@@ -16,7 +16,7 @@ from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
 from tiny import ARCHITECTURES, OWN_SIZES, SIZES, VOCAB, generate, prompt, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = dict(interval=16, ratio=4, recent=8)
+SMALL = dict(interval=16, ratio=4, recent=8, selector="rpc")
 LEFT_PADDED = ((0, 7), (1, 3), (2, 0))  # row, padding
 
 
@@ -95,7 +95,7 @@ def test_left_padded_rows_are_as_if_alone(architecture, attention):
 
 def test_beams_of_rows_are_as_if_alone():
     for selector in ("rpc", "h2o"):
-        options = dict(**SMALL, selector=selector)
+        options = {**SMALL, "selector": selector}
         with RPCCache(tiny(), **options) as cache:
             together = generate(tiny(), prompt(2), 60, past_key_values=cache, num_beams=3)
         assert cache.stats()["compressions"] == 3
@@ -118,7 +118,7 @@ def test_rows_can_be_chosen_at_any_time(selector):
         for change in changes.values():
             keys = []
             for chosen_first in (True, False):
-                with RPCCache(tiny(), **SMALL, selector=selector) as cache, torch.no_grad():
+                with RPCCache(tiny(), **{**SMALL, "selector": selector}) as cache, torch.no_grad():
                     for i in range(60):
                         fed = tokens[rows] if chosen_first or i >= at else tokens
                         if i == at and not chosen_first:

@@ -18,7 +18,7 @@ SMALL = dict(interval=P, ratio=C, recent=R)
 
 
 def run(model, ids=None, tokens=80, reference=None, mask=None, **options):
-    options = {**SMALL, **options}
+    options = {**SMALL, "selector": "rpc", **options}
     reference = Reference(**{**options, **(reference or {})})
     with RPCCache(model, **options) as cache, following(reference):
         out = generate(model, prompt() if ids is None else ids, tokens, mask, past_key_values=cache)
@@ -86,7 +86,7 @@ def test_padding_counts_as_prompt():
 def test_later_turns_count_as_generated():
     model, reference = tiny(), Reference(**SMALL)
     ids = prompt(1)
-    with RPCCache(model, **SMALL) as cache, following(reference):
+    with RPCCache(model, **SMALL, selector="rpc") as cache, following(reference):
         for message in (prompt(1, 5, 2), prompt(1, 70, 3), prompt(1, 3, 4), prompt(1, 0)):
             ids = torch.cat([generate(model, ids, 30, past_key_values=cache), message], dim=1)
     stats = cache.stats()
@@ -95,7 +95,7 @@ def test_later_turns_count_as_generated():
 
 def test_several_intervals_at_once_keep_a_part_of_each():
     model, reference = tiny(), Reference(**SMALL)
-    with RPCCache(model, **SMALL) as cache, following(reference), torch.no_grad():
+    with RPCCache(model, **SMALL, selector="rpc") as cache, following(reference), torch.no_grad():
         model(prompt(1), past_key_values=cache)
         model(prompt(1, 1), past_key_values=cache)
         model(prompt(1, 5 * P + R), past_key_values=cache)

@@ -107,7 +107,9 @@ def texts_of_letters(monkeypatch):
     monkeypatch.setattr(recall, "BATCH", 2)
 
 
-@pytest.mark.parametrize("rule", ["echo of 3", "rpc", "lz x attention"])
+@pytest.mark.parametrize(
+    "rule", ["echo of 3 and before", "echo of others", "echo by first budgets", "rpc", "lz x attention"]
+)
 def test_where_all_is_kept_all_is_as_with_the_full_cache(rule, texts_of_letters):
     setting, model, found, answers = dict(interval=128, ratio=1), tiny(), [], ([], [])
     for one, seen in zip(("full cache", rule), answers, strict=True):
@@ -132,3 +134,25 @@ def test_the_passcode_is_asked_for_as_random_attention_does(texts_of_letters, mo
     setting = {**recall.PASSCODE, "interval": 1 << 14}
     assert recall.passcode(tiny(), letters, "report", "rpc", setting, 0) == "11"
     assert asked["n"] == [5, 5]  # a space and four digits
+
+
+def test_who_finds_itself_alone_is_not_found_by_others():
+    """Queries are the keys of their own tokens: with itself, each finds itself best; without, its only copy."""
+    keys = 9 * torch.eye(8)[[0, 1, 2, 3, 4, 1, 5, 6]]  # token 5 is token 1 again
+    head = SimpleNamespace(length=8, keys=keys[None, None], evidence=torch.zeros(1, 1, 8), of_group=lambda queries: queries)
+    recall.EchoOfOthers().ask(SimpleNamespace(heads=lambda: [head], scale=1.0), keys[None, None, 4:], behind=0)
+    assert head.evidence[0, 0, 1] > 0.9 and (head.evidence[0, 0, [0, 2, 3, 4, 5, 6, 7]] < 0.2).all()
+
+
+def test_first_budgets_are_kept_in_proportion(texts_of_letters):
+    ids = prompt(2, recall.PROMPT + 1 + 128 * 3 + 40)
+    cache = recall.open_cache(tiny(), ids, "echo by first budgets", recall.SETTINGS["P = 128, c = 8"])
+    kept = []
+    with cache, torch.inference_mode():
+        for piece in ids.split(recall.sizes(ids.shape[1]), dim=1):
+            tiny()(piece, past_key_values=cache)
+            if cache.stats()["compressions"] > len(kept):
+                kept.append(
+                    [entries - recall.PROMPT - recall.RECENT for of in cache.stats()["kept_by_head"] for entries in of]
+                )
+    assert len(set(kept[0])) > 1 and kept[1:] == [[n * i for n in kept[0]] for i in (2, 3)]

@@ -42,9 +42,13 @@ class Echo(Selector):
         distances = interval + torch.arange(recent + 1, 0, -1)  # from the queries n - R - 1 .. n - 1 to n + P
         while self.new >= recent:
             self.new -= recent
-            echo_heads(layer, layer.rotation(pending[:, :, done : done + recent + 1], distances), behind=self.new)
+            self.ask(layer, layer.rotation(pending[:, :, done : done + recent + 1], distances), behind=self.new)
             done += recent
         self.pending = [pending[:, :, done:].clone()]
+
+    def ask(self, layer, queries, behind):
+        """Turned queries [B, Hq, R + 1, D] raise the evidence of all entries but the last ones, `behind` of them."""
+        echo_heads(layer, queries, behind)
 
     def score(self, layer):
         return layer.evidence[..., layer.start : layer.stop]

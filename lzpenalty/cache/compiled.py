@@ -1,0 +1,79 @@
+"""RPCCache under torch.compile: what a layer does in a step is one operation, which the compiler does not look into.
+
+A compiler records what a model does with tensors, not that a cache remembers, counts and drops. So while it records, update
+only notes whose turn it is, and the attention function that follows puts `lzpenalty::cached_attention` into the graph. When
+the graph runs, that operation does what both do without a compiler. Of the cache the graph knows a number in a tensor, on
+which nothing is specialised: other caches run the same graph, and lengths that grow and shrink don't show in it.
+"""
+
+import itertools
+import threading
+import weakref
+
+import torch
+
+__all__ = ["Ticket", "attend", "note"]
+
+_tickets = itertools.count()
+_caches: "weakref.WeakValueDictionary[int, object]" = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+class _Turn:
+    """What `update` tells the attention function while a compiler records."""
+
+    ticket = layer = None
+
+
+_turn = _Turn()
+
+
+class Ticket:
+    """By which graphs find a cache. `tensor` is what they are given."""
+
+    def __init__(self, cache):
+        with _lock:
+            number = next(_tickets)
+            _caches[number] = cache
+        self.tensor = torch.tensor(number)
+
+
+def note(ticket: torch.Tensor, layer: int) -> None:
+    """While a compiler records: the next attention is that of this layer."""
+    _turn.ticket, _turn.layer = ticket, layer
+
+
+def attend(query, key, value, attention_mask, options: dict) -> torch.Tensor | None:
+    """While a compiler records: the noted layer's attention, [B, q, Hq, D], with the new keys and values; None if none is
+    noted."""
+    ticket, layer = _turn.ticket, _turn.layer
+    if ticket is None:
+        return None
+    _turn.ticket = _turn.layer = None
+    for name in ("s_aux", "position_bias"):
+        if options.get(name) is not None:
+            raise NotImplementedError(
+                f"RPCCache under torch.compile: the model's attention has {name}, which is not passed on"
+            )
+    return cached_attention(ticket, layer, query, key, value, attention_mask, options.get("scaling"), options.get("softcap"))
+
+
+@torch.library.custom_op("lzpenalty::cached_attention", mutates_args=())
+def cached_attention(
+    ticket: torch.Tensor, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    mask: torch.Tensor | None, scaling: float | None, softcap: float | None,
+) -> torch.Tensor:  # fmt: skip
+    cache = _caches[int(ticket)]
+    cache.begins(layer, query.shape[2])
+    module, place, name = cache.attention_modules[layer]
+    # Layers keep queries; those of a graph are in memory that it uses again.
+    query = query.clone()
+    keys, values = cache.layers[layer].update(key, value)
+    options = {} if softcap is None else {"softcap": softcap}
+    return place[name](module, query, keys, values, mask, scaling=scaling, dropout=0.0, **options)[0].contiguous()
+
+
+@cached_attention.register_fake
+def _(ticket, layer, query, key, value, mask, scaling, softcap):
+    rows, heads, new, _ = query.shape
+    return query.new_empty((rows, new, heads, value.shape[-1]))

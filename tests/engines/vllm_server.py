@@ -1,0 +1,71 @@
+"""The real vLLM on a CPU, for tests: with one thread, in this process or as a server. To be imported before vllm."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+os.environ |= {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "TRITON_INTERPRET": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+SECOND = os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"  # in Triton's interpreter, at a few steps a second
+
+__all__ = ["SECOND", "get", "post", "serving"]
+
+
+def get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+        return answer.read().decode()
+
+
+def post(port: int, body: dict) -> tuple[int, dict]:
+    """(status, answer) of a completion."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@contextlib.contextmanager
+def serving(model: str, log, *options: str, lives=True, **environment: str):
+    """The port of a server of the model, called "m", whose output goes to the file `log`. Whether it has to live on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "m", "--host",
+        "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512", *options,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+    try:
+        for _ in range(300):
+            try:
+                get(port, "/health")
+                break
+            except OSError:
+                assert process.poll() is None, log.seek(0) or log.read()[-3000:]
+                time.sleep(1)
+        yield port
+        if lives:
+            assert process.poll() is None
+        else:
+            process.wait(60)
+    finally:
+        process.terminate()
+        process.wait(60)
