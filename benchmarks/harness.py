@@ -67,6 +67,15 @@ def machine() -> dict:
     }
 
 
+def with_model(name: str, model: str | None) -> tuple[str, str]:
+    """The name of a benchmark's results with a model, and what the model is called: by default the demo's, else a hub id, a
+    folder or a GGUF file."""
+    if model is None:
+        return name, "SmolLM2-135M-Instruct"
+    called = Path(model).name.removesuffix(".gguf")
+    return f"{name}-{called.lower()}", called
+
+
 def write(name: str, results: dict) -> None:
     """benchmarks/results/<name>.json; the tables of README and docs are made from these files by tables.py. What history.py
     shows goes to results/history."""
