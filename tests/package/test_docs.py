@@ -243,6 +243,8 @@ def check_python(words, model):
         pass
     elif words[0] == "-m":
         assert words[1] == "sglang.launch_server"  # flags of an engine that is not here
+    elif words[0] == "-c":
+        compile(words[1], "-c", "exec")
     else:
         assert (ROOT / words[0]).is_file()
 
