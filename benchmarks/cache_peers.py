@@ -100,7 +100,7 @@ class Static(Torch):
 
 
 class Ours(Torch):
-    options = dict(BUDGET)
+    options = dict(BUDGET, selector="rpc")
 
     def make(self):
         import torch

@@ -404,7 +404,9 @@ def decoding_press() -> str:
     for name, by_kind in asked.items():
         row = [name]
         for found in results["speed"].values():
-            one = found[name]
+            if (one := found.get(name)) is None:
+                row += ["", "", ""]
+                continue
             rates = (statistics.median(one[of]) for of in ("tokens_per_second", "at_the_end"))
             row += [*(f"{rate:.1f}" for rate in rates), f"{one['megabytes']:.0f}"]
         answers = "".join(by_kind.values())
