@@ -1,4 +1,4 @@
-"""`model.forward = torch.compile(model.forward)` with RPCCache: the same texts, few graphs."""
+"""`model.forward = torch.compile(model.forward)` with RPCCache: the same texts, and no graph for each step, length or cache."""
 
 import shutil
 
@@ -44,9 +44,7 @@ def graphs():
 
 
 @pytest.mark.parametrize(
-    "options",
-    [dict(SMALL, budget=24, selector="rpc"), dict(SMALL, selector="echo"), dict(interval=None)],
-    ids=["rpc", "echo", "None"],
+    "options", [dict(SMALL, budget=24), dict(SMALL, selector="echo"), dict(interval=None)], ids=["rpc", "echo", "None"]
 )
 def test_texts_are_the_same_and_graphs_few(compiled, options):
     """A graph for the prompt and one for steps, which compressions and other caches go on using."""
