@@ -475,15 +475,15 @@ def recall_generation() -> str:
 def decoding_press() -> str:
     """Beside kvpress: speed, memory, and facts that are known at the end."""
     results = load("decoding_press")
-    asked = results["recall"]["asked at the end"]
+    known = results["recall"].get("asked at the end", {})
     rows = []
-    for name, by_kind in asked.items():
+    for name in next(iter(results["speed"].values())):
         row = [name]
         for found in results["speed"].values():
             one = found[name]
             rates = (statistics.median(one[of]) for of in ("tokens_per_second", "at_the_end"))
             row += [*(f"{rate:.1f}" for rate in rates), f"{one['megabytes']:.0f}"]
-        answers = "".join(by_kind.values())
+        answers = "".join(known.get(name, {}).values())
         rows.append([*row, share((answers.count("1"), len(answers)))])
     header = [f"kvpress {results['kvpress']}, SmolLM2-135M, {results['tokens']:,} tokens"]
     header += [f"batch {batch}: {what}" for batch in results["speed"] for what in ("tokens/s", "in the last quarter", "MB")]
