@@ -12,6 +12,8 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
+import history
+
 RESULTS = Path(__file__).parent / "results"
 
 PROCESSORS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
@@ -153,9 +155,20 @@ def machine() -> dict:
     }
 
 
+def with_model(name: str, model: str | None) -> tuple[str, str]:
+    """The name of a benchmark's results with a model, and what the model is called: by default the demo's, else a hub id, a
+    folder or a GGUF file."""
+    if model is None:
+        return name, "SmolLM2-135M-Instruct"
+    called = Path(model).name.removesuffix(".gguf")
+    return f"{name}-{called.lower()}", called
+
+
 def write(name: str, results: dict) -> None:
-    """benchmarks/results/<name>.json; the tables of README and docs are made from these files by tables.py."""
+    """benchmarks/results/<name>.json; the tables of README and docs are made from these files by tables.py. What history.py
+    shows goes to results/history."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    path, whole = RESULTS / f"{name}.json", {"machine": machine(), **results}
+    path.write_text(json.dumps(whole, indent=1) + "\n")
+    history.keep(RESULTS / "history", name, whole)
     print(f"wrote {path}")
