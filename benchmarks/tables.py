@@ -727,6 +727,22 @@ def thinking_summary() -> str:
 
 
 @table
+def recall_weakest() -> str:
+    """What echo forgets, in sentences."""
+    results = load("recall")
+    quarter, eighth = (results["facts"][setting] for setting in ("P = 256, c = 4", "P = 128, c = 8"))
+    by_kind = {kind: later(quarter, "echo", kind) for kind in KINDS}
+    worst = sorted(KINDS, key=lambda kind: by_kind[kind][0] / by_kind[kind][1])
+    rest = tuple(map(sum, zip(*(by_kind[kind] for kind in worst[2:]), strict=True)))
+    first, second = (f"{share(by_kind[kind])} {kind}s" for kind in worst[:2])
+    (known, of), paper = later(eighth, "echo"), later(eighth, "rpc")[0]
+    return (
+        f"Where `echo` forgets most: it knew {first}, {second}, and {share(rest)} of the other four kinds. With "
+        f"an interval of 128 tokens and an eighth of them kept it knew {known} of {of} ({known / of:.0%}), `rpc` {paper}."
+    )
+
+
+@table
 def recall_lost() -> str:
     """The same in sentences."""
     results = load("recall")
