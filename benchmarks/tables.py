@@ -457,16 +457,18 @@ def recall_passcode() -> str:
 def recall_generation() -> str:
     """Repetition in what the model writes."""
     results, rows = load("recall"), []
+    written = [found for by_rule in results["generation"].values() for found in by_rule.values()]
+    ways = [way for way in ("greedy", "sampled") if all(way in found for found in written)]
     for by_rule in results["generation"].values():
         for rule, found in by_rule.items():
             row = [rule]
-            for answers in found.values():
+            for answers in (found[way] for way in ways):
                 row += [
                     f"{statistics.mean(one['seq_rep_4'] for one in answers):.2f}",
                     share((sum(one["loop"] for one in answers), len(answers))),
                 ]
             rows.append(row)
-    measures = [f"{way}: {what}" for way in ("greedy", "sampled") for what in ("seq-rep-4", "end in a loop")]
+    measures = [f"{way}: {what}" for way in ways for what in ("seq-rep-4", "end in a loop")]
     header = [", ".join(results["generation"]), *measures]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
