@@ -459,16 +459,18 @@ def recall_passcode() -> str:
 def recall_generation() -> str:
     """Repetition in what the model writes."""
     results, rows = load("recall"), []
+    written = [found for by_rule in results["generation"].values() for found in by_rule.values()]
+    ways = [way for way in ("greedy", "sampled") if all(way in found for found in written)]
     for by_rule in results["generation"].values():
         for rule, found in by_rule.items():
             row = [rule]
-            for answers in found.values():
+            for answers in (found[way] for way in ways):
                 row += [
                     f"{statistics.mean(one['seq_rep_4'] for one in answers):.2f}",
                     share((sum(one["loop"] for one in answers), len(answers))),
                 ]
             rows.append(row)
-    measures = [f"{way}: {what}" for way in ("greedy", "sampled") for what in ("seq-rep-4", "end in a loop")]
+    measures = [f"{way}: {what}" for way in ways for what in ("seq-rep-4", "end in a loop")]
     header = [", ".join(results["generation"]), *measures]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
@@ -726,6 +728,22 @@ def thinking_says(results: dict) -> str:
 def thinking_summary() -> str:
     """The same in sentences."""
     return thinking_says(load("thinking"))
+
+
+@table
+def recall_weakest() -> str:
+    """What echo forgets, in sentences."""
+    results = load("recall")
+    quarter, eighth = (results["facts"][setting] for setting in ("P = 256, c = 4", "P = 128, c = 8"))
+    by_kind = {kind: later(quarter, "echo", kind) for kind in KINDS}
+    worst = sorted(KINDS, key=lambda kind: by_kind[kind][0] / by_kind[kind][1])
+    rest = tuple(map(sum, zip(*(by_kind[kind] for kind in worst[2:]), strict=True)))
+    first, second = (f"{share(by_kind[kind])} {kind}s" for kind in worst[:2])
+    (known, of), paper = later(eighth, "echo"), later(eighth, "rpc")[0]
+    return (
+        f"Where `echo` forgets most: it knew {first}, {second}, and {share(rest)} of the other four kinds. With "
+        f"an interval of 128 tokens and an eighth of them kept it knew {known} of {of} ({known / of:.0%}), `rpc` {paper}."
+    )
 
 
 @table
