@@ -639,7 +639,8 @@ def vllm_cache() -> str:
     blocks, cost = results["blocks"], results["cpu_with_the_classes"]
     title = (
         f"vLLM {results['vllm']}, SmolLM2-135M, {results['requests']} requests of {results['prompt']} tokens in and "
-        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need"
+        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need, watermark "
+        f"{results['watermark']}"
     )
     header = [title, "tokens a CPU second", "of full", "steps", "mean batch", "preemptions", "time in compressions"]
     about = (

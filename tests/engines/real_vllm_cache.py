@@ -36,6 +36,7 @@ BLOCK, BLOCKS, LONGEST, CHUNK = 32, 18, 512, 64
 TOKENS = 90 if SECOND else 160
 OPTIONS = {"interval": 24, "ratio": 4, "recent": 8} if SECOND else {"interval": 48, "ratio": 4, "recent": 8}
 LENGTHS = (58, 80, 17, 97, 43)
+in_order = pytest.mark.skipif(AHEAD, reason="does not depend on the order of calls")
 
 
 def asks(**changes):
@@ -189,6 +190,7 @@ VARIANTS = [
 ]
 
 
+@in_order
 def test_every_option_and_selector(llm, model, prompts):
     extras = [asks(**variant) for variant in VARIANTS]
     assert {"rpc", *(v["selector"] for v in VARIANTS if "selector" in v)} == set(options.SELECTORS)
@@ -255,8 +257,8 @@ def drawn_request(chance, prompts):
 def test_random_requests_against_themselves(llm, prompts):
     """All at once, which preempts many of them, and then in pairs, which fit."""
     chance = random.Random(1)
-    requests = [drawn_request(chance, prompts) for _ in range(10 if SECOND else 64)]
-    params = [sampling(extra, chance.randint(20, 50) if SECOND else chance.randint(60, 170)) for _, extra in requests]
+    requests = [drawn_request(chance, prompts) for _ in range(10 if SECOND else 16 if AHEAD else 64)]
+    params = [sampling(extra, chance.randint(20, 50) if SECOND else chance.randint(40, 120)) for _, extra in requests]
     before = scheduler(llm).preemptions
     together = answers(llm, [prompt for prompt, _ in requests], params)
     assert scheduler(llm).preemptions > before
@@ -268,6 +270,7 @@ def test_random_requests_against_themselves(llm, prompts):
         assert together[i : i + 2] == apart, requests[i : i + 2]
 
 
+@in_order
 def test_bad_options_fail_the_request_alone(llm, model, prompts):
     for bad, message in (
         ({"rpc_interval": -1}, "rpc_interval: expected at least 1, got -1"),
@@ -283,6 +286,7 @@ def test_bad_options_fail_the_request_alone(llm, model, prompts):
     assert answers(llm, prompts[2:3], sampling({"rpc_interval": 0}, 8)) == [of_transformers(model, prompts[2], None, 8)]
 
 
+@in_order
 def test_options_that_nobody_checked_end_the_request(llm, monkeypatch, prompts):
     """Without LZPenalty nothing refuses them at admission."""
     monkeypatch.setattr("lzpenalty.vllm.penalty.check_request", lambda params: None)
@@ -309,7 +313,7 @@ def server(model, tmp_path_factory):
         yield port, log
 
 
-@pytest.mark.skipif(AHEAD, reason="the server has a process of its own")
+@in_order  # it has a process of its own
 def test_the_server(server, model, prompts):
     port, log = server
     body = {
