@@ -257,8 +257,9 @@ def drawn_request(chance, prompts):
 def test_random_requests_against_themselves(llm, prompts):
     """All at once, which preempts many of them, and then in pairs, which fit."""
     chance = random.Random(1)
-    requests = [drawn_request(chance, prompts) for _ in range(10 if SECOND else 16 if AHEAD else 64)]
-    params = [sampling(extra, chance.randint(20, 50) if SECOND else chance.randint(40, 120)) for _, extra in requests]
+    requests = [drawn_request(chance, prompts) for _ in range(8 if SECOND else 16 if AHEAD else 64)]
+    lengths = (50, 90) if SECOND else (40, 120)
+    params = [sampling(extra, chance.randint(*lengths)) for _, extra in requests]
     before = scheduler(llm).preemptions
     together = answers(llm, [prompt for prompt, _ in requests], params)
     assert scheduler(llm).preemptions > before
@@ -337,8 +338,11 @@ def test_the_server(server, model, prompts):
         assert status == 400 and message in json.dumps(answer)
     log.seek(0)
     computed = TOKENS + len(prompts[0]) - 1
-    lines = [line for line in log.read().splitlines() if f"{computed} tokens computed, " in line]
-    assert len(lines) == 3 and all(re.search(r"[1-9] compressions in 0\.\d*[1-9]\d* s, [1-9]", line) for line in lines)
+    line = rf"{computed} tokens computed, \d+ of them kept, (\d+) compressions in (\d+\.\d+) s, (\d+) blocks given back"
+    lines = re.findall(line, log.read())
+    compressions = (TOKENS - 1 - OPTIONS["recent"]) // OPTIONS["interval"]
+    assert [int(done) for done, _, _ in lines] == [compressions] * 3
+    assert sum(float(seconds) for _, seconds, _ in lines) > 0 and sum(int(blocks) for *_, blocks in lines) > 0
     counted = dict(re.findall(r"^lzpenalty_cache_(\w+)_total (\S+)", get(port, "/metrics"), re.MULTILINE))
     assert set(counted) == set(COUNTERS) and all(float(value) > 0 for value in counted.values())
     assert float(counted["tokens_seen"]) == 3 * computed > float(counted["tokens_kept"])
