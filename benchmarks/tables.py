@@ -804,17 +804,20 @@ def vllm_cache() -> str:
         ]
         for mode, found in results["modes"].items()
     ]
-    blocks, cost = results["blocks"], results["cpu_with_the_classes"]
+    blocks, cost = results["blocks"], results.get("cpu_with_the_classes")
     title = (
         f"vLLM {results['vllm']}, SmolLM2-135M, {results['requests']} requests of {results['prompt']} tokens in and "
-        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need"
+        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need, watermark "
+        f"{results['watermark']}"
     )
     header = [title, "tokens a CPU second", "of full", "steps", "mean batch", "preemptions", "time in compressions"]
-    about = (
-        f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU seconds "
-        f"without them (median of {results['rounds']} rounds, {cost['spread'][0]:.3f} to {cost['spread'][-1]:.3f})."
-    )
-    return markdown(header, rows) + f"\n\n{about} {provenance(results)}"
+    about = provenance(results)
+    if cost:
+        about = (
+            f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU seconds "
+            f"without them (median of {results['rounds']} rounds, {cost['spread'][0]:.3f} to {cost['spread'][-1]:.3f}). {about}"
+        )
+    return markdown(header, rows) + f"\n\n{about}"
 
 
 @table
