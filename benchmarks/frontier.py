@@ -13,19 +13,18 @@ harm      The first 600 tokens of a text count as generated, and are fed to the 
 copies    A passage of prose or code stands there three times. Of the tokens of the second and of the third copy that are the
           most likely ones without a penalty, how many still are?
 
-Nothing is sampled, so that a second run gives the same. Rows go into results/frontier.json as they are done, those of another
-model into results/frontier-MODEL.json. They are not computed again; --again forgets them."""
+Nothing is sampled, so that a second run gives the same. Rows go into results/frontier.json as they are done, those of
+another model into results/frontier-MODEL.json. They are not computed again; --again forgets them."""
 
 import argparse
 import json
 import math
 from itertools import product
-from pathlib import Path
 
 import torch
 
 from corpus import HALVES, prompts, texts
-from harness import RESULTS, write
+from harness import RESULTS, with_model, write
 from lzpenalty.commands import models, penalties
 from lzpenalty.commands.measures import describe
 from lzpenalty.commands.sweep import Reading
@@ -62,12 +61,11 @@ def rows(tokenizer) -> list[penalties.Penalty]:
     ours = {name: penalties.lz(name, options) for name, options in OURS.items()}
     first = [
         *(penalties.named(name) for name in ("none", "paper", "gentle")),
-        ours.pop("min_match 2, min_count 2"),
-        ours.pop("horizon 128"),
+        penalties.lz("reasoning", resolve("reasoning", {"release": close})),
         *(peers.pop(name) for name in ("repetition=1.1", "ngram=6", "dry-breakers=0.8,1.75,2")),
+        ours.pop("min_match 2, min_count 2"),
     ]
-    reasoning = penalties.lz("reasoning", resolve("reasoning", {"release": close}))
-    return [*first, reasoning, *ours.values(), *peers.values()]
+    return [*first, *ours.values(), *peers.values()]
 
 
 def candidates() -> list[penalties.Penalty]:
@@ -171,8 +169,7 @@ def main() -> None:
     limit, most = (24, 1) if args.quick else (LIMIT, None)
     torch.set_num_threads(1)
     model, tokenizer = models.load_model(args.model)
-    called = Path(args.model).name.removesuffix(".gguf") if args.model else "SmolLM2-135M-Instruct"
-    name = f"frontier-{called.lower()}" if args.model else "frontier"
+    name, called = with_model("frontier", args.model)
     results = Results({"model": called, "limit": limit}, args.again, name, written=not args.quick)
     for half in [args.half] if args.half else HALVES:
         wanted = rows(tokenizer) + (candidates() if half == "choose" else [])

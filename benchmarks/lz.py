@@ -1,16 +1,20 @@
 """How fast is the LZ penalty?
 
-    python benchmarks/lz.py [--quick]
+    python benchmarks/lz.py [--quick | --presets]
 
 Side by side in one process: lz_penalize_ in place, the transformers processor with its copy of the scores, transformers'
 own RepetitionPenaltyLogitsProcessor on the same input, and the dense PyTorch formula. Texts: random ids, real prose
-(Python's own manual), and a loop of one token, the worst case for matching. Writes results/lz.json."""
+(Python's own manual), and a loop of one token, the worst case for matching. Writes results/lz.json.
+
+--presets does another thing, and that alone: a row under each preset beside the default's and transformers' repetition
+penalty, at each batch size. It writes results/lz-presets.json."""
 
 import argparse
 import pydoc_data.topics
 import re
 import statistics
 import zlib
+from functools import partial
 
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
@@ -19,6 +23,7 @@ from dense import dense_penalize
 from harness import median_ratio, side_by_side, write
 from lzpenalty import codelength_deltas, loop_evidence, lz_penalize_
 from lzpenalty.hf import LZPenaltyLogitsProcessor
+from lzpenalty.presets import resolve
 
 VOCABULARIES = (32_000, 128_256, 151_936, 262_144)
 WINDOWS = (128, 512, 4096)
@@ -68,6 +73,42 @@ def grid(rounds: int, vocabularies, windows, batches) -> list[dict]:
                     row["repetition_over_processor"] = round(median_ratio(times["repetition"], times["processor"]), 2)
                     rows.append(row)
                     print(row, flush=True)
+    return rows
+
+
+def presets(rounds: int) -> list[dict]:
+    """A row of each preset against the default's, and transformers' repetition penalty against it. In place; and by the
+    processor, which copies the scores, as the repetition penalty does."""
+    rows = []
+    vocab, window, close = 151_936, 512, [1]
+    repetition = RepetitionPenaltyLogitsProcessor(1.1)
+    named = {
+        "gentle": resolve("gentle", {}),
+        "reasoning": resolve("reasoning", {"release": close}),
+        "paper, gate and release": resolve("paper", {"gate": (20, 28), "release": close}),
+    }
+    for batch in BATCHES:
+        logits, starts = torch.randn(batch, vocab), torch.zeros(batch, dtype=torch.int64)
+        for text in ("random", "prose", "loop"):
+            tokens = make_tokens(text, batch, window + BUFFER, vocab)
+            functions = {
+                "paper": partial(lz_penalize_, logits, tokens, starts=starts),
+                "repetition": partial(repetition, tokens, logits),
+            }
+            for name, options in named.items():
+                functions[name] = partial(lz_penalize_, logits, tokens, starts=starts, **options)
+            for name in ("paper", "reasoning"):
+                processor = LZPenaltyLogitsProcessor(**named.get(name, {}), prompt_length=0)
+                functions[f"{name}, the processor"] = partial(processor, tokens, logits)
+            times = side_by_side(functions, 4 * rounds)
+            for name in (*named, "reasoning, the processor"):
+                paper = "paper, the processor" if name.endswith("processor") else "paper"
+                row = dict(preset=name, batch=batch, text=text)
+                row["us_per_row"] = round(statistics.median(times[name]) / batch * 1e6, 2)
+                row["preset_over_paper"] = round(median_ratio(times[name], times[paper]), 2)
+                row["repetition_over_preset"] = round(median_ratio(times["repetition"], times[name]), 2)
+                rows.append(row)
+                print(row, flush=True)
     return rows
 
 
@@ -134,9 +175,14 @@ def parts(rounds: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a corner of the grid, nothing written")
-    quick = parser.parse_args().quick
+    parser.add_argument("--presets", action="store_true", help="the presets alone, into lz-presets.json")
+    args = parser.parse_args()
+    quick = args.quick
     torch.set_grad_enabled(False)
     rounds = 3 if quick else 9
+    if args.presets:
+        write("lz-presets", {"rows": presets(rounds)})
+        return
     before = parts(rounds)
     dense = against_dense(rounds)
     cells = grid(rounds, *(((151_936,), (512,), (1, 8)) if quick else (VOCABULARIES, WINDOWS, BATCHES)))

@@ -91,6 +91,58 @@ def lz_parts() -> str:
 
 
 @table
+def lz_presets() -> str:
+    """What the presets' rows take of the default's, and what the repetition penalty takes of theirs."""
+    results = load("lz-presets")
+    cells = {(row["preset"], row["batch"], row["text"]): row for row in results["rows"]}
+    texts = list(dict.fromkeys(row["text"] for row in results["rows"]))
+    batches = list(dict.fromkeys(row["batch"] for row in results["rows"]))
+    rows = []
+    for name in dict.fromkeys(row["preset"] for row in results["rows"]):
+        for batch in batches:
+            found = [cells[name, batch, text] for text in texts]
+            title = f"`{name}`" if name in ("gentle", "reasoning") else name
+            ratios = (f"{row[key]:.2f}x" for key in ("preset_over_paper", "repetition_over_preset") for row in found)
+            rows.append([title, batch, *(f"{row['us_per_row']:.2f}" for row in found), *ratios])
+    columns = [f"{what}{text}" for what in ("us a row, ", "of the default's, ", "repetition penalty's, ") for text in texts]
+    title = f"V = 151,936, window 512, float32; {provenance(results)}"
+    return markdown(["", "B", *columns], rows) + f"\n\n{title}"
+
+
+@table
+def lz_presets_worst() -> str:
+    """The same in a sentence."""
+    rows = load("lz-presets")["rows"]
+    own = [row for row in rows if not row["preset"].endswith("processor")]
+    others = [row for row in rows if row["preset"].endswith("processor")]
+    worst = max(own, key=lambda row: row["preset_over_paper"])
+    least = [min(row["repetition_over_preset"] for row in found) for found in (own, others)]
+    return (
+        f"At worst a row costs {worst['preset_over_paper']:.2f} of the default's ({worst['preset']}, {worst['text']}, "
+        f"B = {worst['batch']}). The repetition penalty takes at least {least[0]:.0f} times as long as a row in place, and "
+        f"{least[1]:.1f} times as long as the processor."
+    )
+
+
+@table
+def peers() -> str:
+    """A step of each penalty, ours and others'."""
+    from peers import TITLES as names
+
+    results = load("peers")
+    cells = {(row["contestant"], row["batch"], row["text"]): row for row in results["rows"]}
+    columns = list(dict.fromkeys((row["batch"], row["text"]) for row in results["rows"]))
+    rows = []
+    for name in dict.fromkeys(row["contestant"] for row in results["rows"]):
+        found = [cells[(name, *column)] for column in columns]
+        us = (f"{row['us_per_row']:,.1f}" for row in found)
+        rows.append([names[name], *us, *(f"{row['contestant_over_reasoning']:,.1f}x" for row in found)])
+    header = [f"B = {batch}, {text}" for batch, text in columns]
+    title = f"us a row, V = {results['vocab']:,}, {results['tokens']} tokens; right: of `reasoning`'s"
+    return markdown([title, *header, *header], rows) + f"\n\n{', '.join(results['versions'])}; {provenance(results)}"
+
+
+@table
 def lz_dense() -> str:
     """Against the dense formula."""
     rows = [
@@ -158,7 +210,8 @@ def cache_grid() -> str:
 
 
 def attention_ratios(row: dict) -> list[str]:
-    return [times(row["torch_over_ours"]), times(row["torch_grouped_over_ours"]), f"{row['share_of_reading']:.0%}"]
+    shares = (f"{row[name]:.0%}" for name in ("share_of_reading", "share_of_multiplying", "share_of_roof"))
+    return [times(row["torch_over_ours"]), times(row["torch_grouped_over_ours"]), *shares]
 
 
 @table
@@ -174,13 +227,22 @@ def attention_summary() -> str:
                 ("torch_over_ours", times),
                 ("torch_grouped_over_ours", times),
                 ("share_of_reading", "{:.0%}".format),
+                ("share_of_roof", "{:.0%}".format),
             ):
                 figures = [row[name] for row in cells]
                 found += [show(min(figures)), show(statistics.median(figures))]
             body.append([model, dtype, *found])
     header = ["from 4,096 tokens on", "dtype", "PyTorch / ours: worst", "median", "grouped / ours: worst", "median"]
-    header += ["of reading alone: worst", "median"]
-    return markdown(header, body) + f"\n\n{provenance(results)}"
+    header += ["of reading alone: worst", "median", "of the roof: worst", "median"]
+    grid = results["grid"]
+    long = [r for r in grid if r["tokens"] >= 4096]
+    slower = [sum(r[name] < 1 for r in grid) for name in ("torch_over_ours", "torch_grouped_over_ours")]
+    reached = [sum(r[name] >= 0.8 for r in long) for name in ("share_of_roof", "share_of_reading")]
+    said = (
+        f"Of {len(grid)} cells, {slower[0]} are slower than PyTorch with `enable_gqa` and {slower[1]} than grouped. Of "
+        f"{len(long)} from 4,096 tokens on, {reached[0]} reach 80% of the roof and {reached[1]} 80% of reading alone."
+    )
+    return markdown(header, body) + f"\n\n{said}\n\n{provenance(results)}"
 
 
 @table
@@ -192,8 +254,22 @@ def attention_grid() -> str:
         + [f"{r['gb_per_second']:.1f}", f"{r['gflops']:.0f}"]
         for r in results["grid"]
     ]
-    header = ["model", "B", "tokens", "dtype", "threads", "us", "PyTorch / ours", "grouped / ours", "of reading", "GB/s"]
-    return markdown([*header, "GFLOP/s"], rows) + f"\n\n{provenance(results)}"
+    header = ["model", "B", "tokens", "dtype", "threads", "us", "PyTorch / ours", "grouped / ours", "of reading"]
+    return markdown([*header, "of multiplying", "of the roof", "GB/s", "GFLOP/s"], rows) + f"\n\n{provenance(results)}"
+
+
+@table
+def echo_scores() -> str:
+    """What echo's scores cost beside attention."""
+    results = load("echo")
+    rows = [
+        [r["model"], f"{r['entries']:,}", r["dtype"], f"{r['attention_ms']:.1f}", f"{r['echo_ms']:.1f}", f"{r['share']:.2f}"]
+        + [f"{r[name]:.0%}" for name in ("attention_of_peak", "echo_of_peak")]
+        for r in results["rows"]
+    ]
+    recent = results["rows"][0]["recent"]
+    header = ["model", "entries", "dtype", f"{recent} x attend, ms", "echo, ms", "echo / attend", "attend, of the peak"]
+    return markdown([*header, "echo, of the peak"], rows) + f"\n\n{provenance(results)}"
 
 
 @table
@@ -399,15 +475,15 @@ def recall_generation() -> str:
 def decoding_press() -> str:
     """Beside kvpress: speed, memory, and facts that are known at the end."""
     results = load("decoding_press")
-    asked = results["recall"]["asked at the end"]
+    known = results["recall"].get("asked at the end", {})
     rows = []
-    for name, by_kind in asked.items():
+    for name in next(iter(results["speed"].values())):
         row = [name]
         for found in results["speed"].values():
             one = found[name]
             rates = (statistics.median(one[of]) for of in ("tokens_per_second", "at_the_end"))
             row += [*(f"{rate:.1f}" for rate in rates), f"{one['megabytes']:.0f}"]
-        answers = "".join(by_kind.values())
+        answers = "".join(known.get(name, {}).values())
         rows.append([*row, share((answers.count("1"), len(answers)))])
     header = [f"kvpress {results['kvpress']}, SmolLM2-135M, {results['tokens']:,} tokens"]
     header += [f"batch {batch}: {what}" for batch in results["speed"] for what in ("tokens/s", "in the last quarter", "MB")]
@@ -429,6 +505,8 @@ LONG = (
     "none", "paper", "min_match 2", "min_match 2, min_count 2", "horizon 128", "strength 0.03", "strength 0.05", "gentle",
     "reasoning", "repetition=1.1", "ngram=6", "dry=0.8,1.75,2", "dry-breakers=0.8,1.75,2",
 )  # fmt: skip
+OURS = LONG[: LONG.index("repetition=1.1")]
+GEMMA = "frontier-gemma-3-270m-q4_k_m"
 OTHER_KINDS = ("json", "table", "maths", "chat")
 
 
@@ -458,12 +536,10 @@ def answers_of(row: dict) -> list[str]:
     ]
 
 
-@table
-def frontier_summary() -> str:
-    """Loops that the penalties end, and what they cost text that is fine."""
-    results = load("frontier")
+def frontier_short(results: dict, names) -> str:
+    """A line for each penalty."""
     rows = []
-    for name in SHORT:
+    for name in names:
         row = results["report"][name]
         worst = max(OTHER_KINDS, key=row["harm"].get)
         others = f"{harm_of(row, worst)} ({worst})" if any(row["harm"].values()) else ""
@@ -484,8 +560,13 @@ def frontier_summary() -> str:
     return markdown(header, rows) + f"\n\n{frontier_about(results)}"
 
 
-def frontier_half(half: str, names) -> tuple[str, str, str]:
-    rows = load("frontier")[half]
+@table
+def frontier_summary() -> str:
+    """Loops that the penalties end, and what they cost text that is fine."""
+    return frontier_short(load("frontier"), SHORT)
+
+
+def frontier_half(rows: dict, names) -> tuple[str, str, str]:
     kinds = list(rows["none"]["harm"])
     lengths = list(rows["none"]["copies"]["prose"])
     answers, harm, copies = [], [], []
@@ -503,19 +584,72 @@ def frontier_half(half: str, names) -> tuple[str, str, str]:
     )
 
 
+def frontier_whole(results: dict) -> str:
+    names = [name for name in LONG if name in results["report"]]
+    return "\n\n".join([*frontier_half(results["report"], names), frontier_about(results)])
+
+
 @table
 def frontier() -> str:
     """Everything that was measured on the half that is reported."""
-    results = load("frontier")
-    return "\n\n".join([*frontier_half("report", [n for n in LONG if n in results["report"]]), frontier_about(results)])
+    return frontier_whole(load("frontier"))
+
+
+@table
+def frontier_gemma() -> str:
+    """The same with another model."""
+    return frontier_whole(load(GEMMA))
+
+
+@table
+def frontier_gemma_short() -> str:
+    """The summary of that."""
+    return frontier_short(load(GEMMA), SHORT)
 
 
 @table
 def frontier_choose() -> str:
     """What "gentle" was chosen among, on the other half."""
     rows = load("frontier")["choose"]
-    names = ["none", "paper", *(name for name in rows if name.startswith("gate "))]
-    return "\n\n".join(frontier_half("choose", names))
+    return "\n\n".join(frontier_half(rows, ["none", "paper", *candidates_of(rows)]))
+
+
+def candidates_of(rows: dict) -> list[str]:
+    return [name for name in rows if name.startswith("gate ")]
+
+
+def third_copies(row: dict) -> str:
+    """Of all kinds and lengths."""
+    shares = [100 * copies[1] for by_length in row["copies"].values() for copies in by_length.values()]
+    return f"{min(shares):.0f} to {max(shares):.0f}"
+
+
+@table
+def frontier_nearest() -> str:
+    """The sets that "gentle" was chosen among, by what third copies keep."""
+    rows = load("frontier")["choose"]
+    lines = []
+    for name in ("paper", *candidates_of(rows)):
+        row = rows[name]
+        harm = [harm_of(row, "json"), harm_of(row, "song")]
+        lines.append([TITLES.get(name, name), third_copies(row), *answers_of(row)[:3], *harm])
+    header = ["", "% of third copies kept", "in a loop", "nearly", "circling", "nats lost: json", "song"]
+    return markdown(header, lines)
+
+
+@table
+def frontier_options() -> str:
+    """What our options do, each alone."""
+    rows = load("frontier")["report"]
+    lines = []
+    for name in (name for name in LONG if name in OURS):
+        row = rows[name]
+        worst = max(row["harm"], key=row["harm"].get)
+        harm = f"{harm_of(row, worst)} ({worst})" if any(row["harm"].values()) else ""
+        copies = [second(row, kind, copy) for copy in (0, 1) for kind in ("prose", "code")]
+        lines.append([TITLES.get(name, f"`{name}`"), *answers_of(row), harm_of(row, "prose"), harm, *copies])
+    header = ["", "in a loop", "nearly", "circling", "tokens", "nats lost: prose", "worst"]
+    return markdown([*header, "second copies: prose", "code", "third copies: prose", "code"], lines)
 
 
 @table
@@ -538,6 +672,20 @@ def frontier_cost() -> str:
         "and {}% and {}%."
     ).format(
         *lost("paper"), *points("paper"), *lost("repetition=1.1"), *points("repetition=1.1"), *gentle, *points("gentle")
+    )
+
+
+@table
+def frontier_release() -> str:
+    """What "reasoning" costs texts that are no thinking."""
+    row = load("frontier")["report"]["reasoning"]
+    most, more, *others = sorted(row["harm"], key=row["harm"].get, reverse=True)
+    third = [f"{100 * row['copies'][kind]['200'][1]:.0f}%" for kind in ("prose", "code")]
+    rest = max(row["harm"][kind] for kind in others)
+    return (
+        f"`reasoning` releases a closing tag, and no text here has one. A token lost {row['harm'][most]:.2f} nats in the "
+        f"{most}, {row['harm'][more]:.2f} in {more}, and at most {rest:.3f} elsewhere. Of third copies of 200 tokens "
+        f"{third[0]} of the first choices stay in prose and {third[1]} in code."
     )
 
 
@@ -745,6 +893,15 @@ def cache_peers() -> str:
     return f"{markdown(header, rows)}\n\n{provenance(results)}. Measured with {', '.join(sorted(versions))}"
 
 
+@table
+def instructions() -> str:
+    """Counts of the hot functions, of the compilers that they are known of."""
+    counts = load("instructions")["counts"]
+    names = list(dict.fromkeys(name for found in counts.values() for name in found))
+    rows = [[name, *(f"{found[name]:,}" if name in found else "" for found in counts.values())] for name in names]
+    return markdown(["instructions", *counts], rows)
+
+
 def fill(page: str) -> str:
     return re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",
@@ -764,7 +921,10 @@ def main() -> int:
     for wanted in sys.argv[2:] if sys.argv[1:2] == ["--print"] else ():
         for name, make in TABLES.items():
             if name == wanted or name.startswith(f"{wanted}-"):
-                print(f"\n{make()}")
+                try:
+                    print(f"\n{make()}")
+                except FileNotFoundError as error:  # it was measured with another model, or by another program
+                    print(f"\n{name}: there is no {Path(error.filename).name}")
     return 1 if stale and "--check" in sys.argv else 0
 
 

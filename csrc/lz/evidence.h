@@ -6,6 +6,8 @@
 
 static const uint32_t gram_multiplier = 0x9e3779b1u;
 
+enum { HORIZON_GRAM = 4 }; /* tokens of the n-grams that the horizon asks for */
+
 typedef struct {
     const int32_t *recent;
     uint32_t *hashes, *table; /* a slot holds 0, or a position + 1, and SEEN_TWICE */
@@ -16,24 +18,44 @@ typedef struct {
 
 #define SEEN_TWICE 0x80000000u
 
-/* Gets ready to read the n newest grams. Of a hash the upper bits are good. */
-static lz_grams begin_grams(const lz_scratch *s, int32_t n, int32_t size)
+ALWAYS_INLINE void hash_grams_of(int32_t size, const int32_t *restrict recent, int32_t n, uint32_t *restrict hashes)
 {
-    const int32_t *restrict recent = s->recent;
-    uint32_t *restrict hashes = s->hashes;
-    lz_grams g = {.recent = recent, .hashes = hashes, .table = s->table, .shift = 29, .next = -1};
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t *tokens = recent + i;
+        uint32_t hash = (uint32_t)tokens[0] * gram_multiplier;
+        for (int32_t k = 1; k < size; k++)
+            hash = (hash ^ (uint32_t)tokens[k]) * gram_multiplier;
+        hashes[i] = hash;
+    }
+}
+
+/* Hashes of the n newest grams. Of a hash the upper bits are good. */
+static void hash_grams(const lz_scratch *s, int32_t n, int32_t size)
+{
+    if (size == LZ_GRAM) /* of a size that is known, many at once */
+        hash_grams_of(LZ_GRAM, s->recent, n, s->hashes);
+    else if (size == HORIZON_GRAM)
+        hash_grams_of(HORIZON_GRAM, s->recent, n, s->hashes);
+    else
+        hash_grams_of(size, s->recent, n, s->hashes);
+}
+
+/* The fewest slots, a power of two and at most the table's, that are `times` as many as n; how far to shift a hash. */
+static int32_t slots_for(const lz_scratch *s, int32_t n, int32_t times, int32_t *shift)
+{
     int32_t slots = 8;
-    for (; slots < 4 * (int64_t)n && slots < s->n_table; slots *= 2)
-        g.shift--;
+    for (*shift = 29; slots < times * (int64_t)n && slots < s->n_table; slots *= 2)
+        --*shift;
+    return slots;
+}
+
+/* Gets ready to read the n newest grams, which have been hashed. */
+static lz_grams begin_grams(const lz_scratch *s, int32_t n)
+{
+    lz_grams g = {.recent = s->recent, .hashes = s->hashes, .table = s->table, .next = -1};
+    const int32_t slots = slots_for(s, n, 4, &g.shift);
     g.mask = (uint32_t)slots - 1;
     memset(s->table, 0, (size_t)slots * sizeof *s->table);
-    for (int32_t i = 0; i < n; i++)
-        hashes[i] = (uint32_t)recent[i] * gram_multiplier;
-    for (int32_t k = 1; k < size; k++) {
-        const int32_t *restrict tokens = recent + k; /* an index i + k might wrap, for all that some compilers know */
-        for (int32_t i = 0; i < n; i++)
-            hashes[i] = (hashes[i] ^ (uint32_t)tokens[i]) * gram_multiplier;
-    }
     return g;
 }
 
@@ -61,13 +83,14 @@ static inline uint32_t enter_gram(lz_grams *g, int32_t i, int32_t size)
 /* How many of the last `horizon` tokens end a 4-gram that also ended at most `window` tokens earlier. */
 static int32_t count_repeated(const lz_scratch *s, int32_t n, int32_t window, int32_t horizon)
 {
-    enum { SIZE = 4 };
+    enum { SIZE = HORIZON_GRAM };
     int32_t repeated = 0, grams = n - SIZE + 1;
     if (grams > horizon + (int64_t)window)
         grams = horizon + window;
     if (grams <= 0)
         return 0;
-    lz_grams g = begin_grams(s, grams, SIZE);
+    hash_grams(s, grams, SIZE);
+    lz_grams g = begin_grams(s, grams);
     for (int32_t i = grams - 1; i >= 0; i--) {
         uint32_t before = enter_gram(&g, i, SIZE);
         repeated += i < horizon && before && (int32_t)(before & ~SEEN_TWICE) - 1 - i <= window;
@@ -88,9 +111,7 @@ static inline lz_circling read_grams(const lz_scratch *s, int32_t n, int32_t siz
 {
     const int32_t grams = n - size + 1, wanted_grams = wanted - size + 1, enough_grams = enough - size + 1;
     int32_t run = 0, longest = 0, steps = 0;
-    if (grams < 3)
-        return (lz_circling){0, 0};
-    lz_grams g = begin_grams(s, grams, size);
+    lz_grams g = begin_grams(s, grams);
     for (int32_t i = grams - 1; i >= 0; i--) {
         run = enter_gram(&g, i, size) & SEEN_TWICE ? run + 1 : 0;
         longest = run > longest ? run : longest;
@@ -102,8 +123,36 @@ static inline lz_circling read_grams(const lz_scratch *s, int32_t n, int32_t siz
     return (lz_circling){longest > 0 ? longest + size - 1 : 0, steps};
 }
 
-static lz_circling find_circling(const lz_scratch *s, int32_t n, int32_t size, int32_t wanted, int32_t enough)
+/* Whether a string of at least `least` tokens may stand for the third time. Grams whose hashes begin alike share a counter,
+ * so this is seldom said where there is none, and always where there is one. Counting has no branch that depends on the
+ * tokens; reading them has, and is left out where the answer is no. */
+static int may_circle(const lz_scratch *s, int32_t grams, int32_t size, int32_t least)
 {
+    const uint32_t *hashes = s->hashes;
+    const int32_t least_grams = least > size ? least - size + 1 : 1;
+    uint8_t *counts = (uint8_t *)s->table; /* up to 2 */
+    int32_t shift, run = 0;
+    memset(counts, 0, (size_t)slots_for(s, grams, 8, &shift));
+    for (int32_t i = grams - 1; i >= 0; i--) {
+        uint8_t *count = &counts[hashes[i] >> shift];
+        const int32_t twice = *count >> 1;
+        *count = (uint8_t)(*count + 1 - twice);
+        run = (run + 1) & -twice;
+        if (run >= least_grams)
+            return 1;
+    }
+    return 0;
+}
+
+/* Of a text whose longest string is shorter than `least` it may say that there is none. */
+static lz_circling find_circling(const lz_scratch *s, int32_t n, int32_t size, int32_t least, int32_t wanted, int32_t enough)
+{
+    const int32_t grams = n - size + 1;
+    if (grams < 3)
+        return (lz_circling){0, 0};
+    hash_grams(s, grams, size);
+    if (least > size && !may_circle(s, grams, size, least))
+        return (lz_circling){0, 0};
     /* The comparisons of a known size are a few instructions. */
     return size == LZ_GRAM ? read_grams(s, n, LZ_GRAM, wanted, enough) : read_grams(s, n, size, wanted, enough);
 }
@@ -114,5 +163,5 @@ static void evidence(const lz_evidence *e, const lz_tokens *tokens, int64_t *len
     lz_scratch s;
     lz_lay_out(ws->blocks[LZ_SCRATCH].memory, sizes, &s);
     for (int64_t b = 0; b < tokens->rows; b++)
-        lengths[b] = find_circling(&s, read_recent(tokens, b, sizes.context, s.recent), e->gram, 1, INT32_MAX).length;
+        lengths[b] = find_circling(&s, read_recent(tokens, b, sizes.context, s.recent), e->gram, 1, 1, INT32_MAX).length;
 }

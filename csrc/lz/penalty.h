@@ -135,12 +135,14 @@ static float gate_share(const lz_penalty *p, int32_t length)
     return share < 0 ? 0 : share > 1 ? 1 : share;
 }
 
-/* What gate and release ask: from `enough` tokens of evidence on, more makes no difference. */
+/* What gate and release ask. Fewer tokens of evidence than `least` make no difference, nor do more than `enough`. */
 static lz_circling circling_of(const lz_penalty *p, const lz_scratch *s, int32_t window)
 {
     const int32_t wanted = p->release.n > 0 ? p->release_after : 1;
     const int32_t open = p->gate_to < (float)LZ_MOST ? (int32_t)ceilf(p->gate_to) : LZ_MOST;
-    return find_circling(s, window, LZ_GRAM, wanted, wanted > open ? wanted : open);
+    const int32_t shut = p->gate_from < (float)LZ_MOST ? (int32_t)p->gate_from + 1 : LZ_MOST;
+    const int32_t least = p->gate_to > 0 && (p->release.n == 0 || shut < wanted) ? shut : wanted;
+    return find_circling(s, window, LZ_GRAM, least, wanted, wanted > open ? wanted : open);
 }
 
 /* What is due of each mark gains with every token since the text began to circle, until one of the marks has been written.

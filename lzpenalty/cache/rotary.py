@@ -89,11 +89,13 @@ def _uncompiled():
 @dataclass(frozen=True)
 class Attention:
     """How a model's layers with full attention, in their order, attend. `special` names what caches with budgets by head
-    can't compute, `placed` what none can that drops keys; None if there is nothing."""
+    can't compute, `placed` what none can that drops keys; None if there is nothing. `unseen` says that attention never gets
+    the keys that the cache returns, but others that are made of them."""
 
     rotations: list[Rotation]
     special: str | None
     placed: str | None
+    unseen: bool
 
 
 def examine(model) -> Attention:
@@ -112,7 +114,8 @@ def examine(model) -> Attention:
     if getattr(model.config.get_text_config(decoder=True), "kv_lora_rank", None):
         special = special or "latent keys and values (MLA)"
     placed = next((what for probe in probes if (what := check_places(probe.options or {}))), None)
-    return Attention([_rotation(model, probe.queries) for probe in probes], special, placed)
+    unseen = any(probe.is_initialized and probe.queries is None for probe in probes)
+    return Attention([_rotation(model, probe.queries) for probe in probes], special, placed, unseen)
 
 
 def _rotation(model, queries: torch.Tensor | None) -> Rotation:

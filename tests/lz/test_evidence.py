@@ -75,6 +75,28 @@ def test_a_gate_opens_with_the_evidence(device):
         np.testing.assert_allclose(got, share * penalized(device, text), rtol=1e-6)
 
 
+@st.composite
+def third_times(draw):
+    """Texts in which a passage stands about three times, and what lies between."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    passage = rng.integers(0, draw(st.sampled_from([1, 2, 60])), draw(st.integers(6, 60)))
+    between = [rng.integers(0, 64, draw(st.integers(0, 20))) for _ in range(draw(st.integers(2, 12)))]
+    text = np.concatenate([part for filler in between for part in (passage, filler)])
+    return text[: draw(st.integers(1, len(text)))]
+
+
+@given(third_times(), st.integers(0, 60), st.integers(1, 30), st.integers(1, 60), st.integers(40, 900))
+@settings(max_examples=200, deadline=None)
+def test_gate_and_release_at_and_around_the_evidence(device, text, opens, wide, after, window):
+    """However often one n-gram stands there."""
+    gate, release = {"gate": (opens, opens + wide)}, {"release": 63, "release_after": after}
+    for options in (gate, release, gate | release):
+        wanted = np.zeros(64)
+        for token, penalty in oracle.penalties(text.tolist(), 64, strength=1.0, window=window, **options).items():
+            wanted[token] = -penalty
+        np.testing.assert_allclose(penalized(device, text, window=window, **options), wanted, rtol=1e-5, atol=1e-5)
+
+
 def gain(device, text, **options):
     """What a release adds, with the gate shut."""
     return penalized(device, text, gate=(1e6, 2e6), **options)
