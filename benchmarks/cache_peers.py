@@ -2,10 +2,10 @@
 
     python benchmarks/cache_peers.py [NAME ...] [--batches 1 4] [--tokens 1024 4096] [--list]
 
-SmolLM2-135M, one thread, seconds of its processor. Each cache is brought to where it would be after so many generated tokens.
+SmolLM2-135M, one thread, seconds of its processor. Each cache is brought to where it would be after so many new tokens.
 Then STEPS real steps are clocked, in turns of TURN, among them one compression of each cache that compresses every STEPS
 tokens. Bounded caches keep 1,024 tokens, prompt included. In transformers: DynamicCache and StaticCache, also through
-torch.compile; QuantizedCache; RPCCache; and kvpress's DecodingPress. llama.cpp decodes the weights as the GGUF file has them,
+torch.compile; QuantizedCache; RPCCache; kvpress's DecodingPress. llama.cpp decodes the weights as the GGUF file has them,
 OpenVINO GenAI, without and with its cache eviction, the same as float16.
 
 A Python has some of these packages: names that it can't run are said, and the others measured. Results are added to
