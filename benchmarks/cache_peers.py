@@ -1,12 +1,15 @@
 """What decoding costs with the caches of others, and in another engine.
 
-    python benchmarks/cache_peers.py [NAME ...] [--batches 1 4] [--tokens 1024 4096] [--list]
+    python benchmarks/cache_peers.py [NAME ...] [--batches 1 4] [--tokens 1024 4096] [--layers N] [--list]
 
 SmolLM2-135M, one thread, seconds of its processor. Each cache is brought to where it would be after so many new tokens.
 Then STEPS real steps are clocked, in turns of TURN, among them one compression of each cache that compresses every STEPS
 tokens. Bounded caches keep 1,024 tokens, prompt included. In transformers: DynamicCache and StaticCache, also through
 torch.compile; QuantizedCache; RPCCache; kvpress's DecodingPress. llama.cpp decodes the weights as the GGUF file has them,
 OpenVINO GenAI, without and with its cache eviction, the same as float16.
+
+Compiling 30 layers takes minutes: with --layers it is a model of SmolLM2's sizes with N layers and random weights, and the
+results are those of another file, cache_peers_layers.json.
 
 A Python has some of these packages: names that it can't run are said, and the others measured. Results are added to
 results/cache_peers.json, each with the versions it was measured with."""
@@ -244,10 +247,18 @@ def one_thread() -> None:
 
 
 @functools.cache
-def smollm2():
-    from lzpenalty.commands.models import load_model
+def smollm2(layers: int | None = None):
+    if layers is None:
+        from lzpenalty.commands.models import load_model
 
-    return load_model()[0]
+        return load_model()[0]
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def gguf() -> Path:
@@ -296,7 +307,7 @@ def lacking(packages) -> list[str]:
     return [name for name in packages if not there(name)]
 
 
-def measure(names: list[str], batch: int, tokens: int) -> dict:
+def measure(names: list[str], batch: int, tokens: int, layers: int | None = None) -> dict:
     """All in turns; engines whose clock is their own apart."""
     running = {}
     for name in names:
@@ -305,7 +316,7 @@ def measure(names: list[str], batch: int, tokens: int) -> dict:
             continue  # its package decodes one sequence
         first = time.perf_counter()
         try:
-            one = kind(smollm2() if issubclass(kind, Torch) else gguf(), batch, tokens)
+            one = kind(smollm2(layers) if issubclass(kind, Torch) else gguf(), batch, tokens)
             if not isinstance(one, OpenVino):
                 one.turn(4)  # what compiles does it here
         except Exception as error:  # of others, of any kind; they are left out
@@ -340,6 +351,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096])
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--nothing", action="store_true", help="nothing is written")
     args = parser.parse_args()
@@ -353,7 +365,7 @@ def main() -> int:
             names.append(name)
     if args.list or not names:
         return 0 if names else 1
-    versions = {}
+    file, versions = FILE.with_stem("cache_peers_layers") if args.layers else FILE, {}
     for name in VERSIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
@@ -361,15 +373,20 @@ def main() -> int:
     for batch in args.batches:
         for tokens in args.tokens:
             print(f"batch {batch}, {tokens} tokens", flush=True)
-            found = measure(names, batch, tokens)
+            found = measure(names, batch, tokens, args.layers)
             if args.nothing:
                 continue
-            results = json.loads(FILE.read_text()) if FILE.exists() else {"rows": []}
+            results = json.loads(file.read_text()) if file.exists() else {"rows": []}
             rows = [row for row in results["rows"] if (row["cache"], row["batch"], row["tokens"]) not in
                     {(name, batch, tokens) for name in found}]  # fmt: skip
             rows += [{"cache": n, "batch": batch, "tokens": tokens, **one, "versions": versions} for n, one in found.items()]
             rows.sort(key=lambda row: ([*CONTESTANTS].index(row["cache"]), row["batch"], row["tokens"]))
-            FILE.write_text(json.dumps({"machine": machine(), "steps": STEPS, "kept": KEPT, "rows": rows}, indent=1) + "\n")
+            file.write_text(
+                json.dumps(
+                    {"machine": machine(), "layers": args.layers, "steps": STEPS, "kept": KEPT, "rows": rows}, indent=1
+                )
+                + "\n"
+            )
     return 0
 
 
