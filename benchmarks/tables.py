@@ -813,9 +813,10 @@ def vllm_cache() -> str:
     header = [title, "tokens a CPU second", "of full", "steps", "mean batch", "preemptions", "time in compressions"]
     about = provenance(results)
     if cost:
+        few, *_, many = cost["spread"]
         about = (
-            f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU seconds "
-            f"without them (median of {results['rounds']} rounds, {cost['spread'][0]:.3f} to {cost['spread'][-1]:.3f}). {about}"
+            f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU "
+            f"seconds without them (median of {results['rounds']} rounds, {few:.3f} to {many:.3f}). {about}"
         )
     return markdown(header, rows) + f"\n\n{about}"
 
