@@ -468,16 +468,18 @@ def recall_passcode() -> str:
 def recall_generation() -> str:
     """Repetition in what the model writes."""
     results, rows = load("recall"), []
+    written = [found for by_rule in results["generation"].values() for found in by_rule.values()]
+    ways = [way for way in ("greedy", "sampled") if all(way in found for found in written)]
     for by_rule in results["generation"].values():
         for rule, found in by_rule.items():
             row = [rule]
-            for answers in found.values():
+            for answers in (found[way] for way in ways):
                 row += [
                     f"{statistics.mean(one['seq_rep_4'] for one in answers):.2f}",
                     share((sum(one["loop"] for one in answers), len(answers))),
                 ]
             rows.append(row)
-    measures = [f"{way}: {what}" for way in ("greedy", "sampled") for what in ("seq-rep-4", "end in a loop")]
+    measures = [f"{way}: {what}" for way in ways for what in ("seq-rep-4", "end in a loop")]
     header = [", ".join(results["generation"]), *measures]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
@@ -738,6 +740,22 @@ def thinking_summary() -> str:
 
 
 @table
+def recall_weakest() -> str:
+    """What echo forgets, in sentences."""
+    results = load("recall")
+    quarter, eighth = (results["facts"][setting] for setting in ("P = 256, c = 4", "P = 128, c = 8"))
+    by_kind = {kind: later(quarter, "echo", kind) for kind in KINDS}
+    worst = sorted(KINDS, key=lambda kind: by_kind[kind][0] / by_kind[kind][1])
+    rest = tuple(map(sum, zip(*(by_kind[kind] for kind in worst[2:]), strict=True)))
+    first, second = (f"{share(by_kind[kind])} {kind}s" for kind in worst[:2])
+    (known, of), paper = later(eighth, "echo"), later(eighth, "rpc")[0]
+    return (
+        f"Where `echo` forgets most: it knew {first}, {second}, and {share(rest)} of the other four kinds. With "
+        f"an interval of 128 tokens and an eighth of them kept it knew {known} of {of} ({known / of:.0%}), `rpc` {paper}."
+    )
+
+
+@table
 def recall_lost() -> str:
     """The same in sentences."""
     results = load("recall")
@@ -795,17 +813,20 @@ def vllm_cache() -> str:
         ]
         for mode, found in results["modes"].items()
     ]
-    blocks, cost = results["blocks"], results["cpu_with_the_classes"]
+    blocks, cost = results["blocks"], results.get("cpu_with_the_classes")
     title = (
         f"vLLM {results['vllm']}, SmolLM2-135M, {results['requests']} requests of {results['prompt']} tokens in and "
-        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need"
+        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need, watermark "
+        f"{results['watermark']}"
     )
     header = [title, "tokens a CPU second", "of full", "steps", "mean batch", "preemptions", "time in compressions"]
-    about = (
-        f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU seconds "
-        f"without them (median of {results['rounds']} rounds, {cost['spread'][0]:.3f} to {cost['spread'][-1]:.3f})."
-    )
-    return markdown(header, rows) + f"\n\n{about} {provenance(results)}"
+    about = provenance(results)
+    if cost:
+        about = (
+            f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU seconds "
+            f"without them (median of {results['rounds']} rounds, {cost['spread'][0]:.3f} to {cost['spread'][-1]:.3f}). {about}"
+        )
+    return markdown(header, rows) + f"\n\n{about}"
 
 
 @table
@@ -890,16 +911,26 @@ def analysis() -> str:
 
 @table
 def cache_peers() -> str:
-    """Tokens a second and megabytes of each cache and engine, and what they were."""
-    results, rows = load("cache_peers"), []
+    """Tokens a CPU second and megabytes of each cache and engine, and what they were."""
+    return peers_of("cache_peers")
+
+
+@table
+def cache_peers_layers() -> str:
+    """The same with a few layers, which compile faster."""
+    return peers_of("cache_peers_layers")
+
+
+def peers_of(name: str) -> str:
+    results, rows = load(name), []
     found = {(row["cache"], row["batch"], row["tokens"]): row for row in results["rows"]}
     columns = sorted({key[1:] for key in found})
     for name in dict.fromkeys(row["cache"] for row in results["rows"]):
         cells = [found.get((name, *column)) for column in columns]
         held = [f"{cell['megabytes']:,.0f}" if cell and cell["megabytes"] else "" for cell in cells]
-        rows.append([name, *(f"{cell['tokens_per_second']:.1f}" if cell else "" for cell in cells), *held])
+        rows.append([name, *(f"{cell['tokens_per_cpu_second']:.1f}" if cell else "" for cell in cells), *held])
     places = [f"batch {batch}, {tokens:,}" for batch, tokens in columns]
-    header = ["", *(f"tokens a second, {place}" for place in places), *(f"MB, {place}" for place in places)]
+    header = ["", *(f"tokens a CPU second, {place}" for place in places), *(f"MB, {place}" for place in places)]
     versions = {f"{name} {version}" for row in results["rows"] for name, version in row["versions"].items()}
     return f"{markdown(header, rows)}\n\n{provenance(results)}. Measured with {', '.join(sorted(versions))}"
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 facts = pytest.importorskip("facts")
@@ -134,6 +135,18 @@ def test_the_passcode_is_asked_for_as_random_attention_does(texts_of_letters, mo
     setting = {**recall.PASSCODE, "interval": 1 << 14}
     assert recall.passcode(tiny(), letters, "report", "rpc", setting, 0) == "11"
     assert asked["n"] == [5, 5]  # a space and four digits
+
+
+def test_a_question_leaves_a_cache_with_a_sliding_window_as_it_was():
+    """Such layers can't take tokens back, so a copy is asked."""
+    model, ids = tiny("gemma3_text"), prompt(2, 60)
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(ids[:, :40], past_key_values=cache)
+        wanted = model(ids, use_cache=False).logits[:, 48:-1].argmax(-1)
+        tails = torch.cat([ids[:, 40:49], wanted[:, :1]], dim=1)
+        assert [recall.ask(model, cache, tails, [1, 1]) for _ in range(2)] == [[True, True]] * 2
+    assert cache.get_seq_length() == 40
 
 
 def test_who_finds_itself_alone_is_not_found_by_others():
