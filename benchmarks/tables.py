@@ -245,11 +245,12 @@ def attention_summary() -> str:
     slower = [sum(r[name] < 1 for r in grid) for name in ("torch_over_ours", "torch_grouped_over_ours")]
     quiet = undisturbed(long)
     reached = [sum(r[name] >= 0.8 for r in quiet) for name in ("share_of_roof", "share_of_reading")]
+    disturbed = len(grid) - len(undisturbed(grid))
     said = (
-        f"Of {len(grid)} cells, {slower[0]} are slower than PyTorch with `enable_gqa` and {slower[1]} than grouped. Something "
-        f"else ran on the machine in {len(grid) - len(undisturbed(grid))}, as the loop that multiplies had less than 85% of its "
-        f"processors there: they are left out of the shares. Of the other {len(quiet)} from 4,096 tokens on, {reached[0]} reach "
-        f"80% of the roof and {reached[1]} 80% of reading alone."
+        f"Of {len(grid)} cells, {slower[0]} are slower than PyTorch with `enable_gqa` and {slower[1]} than grouped. "
+        f"Something else ran on the machine in {disturbed}, as the loop that multiplies had less than 85% of its processors "
+        f"there: they are left out of the shares. Of the other {len(quiet)} from 4,096 tokens on, {reached[0]} reach 80% of "
+        f"the roof and {reached[1]} 80% of reading alone."
     )
     return markdown(header, body) + f"\n\n{said}\n\n{provenance(results)}"
 
