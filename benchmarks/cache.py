@@ -52,8 +52,8 @@ def ours(queries, keys, values, kept):
 
 def peak_memory(function) -> int:
     """Bytes by which the process grows at most while function() runs, as the kernel counts them. Free memory that the C
-    library holds would hide a part, and is given back first; what a first call sets up for good is not counted."""
-    function()
+    library holds would hide a part, and is given back first. It has run before: what a first call sets up for good doesn't
+    count."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = resident("VmRSS")
@@ -176,7 +176,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     append = appends(3 if quick else 101)
-    grid = compressions(5, *((["Qwen2.5-7B"], [4096], [1]) if quick else (MODELS, REGIONS, (1, 4))))
+    grid = compressions(3, *((["Qwen2.5-7B"], [4096], [1]) if quick else (MODELS, REGIONS, (1, 4))))
     if not quick:
         write("cache", {"append": append, "grid": grid})
 

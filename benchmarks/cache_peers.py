@@ -1,12 +1,15 @@
 """What decoding costs with the caches of others, and in another engine.
 
-    python benchmarks/cache_peers.py [NAME ...] [--batches 1 4] [--tokens 1024 4096] [--list]
+    python benchmarks/cache_peers.py [NAME ...] [--batches 1 4] [--tokens 1024 4096] [--layers N] [--list]
 
-SmolLM2-135M. Each cache is brought to where it would be after so many generated tokens. Then STEPS real steps are clocked,
-in turns of TURN, among them one compression of each cache that compresses every STEPS tokens. Bounded caches keep 1,024,
-prompt included. In transformers: DynamicCache and StaticCache, also through torch.compile; QuantizedCache; RPCCache; and
-kvpress's DecodingPress. llama.cpp decodes the weights as the GGUF file has them, OpenVINO GenAI, without and with its cache
-eviction, the same as float16.
+SmolLM2-135M, one thread, seconds of its processor. Each cache is brought to where it would be after so many new tokens.
+Then STEPS real steps are clocked, in turns of TURN, among them one compression of each cache that compresses every STEPS
+tokens. Bounded caches keep 1,024 tokens, prompt included. In transformers: DynamicCache and StaticCache, also through
+torch.compile; QuantizedCache; RPCCache; kvpress's DecodingPress. llama.cpp decodes the weights as the GGUF file has them,
+OpenVINO GenAI, without and with its cache eviction, the same as float16.
+
+Compiling 30 layers takes minutes: with --layers it is a model of SmolLM2's sizes with N layers and random weights, and the
+results are those of another file, cache_peers_layers.json.
 
 A Python has some of these packages: names that it can't run are said, and the others measured. Results are added to
 results/cache_peers.json, each with the versions it was measured with."""
@@ -26,6 +29,7 @@ from importlib import metadata
 from pathlib import Path
 
 from harness import RESULTS, machine
+from lzpenalty import set_num_threads
 
 STEPS, TURN, PROMPT, KEPT = 128, 16, 64, 1024
 BUDGET = dict(interval=STEPS, ratio=1, budget=KEPT - PROMPT)
@@ -58,10 +62,10 @@ class Torch:
 
         ids = torch.full((self.batch, 1), 7)
         with torch.no_grad(), self.context:
-            started = time.perf_counter()
+            started = time.process_time()
             for _ in range(steps):
                 self.model(ids, past_key_values=self.cache, logits_to_keep=1).logits[:, -1].argmax(-1)
-            return time.perf_counter() - started
+            return time.process_time() - started
 
     def bytes(self) -> int:
         return sum(x.nbytes for layer in self.cache.layers for x in (layer.keys, layer.values))
@@ -168,7 +172,7 @@ class LlamaCpp:
 
         # Logits of the prompt's tokens are not asked for, or they would take gigabytes.
         self.llama = llama_cpp.Llama(
-            str(file), n_ctx=PROMPT + tokens + 4 * STEPS, n_threads=2, n_threads_batch=2, verbose=False
+            str(file), n_ctx=PROMPT + tokens + 4 * STEPS, n_threads=1, n_threads_batch=1, verbose=False
         )
         found = {name.partition(".")[2]: value for name, value in self.llama.metadata.items()}
         size = int(found["embedding_length"]) // int(found["attention.head_count"])
@@ -179,11 +183,11 @@ class LlamaCpp:
     def turn(self, steps: int) -> float:
         import numpy as np
 
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(steps):
             self.llama.eval([7])
             np.ctypeslib.as_array(self.llama._ctx.get_logits_ith(-1), (self.llama.n_vocab(),)).argmax()
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def bytes(self) -> int:
         return self.held * self.cells
@@ -205,16 +209,23 @@ class OpenVino:
         if self.eviction:
             scheduler.use_cache_eviction = True
             scheduler.cache_eviction_config = genai.CacheEvictionConfig(PROMPT, STEPS, KEPT, genai.AggregationMode.NORM_SUM)
-        self.pipeline = genai.LLMPipeline(str(float16_file(file)), "CPU", scheduler_config=scheduler)
+        self.pipeline = genai.LLMPipeline(
+            str(float16_file(file)), "CPU", scheduler_config=scheduler, INFERENCE_NUM_THREADS=1
+        )
         self.options = genai.GenerationConfig()
-        self.options.max_new_tokens, self.options.ignore_eos, self.options.do_sample = STEPS, True, False
+        self.options.ignore_eos, self.options.do_sample = True, False
         self.options.apply_chat_template = False
         self.prompts = [" the" * (PROMPT + tokens)] * batch
 
     def turn(self, steps: int) -> float:
-        """Only for all steps at once: what its own clock says of them, without the prompt."""
-        found = self.pipeline.generate(self.prompts, self.options).perf_metrics
-        return found.get_tpot().mean / 1e3 * steps
+        """What so many tokens and one take beyond one, which takes the prompt as well."""
+        return self.seconds(1 + steps) - self.seconds(1)
+
+    def seconds(self, tokens: int) -> float:
+        self.options.max_new_tokens = tokens
+        started = time.process_time()
+        self.pipeline.generate(self.prompts, self.options)
+        return time.process_time() - started
 
     def bytes(self) -> None:
         """It has a pool, and does not say how much of it is in use."""
@@ -227,11 +238,27 @@ class Evicting(OpenVino):
     eviction = True
 
 
-@functools.cache
-def smollm2():
-    from lzpenalty.commands.models import load_model
+def one_thread() -> None:
+    with contextlib.suppress(ImportError):
+        import torch
 
-    return load_model()[0]
+        torch.set_num_threads(1)
+    set_num_threads(1)
+
+
+@functools.cache
+def smollm2(layers: int | None = None):
+    if layers is None:
+        from lzpenalty.commands.models import load_model
+
+        return load_model()[0]
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def gguf() -> Path:
@@ -280,7 +307,7 @@ def lacking(packages) -> list[str]:
     return [name for name in packages if not there(name)]
 
 
-def measure(names: list[str], batch: int, tokens: int) -> dict:
+def measure(names: list[str], batch: int, tokens: int, layers: int | None = None) -> dict:
     """All in turns; engines whose clock is their own apart."""
     running = {}
     for name in names:
@@ -289,8 +316,9 @@ def measure(names: list[str], batch: int, tokens: int) -> dict:
             continue  # its package decodes one sequence
         first = time.perf_counter()
         try:
-            one = kind(smollm2() if issubclass(kind, Torch) else gguf(), batch, tokens)
-            one.turn(4)  # what compiles does it here
+            one = kind(smollm2(layers) if issubclass(kind, Torch) else gguf(), batch, tokens)
+            if not isinstance(one, OpenVino):
+                one.turn(4)  # what compiles does it here
         except Exception as error:  # of others, of any kind; they are left out
             print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
             continue
@@ -309,7 +337,7 @@ def measure(names: list[str], batch: int, tokens: int) -> dict:
     for name, one in running.items():
         held = one.bytes()
         found[name] = {
-            "tokens_per_second": round(batch * STEPS / sum(seconds[name]), 2),
+            "tokens_per_cpu_second": round(batch * STEPS / sum(seconds[name]), 2),
             "ms_of_a_common_step": round(1e3 * statistics.median(seconds[name]) * len(seconds[name]) / STEPS, 3),
             "megabytes": round(held / 1e6, 1) if held else None,
         }
@@ -323,6 +351,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096])
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--nothing", action="store_true", help="nothing is written")
     args = parser.parse_args()
@@ -336,22 +365,28 @@ def main() -> int:
             names.append(name)
     if args.list or not names:
         return 0 if names else 1
-    versions = {}
+    file, versions = FILE.with_stem("cache_peers_layers") if args.layers else FILE, {}
     for name in VERSIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
+    one_thread()
     for batch in args.batches:
         for tokens in args.tokens:
             print(f"batch {batch}, {tokens} tokens", flush=True)
-            found = measure(names, batch, tokens)
+            found = measure(names, batch, tokens, args.layers)
             if args.nothing:
                 continue
-            results = json.loads(FILE.read_text()) if FILE.exists() else {"rows": []}
+            results = json.loads(file.read_text()) if file.exists() else {"rows": []}
             rows = [row for row in results["rows"] if (row["cache"], row["batch"], row["tokens"]) not in
                     {(name, batch, tokens) for name in found}]  # fmt: skip
             rows += [{"cache": n, "batch": batch, "tokens": tokens, **one, "versions": versions} for n, one in found.items()]
             rows.sort(key=lambda row: ([*CONTESTANTS].index(row["cache"]), row["batch"], row["tokens"]))
-            FILE.write_text(json.dumps({"machine": machine(), "steps": STEPS, "kept": KEPT, "rows": rows}, indent=1) + "\n")
+            file.write_text(
+                json.dumps(
+                    {"machine": machine(), "layers": args.layers, "steps": STEPS, "kept": KEPT, "rows": rows}, indent=1
+                )
+                + "\n"
+            )
     return 0
 
 

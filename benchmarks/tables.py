@@ -262,14 +262,16 @@ def attention_grid() -> str:
 def echo_scores() -> str:
     """What echo's scores cost beside attention."""
     results = load("echo")
+    peaks = [name for name in ("attention_of_peak", "echo_of_peak") if name in results["rows"][0]]
     rows = [
         [r["model"], f"{r['entries']:,}", r["dtype"], f"{r['attention_ms']:.1f}", f"{r['echo_ms']:.1f}", f"{r['share']:.2f}"]
-        + [f"{r[name]:.0%}" for name in ("attention_of_peak", "echo_of_peak")]
+        + [f"{r[name]:.0%}" for name in peaks]
         for r in results["rows"]
     ]
     recent = results["rows"][0]["recent"]
-    header = ["model", "entries", "dtype", f"{recent} x attend, ms", "echo, ms", "echo / attend", "attend, of the peak"]
-    return markdown([*header, "echo, of the peak"], rows) + f"\n\n{provenance(results)}"
+    header = ["model", "entries", "dtype", f"{recent} x attend, ms", "echo, ms", "echo / attend"]
+    header += ["attend, of the peak", "echo, of the peak"][: len(peaks)]
+    return markdown(header, rows) + f"\n\n{provenance(results)}"
 
 
 @table
@@ -802,17 +804,20 @@ def vllm_cache() -> str:
         ]
         for mode, found in results["modes"].items()
     ]
-    blocks, cost = results["blocks"], results["cpu_with_the_classes"]
+    blocks, cost = results["blocks"], results.get("cpu_with_the_classes")
     title = (
         f"vLLM {results['vllm']}, SmolLM2-135M, {results['requests']} requests of {results['prompt']} tokens in and "
-        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need"
+        f"{results['tokens']:,} out, {blocks['pool']} blocks of {blocks['needed']} that full caches need, watermark "
+        f"{results['watermark']}"
     )
     header = [title, "tokens a CPU second", "of full", "steps", "mean batch", "preemptions", "time in compressions"]
-    about = (
-        f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU seconds "
-        f"without them (median of {results['rounds']} rounds, {cost['spread'][0]:.3f} to {cost['spread'][-1]:.3f})."
-    )
-    return markdown(header, rows) + f"\n\n{about} {provenance(results)}"
+    about = provenance(results)
+    if cost:
+        about = (
+            f"With the classes loaded and no request asking, a batch that fits takes {cost['median']:.3f} of the CPU seconds "
+            f"without them (median of {results['rounds']} rounds, {cost['spread'][0]:.3f} to {cost['spread'][-1]:.3f}). {about}"
+        )
+    return markdown(header, rows) + f"\n\n{about}"
 
 
 @table
@@ -897,16 +902,26 @@ def analysis() -> str:
 
 @table
 def cache_peers() -> str:
-    """Tokens a second and megabytes of each cache and engine, and what they were."""
-    results, rows = load("cache_peers"), []
+    """Tokens a CPU second and megabytes of each cache and engine, and what they were."""
+    return peers_of("cache_peers")
+
+
+@table
+def cache_peers_layers() -> str:
+    """The same with a few layers, which compile faster."""
+    return peers_of("cache_peers_layers")
+
+
+def peers_of(name: str) -> str:
+    results, rows = load(name), []
     found = {(row["cache"], row["batch"], row["tokens"]): row for row in results["rows"]}
     columns = sorted({key[1:] for key in found})
     for name in dict.fromkeys(row["cache"] for row in results["rows"]):
         cells = [found.get((name, *column)) for column in columns]
         held = [f"{cell['megabytes']:,.0f}" if cell and cell["megabytes"] else "" for cell in cells]
-        rows.append([name, *(f"{cell['tokens_per_second']:.1f}" if cell else "" for cell in cells), *held])
+        rows.append([name, *(f"{cell['tokens_per_cpu_second']:.1f}" if cell else "" for cell in cells), *held])
     places = [f"batch {batch}, {tokens:,}" for batch, tokens in columns]
-    header = ["", *(f"tokens a second, {place}" for place in places), *(f"MB, {place}" for place in places)]
+    header = ["", *(f"tokens a CPU second, {place}" for place in places), *(f"MB, {place}" for place in places)]
     versions = {f"{name} {version}" for row in results["rows"] for name, version in row["versions"].items()}
     return f"{markdown(header, rows)}\n\n{provenance(results)}. Measured with {', '.join(sorted(versions))}"
 

@@ -4,6 +4,7 @@ A cache is brought to where it would be after so many generated tokens, by rando
 token, with all compressions; then `generate` itself goes on for some tokens from there and is clocked. A compression is
 clocked apart, as what the step that brings one takes beyond a common step."""
 
+import copy
 import gc
 import statistics
 import time
@@ -35,6 +36,7 @@ INTERVAL = 4096
 CACHES = {
     "DynamicCache": None,
     "RPCCache, rpc": dict(interval=INTERVAL, selector="rpc"),
+    "RPCCache, rpc, compiled": dict(interval=INTERVAL, selector="rpc"),
     "RPCCache, echo": dict(interval=INTERVAL, selector="echo"),
     "RPCCache, rpc, budget 4096": dict(interval=1024, budget=4096, selector="rpc"),
     "RPCCache, interval=None": dict(interval=None),
@@ -44,21 +46,25 @@ TINY = {"interval": 64, "budget": 128}
 
 
 class Models:
-    """One at a time on the device."""
+    """One at a time on the device, and its twin, of the same weights, whose forward goes through torch.compile. transformers
+    itself compiles for a StaticCache."""
 
-    def __init__(self, device: str):
-        self.device, self.name, self.model = device, None, None
+    def __init__(self, clock):
+        self.device, self.tiny = clock.device, clock.tiny
+        self.name = self.model = self.twin = None
 
-    def get(self, name: str):
+    def get(self, name: str, cache: str):
         if name != self.name:
-            self.name = self.model = None
+            self.name = self.model = self.twin = None
             release(self.device)
             torch.manual_seed(0)
             with torch.device(self.device):
                 self.model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.bfloat16).eval()
             self.model.generation_config.eos_token_id = None
-            self.name = name
-        return self.model
+            self.name, self.twin = name, copy.copy(self.model)
+            forward = type(self.model).forward.__get__(self.twin)
+            self.twin.forward = torch.compile(forward, backend="eager" if self.tiny else "inductor")
+        return self.twin if cache.startswith("RPCCache") and cache.endswith("compiled") else self.model
 
 
 def release(device: str) -> None:
@@ -69,7 +75,7 @@ def release(device: str) -> None:
 
 
 def cells(clock, name: str):
-    models = Models(clock.device)
+    models = Models(clock)
     name, points, batches = (
         ("tiny", (80, 200), (2,)) if clock.tiny else (name, (4096, 32_768, 1024, 16_384, 8192), (1, 32, 8))
     )
@@ -78,7 +84,7 @@ def cells(clock, name: str):
             for cache in CACHES:
                 yield (
                     f"generate, {name}, B {batch}, {point} tokens, {cache}",
-                    lambda b=batch, p=point, c=cache: measure(clock, models.get(name), b, p, c),
+                    lambda b=batch, p=point, c=cache: measure(clock, models.get(name, c), b, p, c),
                 )
 
 

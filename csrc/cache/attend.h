@@ -21,10 +21,8 @@ enum {
     MOST_SINGLE_ROWS = FEW ? 7 : 0,               /* with a single key */
     MOST_VALUE_ROWS = FEW ? VEC_ROWS : MOST_ROWS, /* with 2 vectors of a value */
     SINGLES = 16,                                 /* single keys that are multiplied before their sums are added up */
-#ifndef BLOCK_BYTES
-    BLOCK_BYTES = 32768, /* of keys, and of values: so much of both stays in the nearest cache */
-#endif
-    MOST_BLOCK = 128,           /* entries, a multiple of all VEC_LANES */
+    BLOCK_BYTES = 32768,                          /* of keys, and of values: so much of both stays in a near cache */
+    MOST_BLOCK = 128,                             /* entries, a multiple of all VEC_LANES */
     PRODUCTS = MOST_BLOCK + 16, /* numbers from row to row of products: some are written behind the last one */
     LINE_BYTES = 64
 };

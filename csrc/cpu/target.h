@@ -48,6 +48,15 @@
 #define ALWAYS_INLINE static inline
 #endif
 
+/* What a loop does that waits for another thread. */
+#if CPU_HAS_X86_LEVELS
+#define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RELAX() __asm__ volatile("yield")
+#else
+#define RELAX() ((void)0)
+#endif
+
 /* With CPU_EMULATED what a processor lacks are functions of a header, tests/native/emulated.h: for tests. */
 #define PRAGMA_(text) _Pragma(#text)
 #if defined(CPU_EMULATED)

@@ -3,6 +3,7 @@
 #include <sched.h>
 #endif
 
+#include "target.h"
 #include "threads.h"
 
 #include <stdatomic.h>
@@ -10,6 +11,7 @@
 
 #ifndef _WIN32
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 #endif
@@ -45,21 +47,40 @@ int cpu_thread_count(void)
 
 #ifndef _WIN32
 
-/* The helpers of the process. Everything is read and written under the lock, but what a job's threads share. */
+/* To sleep and to be woken takes some ten microseconds, and longer where the system wakes a thread on the processor of who
+ * called it. So many rounds, as many microseconds or a few more, whoever waits looks first whether it is time yet. */
+enum { ROUNDS = 64, LOOKS = 16 };
+
+/* The helpers of the process. Everything is written under the lock, but what a job's threads share. */
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t wanted;   /* there are invitations, or it is over */
     pthread_cond_t finished; /* the last helper has left the job */
     pthread_t ids[CPU_MAX_THREADS];
-    int started;     /* helpers that there are */
-    int busy;        /* a caller has them */
-    int invitations; /* helpers that may still join the job */
-    int working;     /* helpers that have joined and not left it */
-    int joined;      /* how many ever did, which numbers them */
-    int stopping;    /* they are to go home, and none is started any more */
-    int prepared;    /* fork and exit know of them */
+    int started;            /* helpers that there are */
+    int busy;               /* a caller has them */
+    int impatient;          /* there is a processor for each of them: they may look for work before they sleep */
+    atomic_int invitations; /* helpers that may still join the job */
+    atomic_int working;     /* helpers that have joined and not left it */
+    int joined;             /* how many ever did, which numbers them */
+    int stopping;           /* they are to go home, and none is started any more */
+    int prepared;           /* fork and exit know of them */
     fork_join *job;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+
+/* Waits for a while until the count is zero or until it isn't, without the lock. Whoever else has something to do on this
+ * processor comes first. */
+static void look(atomic_int *count, int wanted)
+{
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < LOOKS; i++) {
+            if ((atomic_load_explicit(count, memory_order_relaxed) != 0) == wanted)
+                return;
+            RELAX();
+        }
+        sched_yield();
+    }
+}
 
 /* A helper's life. */
 static void *help(void *ignored)
@@ -67,6 +88,11 @@ static void *help(void *ignored)
     (void)ignored;
     pthread_mutex_lock(&pool.lock);
     for (;;) {
+        if (!pool.invitations && !pool.stopping && pool.impatient) {
+            pthread_mutex_unlock(&pool.lock);
+            look(&pool.invitations, 1);
+            pthread_mutex_lock(&pool.lock);
+        }
         while (!pool.invitations && !pool.stopping)
             pthread_cond_wait(&pool.wanted, &pool.lock);
         if (!pool.invitations)
@@ -134,6 +160,7 @@ static void start_helpers(int wanted)
     while (pool.started < wanted && pthread_create(&pool.ids[pool.started], NULL, help, NULL) == 0)
         pool.started++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pool.impatient = pool.started < cpu_thread_count();
 }
 
 /* Invites helpers to the job. Returns whether the caller has the pool. */
@@ -157,6 +184,8 @@ static int invite(fork_join *job, int helpers)
 /* Waits for the helpers that have joined the job; those who come later find nothing to do. */
 static void dismiss(void)
 {
+    if (pool.impatient) /* which changes only while the caller has the pool */
+        look(&pool.working, 0);
     pthread_mutex_lock(&pool.lock);
     pool.invitations = 0;
     while (pool.working)

@@ -1,5 +1,6 @@
 /* Fork and join: independent units of one job, shared among a few threads. They are started when a job first wants them and
- * sleep between jobs; a child process starts its own, and they are joined when the process or this library ends. */
+ * sleep between jobs, unless the next one comes within some microseconds; a child process starts its own, and they are
+ * joined when the process or this library ends. */
 #ifndef LZPENALTY_CPU_THREADS_H
 #define LZPENALTY_CPU_THREADS_H
 

@@ -34,7 +34,7 @@ BENCHMARKS = {
     "recall": Benchmark("three hours, or as long as it is given; the model of the demo", quick=False),
     "frontier": Benchmark("forty minutes, the model of the demo"),
     "thinking": Benchmark("ten minutes, the model of the demo"),
-    "gpu": Benchmark("half an hour, in parts of seven minutes; a GPU", quick=False),
+    "gpu": Benchmark("an hour, seven minutes at a time; a GPU", quick=False),
 }
 QUOTED = ("frontier", "thinking", "generate", "recall")
 

@@ -151,6 +151,16 @@ def test_caches_ragged_and_even_are_those_of_the_cpu(selector, dtype):
         torch.testing.assert_close(got[:, :20], wanted[:, :20], rtol=0.1, atol=0.3)
 
 
+@pytest.mark.parametrize("selector", ["rpc", "echo"])
+def test_a_compiled_model_says_the_same(selector):
+    hf, tiny = pytest.importorskip("lzpenalty.hf"), pytest.importorskip("tiny")
+    small, ids = dict(interval=16, ratio=4, recent=8, selector=selector), tiny.prompt(2, 60).cuda()
+    model = copy.deepcopy(tiny.tiny()).cuda()
+    wanted = fed(model, ids, hf.RPCCache(model, **small))
+    model.forward = torch.compile(model.forward)
+    torch.testing.assert_close(fed(model, ids, hf.RPCCache(model, **small)), wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("padded", [False, True])
 def test_ragged_attention_at_once_is_that_of_each_head(dtype, padded, monkeypatch):

@@ -96,5 +96,5 @@ def test_answers_are_those_without_speculation(llm, model, taken):
     for prompt, ask, output in zip(prompts, ASKS, outputs, strict=True):
         assert list(output.outputs[0].token_ids) == of_transformers(model[0], prompt, ask), ask
     assert of_transformers(model[0], prompts[0], None) != of_transformers(model[0], prompts[0], ASKS[3])
-    under_the_penalty = [count for request, count in taken.items() if ASKS[int(request.split("-")[0])]]
-    assert sum(taken.values()) > 10 and sum(under_the_penalty) > 5
+    by_ask = {int(request.split("-")[0]): count for request, count in taken.items()}
+    assert by_ask[0] > 0 and by_ask[2] > 0

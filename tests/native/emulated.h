@@ -29,9 +29,10 @@ static inline __m512 both_halves(__m256 low, __m256 high)
     return _mm512_loadu_ps(numbers);
 }
 
+#undef _mm512_extractf32x8_ps
 #define _mm512_extractf32x8_ps(a, half) ((half) ? high_half(a) : low_half(a))
 
-static inline __m512i _mm512_cvtepu16_epi32(__m256i a)
+static inline __m512i emulated_cvtepu16_epi32(__m256i a)
 {
     uint16_t narrow[16];
     uint32_t wide[16];
@@ -40,20 +41,23 @@ static inline __m512i _mm512_cvtepu16_epi32(__m256i a)
         wide[i] = narrow[i];
     return _mm512_loadu_si512(wide);
 }
+#define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
 
-static inline __m512 _mm512_cvtph_ps(__m256i a)
+static inline __m512 emulated_cvtph_ps(__m256i a)
 {
     return both_halves(_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1)));
 }
+#define _mm512_cvtph_ps emulated_cvtph_ps
 
 static inline __m256i emulated_cvtps_ph(__m512 a)
 {
     return _mm256_set_m128i(_mm256_cvtps_ph(high_half(a), _MM_FROUND_TO_NEAREST_INT),
                             _mm256_cvtps_ph(low_half(a), _MM_FROUND_TO_NEAREST_INT));
 }
+#undef _mm512_cvtps_ph
 #define _mm512_cvtps_ph(a, rounding) emulated_cvtps_ph(a)
 
-static inline float _mm512_reduce_add_ps(__m512 a)
+static inline float emulated_reduce_add_ps(__m512 a)
 {
     float numbers[16], sum = 0;
     _mm512_storeu_ps(numbers, a);
@@ -61,8 +65,9 @@ static inline float _mm512_reduce_add_ps(__m512 a)
         sum += numbers[i];
     return sum;
 }
+#define _mm512_reduce_add_ps emulated_reduce_add_ps
 
-static inline float _mm512_reduce_max_ps(__m512 a)
+static inline float emulated_reduce_max_ps(__m512 a)
 {
     float numbers[16], largest;
     _mm512_storeu_ps(numbers, a);
@@ -71,5 +76,6 @@ static inline float _mm512_reduce_max_ps(__m512 a)
         largest = numbers[i] > largest ? numbers[i] : largest;
     return largest;
 }
+#define _mm512_reduce_max_ps emulated_reduce_max_ps
 
 #endif
