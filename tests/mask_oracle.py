@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+import transformers
 
 from tiny import SIZES
 
@@ -148,8 +149,11 @@ class Masks:
 def angles(model):
     """What each pair of numbers is rotated by, from the configuration."""
     config = model.config
-    parameters = config.rope_parameters
-    parameters = parameters.get("full_attention", parameters)
+    if transformers.__version__ < "5":
+        parameters = {"rope_theta": config.rope_theta, "rope_type": "default", **(config.rope_scaling or {})}
+        parameters["partial_rotary_factor"] = getattr(config, "partial_rotary_factor", 1)
+    else:
+        parameters = config.rope_parameters.get("full_attention", config.rope_parameters)
     rotary = next((module for module in model.modules() if hasattr(module, "inv_freq")), None)
     size = int(getattr(config, "head_dim", SIZES["head_dim"]) * parameters.get("partial_rotary_factor", 1))
     plain = parameters["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)

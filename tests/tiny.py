@@ -4,6 +4,7 @@ from functools import cache
 
 import tokenizers
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 VOCAB = 211
@@ -22,7 +23,7 @@ OWN_SIZES = {
     "phi3": {"sliding_window": None},
     "gemma3_text": {"sliding_window": 16, "num_hidden_layers": 7, "query_pre_attn_scalar": 7},  # the last but one is full
     "gemma2": {"sliding_window": 16, "num_hidden_layers": 4, "query_pre_attn_scalar": 7, "attn_logit_softcapping": 2.0},
-    "gpt_neox": {"rope_parameters": HALF_OF_THE_NUMBERS},
+    "gpt_neox": {"rope_parameters": HALF_OF_THE_NUMBERS, **({"rotary_pct": 0.5} if transformers.__version__ < "5" else {})},
     "glm": {"rope_parameters": HALF_OF_THE_NUMBERS},
     "cohere2": {"sliding_window": 16, "num_hidden_layers": 4},
     "smollm3": {"num_hidden_layers": 4},
