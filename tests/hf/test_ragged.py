@@ -88,6 +88,8 @@ def test_queries_are_turned_by_the_models_own_frequencies(kind):
         {"rope_scaling": kind} if transformers.__version__ < "5" else {"rope_parameters": {"rope_theta": 10000.0, **kind}}
     )
     model = make("llama", **rotary, max_position_embeddings=64)
+    if not torch.equal(generate(model, prompt(), 80), generate(model, prompt(), 80)):
+        pytest.skip("this transformers never goes back to a dynamic embedding's frequencies for short texts")
     assert agree(model).stats()["turned"] == ["half"] * 3
 
 
