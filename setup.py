@@ -37,6 +37,8 @@ if sanitizers := os.environ.get("LZPENALTY_SANITIZE"):
 if os.environ.get("LZPENALTY_COVERAGE"):
     compile_args += ["--coverage", "-fprofile-update=atomic", "-O0", "-g"]
     link_args += ["--coverage"]
+if os.environ.get("LZPENALTY_EMULATED"):  # levels that the processor lacks, as functions: tests/native/emulated.h
+    compile_args += ["-DCPU_EMULATED", "-march=native", "-Itests/native"]
 if os.environ.get("LZPENALTY_WERROR"):
     compile_args += ["-Werror"]
 

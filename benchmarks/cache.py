@@ -3,9 +3,10 @@
     python benchmarks/cache.py [--quick]
 
 One compression of one layer, attention_scores + select_top + compact_ in place, side by side with the same in eager PyTorch,
-as the authors of Reasoning Path Compression write it, on the same number of threads: its time, the memory that it needs on
-top of the cache, and the share of what a core can multiply and add (peak.c) that the scores reach. Then append_ and the two
-slice copies that it replaces. Writes results/cache.json; takes some minutes and 8 GB, and needs Linux and a C compiler."""
+as the authors of Reasoning Path Compression write it, on the same number of threads, each in a process of its own and in
+turns: its time, the memory that it needs on top of the cache, and the share of what a core can multiply and add (peak.c)
+that the scores reach. Then append_ and the two slice copies that it replaces. Writes results/cache.json; takes some minutes
+and 8 GB, and needs Linux and a C compiler."""
 
 import argparse
 import ctypes
@@ -15,11 +16,12 @@ import statistics
 import subprocess
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
 
-from harness import median_ratio, side_by_side, write
+from harness import Contestant, median_ratio, prepare, prepared, side_by_side, taking_turns, write
 from lzpenalty import append_, attention_scores, compact_, select_top, set_num_threads
 
 MODELS = {"Qwen2.5-7B": (28, 4, 128), "QwQ-32B": (40, 8, 128)}
@@ -77,64 +79,76 @@ def multiply_add():
     return lambda: function(500_000, kept), function(500_000, kept)
 
 
-def roofline(function, operations, peak, peak_operations, rounds: int = 9) -> dict:
-    """Operations a second on one core, and their share of the peak, in processor time: without what others take of it."""
+def roofline(operations, rounds: int = 9) -> dict:
+    """Operations a second of the scores on one core, and their share of the peak, in processor time: without what others
+    take of it. Runs in the process of ours."""
 
     def seconds(function):
         start = time.process_time()
         function()
         return time.process_time() - start
 
-    times = [(seconds(function), seconds(peak)) for _ in range(rounds)]
+    peak, peak_operations = multiply_add()
+    times = [(seconds(prepared["scores"]), seconds(peak)) for _ in range(rounds)]
     rate = statistics.median(operations / ours for ours, _ in times)
     share = statistics.median(operations / ours * of_peak / peak_operations for ours, of_peak in times)
     return {"gflops": round(rate / 1e9, 1), "share_of_one_core": round(share, 3)}
 
 
+def memory(name: str) -> int:
+    """peak_memory of a prepared function. Runs in its process."""
+    return peak_memory(prepared[name])
+
+
+def compression(model, batch, region, dtype, threads) -> dict:
+    """The same by us, as a whole and in parts, and in eager PyTorch."""
+    query_heads, heads, D = MODELS[model]
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    set_num_threads(threads)
+    shape = batch, heads, PROMPT + region + RECENT, D
+    queries = torch.randn(batch, query_heads, RECENT, D).to(DTYPES[dtype])
+    before = [torch.randn(shape).to(DTYPES[dtype]) for _ in range(2)]
+    keys, values = (x.clone() for x in before)
+    case = queries, keys, values, REGIONS[region]
+    span = dict(start=PROMPT, stop=PROMPT + region)
+    scores = attention_scores(queries, keys, **span)
+    positions = select_top(scores, REGIONS[region])
+
+    def restore():
+        keys.copy_(before[0])
+        values.copy_(before[1])
+        time.sleep(0.01)  # PyTorch's threads stop waiting for work
+
+    return {
+        "before": restore,
+        "ours": lambda: ours(*case),
+        "eager": lambda: eager(*case),
+        "scores": lambda: attention_scores(queries, keys, **span),
+        "selection": lambda: select_top(scores, REGIONS[region]),
+        "compaction": lambda: compact_(keys, values, positions, **span, length=shape[2]),
+    }
+
+
 def compressions(rounds: int, models, regions, batches) -> list[dict]:
+    us, torchs = Contestant(), Contestant()
+    contestants = {"ours": us, "eager": torchs, **dict.fromkeys(("scores", "selection", "compaction"), us)}
     rows = []
-    peak = multiply_add()
-    for model in models:
-        query_heads, heads, D = MODELS[model]
-        for batch in batches:
-            for region in regions:
-                for dtype in DTYPES:
-                    torch.manual_seed(0)
-                    shape = batch, heads, PROMPT + region + RECENT, D
-                    queries = torch.randn(batch, query_heads, RECENT, D).to(DTYPES[dtype])
-                    before = [torch.randn(shape).to(DTYPES[dtype]) for _ in range(2)]
-                    keys, values = (x.clone() for x in before)
-                    case = queries, keys, values, REGIONS[region]
-                    scores = attention_scores(queries, keys, start=PROMPT, stop=PROMPT + region)
-                    positions = select_top(scores, REGIONS[region])
-                    parts = {
-                        "scores": lambda: attention_scores(queries, keys, start=PROMPT, stop=PROMPT + region),
-                        "selection": lambda: select_top(scores, REGIONS[region]),
-                        "compaction": lambda: compact_(
-                            keys, values, positions, start=PROMPT, stop=PROMPT + region, length=shape[2]
-                        ),
-                    }
-
-                    def restore():
-                        keys.copy_(before[0])
-                        values.copy_(before[1])
-                        time.sleep(0.01)  # PyTorch's threads stop waiting for work
-
-                    for threads in (1, 2):
-                        torch.set_num_threads(threads)
-                        set_num_threads(threads)
-                        functions = {"ours": lambda: ours(*case), "eager": lambda: eager(*case), **parts}
-                        times = side_by_side(functions, rounds, before=restore)
-                        best = {name: statistics.median(values) for name, values in times.items()}
-                        row = dict(model=model, batch=batch, region=region, dtype=dtype, threads=threads)
-                        row |= {f"{name}_ms": round(best[name] * 1e3, 2) for name in ("ours", "eager", *parts)}
-                        row["eager_over_ours"] = round(median_ratio(times["eager"], times["ours"]), 2)
-                        if threads == 1:
-                            row |= roofline(parts["scores"], 2 * batch * query_heads * RECENT * region * D, *peak)
-                        memory = {name: peak_memory(functions[name]) for name in ("ours", "eager")}
-                        row |= {f"{name}_mb": round(most / 1e6, 2) for name, most in memory.items()}
-                        rows.append(row)
-                        print(row, flush=True)
+    for model, batch, region, dtype, threads in product(models, batches, regions, DTYPES, (1, 2)):
+        query_heads, _, D = MODELS[model]
+        row = dict(model=model, batch=batch, region=region, dtype=dtype, threads=threads)
+        for contestant in (us, torchs):
+            contestant.run(prepare, compression, *row.values())
+        times = taking_turns(contestants, rounds)
+        row |= {f"{name}_ms": round(statistics.median(found) * 1e3, 2) for name, found in times.items()}
+        row["eager_over_ours"] = round(median_ratio(times["eager"], times["ours"]), 2)
+        if threads == 1:
+            row |= us.run(roofline, 2 * batch * query_heads * RECENT * region * D)
+        for name in ("ours", "eager"):
+            row[f"{name}_mb"] = round(contestants[name].run(memory, name) / 1e6, 2)
+        rows.append(row)
+        print(row, flush=True)
     return rows
 
 

@@ -1,6 +1,6 @@
 """RPCCache beside kvpress's DecodingPress: the same interval and the same number of tokens kept.
 
-    python benchmarks/decoding_press.py [--tokens 2048] [--batches 4] [--interval 256] [--target 512] [--facts 24]
+    python benchmarks/decoding_press.py [--tokens 1280] [--batches 4] [--interval 256] [--target 512] [--facts 24]
                                         [--parts speed,recall] [--caches "RPCCache, echo;..."]
 
 speed   `generate` on the same prompt with each cache, in turns, for so many `--rounds`: tokens a second of the whole text
@@ -134,7 +134,7 @@ def known(model, make, texts: torch.Tensor, answers: list[int]) -> list[bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("tokens", 2048), ("interval", 256), ("target", 512), ("facts", 24), ("rounds", 1)):
+    for name, default in (("tokens", 1280), ("interval", 256), ("target", 512), ("facts", 24), ("rounds", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--batches", type=int, nargs="*", default=[4])
     parser.add_argument("--parts", default=",".join(PARTS))

@@ -20,12 +20,11 @@ import argparse
 import json
 import math
 from itertools import product
-from pathlib import Path
 
 import torch
 
 from corpus import HALVES, prompts, texts
-from harness import RESULTS, write
+from harness import RESULTS, with_model, write
 from lzpenalty.commands import models, penalties
 from lzpenalty.commands.measures import describe
 from lzpenalty.commands.sweep import Reading
@@ -170,8 +169,7 @@ def main() -> None:
     limit, most = (24, 1) if args.quick else (LIMIT, None)
     torch.set_num_threads(1)
     model, tokenizer = models.load_model(args.model)
-    called = Path(args.model).name.removesuffix(".gguf") if args.model else "SmolLM2-135M-Instruct"
-    name = f"frontier-{called.lower()}" if args.model else "frontier"
+    name, called = with_model("frontier", args.model)
     results = Results({"model": called, "limit": limit}, args.again, name, written=not args.quick)
     for half in [args.half] if args.half else HALVES:
         wanted = rows(tokenizer) + (candidates() if half == "choose" else [])

@@ -196,7 +196,7 @@ def described() -> dict:
         "system": platform.platform(),
         "python": f"{platform.python_version()}, {sys.executable}",
         "GPU": asked("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"),
-        "nvcc": (asked("nvcc", "--version") or "").splitlines()[-1:] or None,
+        "nvcc": next(iter(reversed((asked("nvcc", "--version") or "").splitlines())), None),
     }
 
 

@@ -1,8 +1,10 @@
 """What all benchmarks share: timing side by side, a description of the machine, results as JSON."""
 
 import json
+import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import time
 from datetime import date
@@ -12,6 +14,8 @@ from pathlib import Path
 import history
 
 RESULTS = Path(__file__).parent / "results"
+
+prepared = {}  # what a contestant's process times, by name
 
 
 def side_by_side(functions: dict, rounds: int = 9, least: float = 2e-3, before=None) -> dict[str, list[float]]:
@@ -40,6 +44,81 @@ def side_by_side(functions: dict, rounds: int = 9, least: float = 2e-3, before=N
     return times
 
 
+class Contestant:
+    """A process of its own. All of its threads are stopped while it isn't its turn, those too that spin in wait of work, as
+    OpenMP's do: nothing that another contestant does costs this one time."""
+
+    def __init__(self):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_take_part, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.connection.recv()
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def run(self, function, *arguments):
+        """function(*arguments) over there, both picklable."""
+        os.kill(self.process.pid, signal.SIGCONT)
+        self.connection.send((function, arguments))
+        result = self.connection.recv()
+        os.kill(self.process.pid, signal.SIGSTOP)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def close(self):
+        self.process.kill()
+        self.process.join()
+
+
+def _take_part(connection):
+    connection.send("here")
+    while True:
+        function, arguments = connection.recv()
+        try:
+            result = function(*arguments)
+        except Exception as problem:  # the other side raises it
+            result = problem
+        connection.send(result)
+
+
+def prepare(make, *arguments) -> None:
+    """Runs over there: `make` gives the functions to time, by name, and as "before" what is called before each turn."""
+    prepared.clear()
+    prepared.update(make(*arguments))
+
+
+def _loops(name: str, least: float) -> int:
+    if "before" in prepared:
+        _turn(name, 1)
+        return 1
+    for _ in range(2):
+        seconds = _turn(name, 1)
+    return max(1, round(least / max(seconds, 1e-7)))
+
+
+def _turn(name: str, loops: int) -> float:
+    """Seconds per call. What comes before isn't timed, and be it the first call of the turn: threads wake up, and caches
+    hold what another contestant left there."""
+    function = prepared[name]
+    prepared.get("before", function)()
+    start = time.perf_counter()
+    for _ in range(loops):
+        function()
+    return (time.perf_counter() - start) / loops
+
+
+def taking_turns(contestants: dict[str, Contestant], rounds: int = 9, least: float = 2e-3) -> dict[str, list[float]]:
+    """As side_by_side, of functions that were prepared under these names in the contestants' processes."""
+    loops = {name: contestant.run(_loops, name, least) for name, contestant in contestants.items()}
+    times = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            times[name].append(contestant.run(_turn, name, loops[name]))
+    return times
+
+
 def median_ratio(slow: list[float], fast: list[float]) -> float:
     """The median over rounds of slow / fast."""
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
@@ -65,6 +144,15 @@ def machine() -> dict:
         "versions": versions,
         "date": date.today().isoformat(),
     }
+
+
+def with_model(name: str, model: str | None) -> tuple[str, str]:
+    """The name of a benchmark's results with a model, and what the model is called: by default the demo's, else a hub id, a
+    folder or a GGUF file."""
+    if model is None:
+        return name, "SmolLM2-135M-Instruct"
+    called = Path(model).name.removesuffix(".gguf")
+    return f"{name}-{called.lower()}", called
 
 
 def write(name: str, results: dict) -> None:

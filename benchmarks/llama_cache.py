@@ -115,7 +115,6 @@ def speed(model: str, tokens: int) -> list[dict]:
             "cells_in_use_at_most": writer.most,
             "cells": llama_cpp.llama_n_ctx(llama.ctx),
             "megabytes": megabytes(llama),
-            "seconds_choosing": llama.stats()["seconds"] if isinstance(llama, RPCLlama) else 0.0,
         }
         llama.close()
     return [*rows.values()]

@@ -31,29 +31,34 @@ CLASSES = "classes"
 
 
 class Without:
-    """The engine as it is without the classes: each object is of the class that it would have been of."""
+    """The engine as it is without the classes: objects are of the classes that they would have been of, and the scheduler,
+    whose class can't be changed, has its own methods back."""
 
     def __init__(self, scheduler, worker):
-        runner = worker.model_runner
+        runner, self.scheduler = worker.model_runner, scheduler
         self.impls = [layer.impl for layer in runner.compressor.layers]
-        self.plain = [
-            (scheduler, 2),  # so many classes are in front of vLLM's own
-            (scheduler.compressed, 1),
-            (worker, 1),
-            (runner, 3),
-        ]
+        self.plain = [(scheduler.compressed, 1), (worker, 1), (runner, 3)]  # so many classes are in front of vLLM's own
+        added, own = type(scheduler).__mro__[1:3]
+        self.methods = {
+            name: getattr(own, name).__get__(scheduler)
+            for name, value in vars(added).items()
+            if callable(value) and hasattr(own, name) and not name.startswith("__")
+        }
 
     def __enter__(self):
         self.kinds = [type(thing) for thing, _ in self.plain]
         for thing, added in self.plain:
             thing.__class__ = type(thing).__mro__[added]
         self.forwards = [impl.__dict__.pop("forward") for impl in self.impls]
+        vars(self.scheduler).update(self.methods)
 
     def __exit__(self, *exception):
         for (thing, _), kind in zip(self.plain, self.kinds, strict=True):
             thing.__class__ = kind
         for impl, forward in zip(self.impls, self.forwards, strict=True):
             impl.forward = forward
+        for name in self.methods:
+            delattr(self.scheduler, name)
 
 
 class Server:

@@ -210,7 +210,8 @@ def cache_grid() -> str:
 
 
 def attention_ratios(row: dict) -> list[str]:
-    return [times(row["torch_over_ours"]), times(row["torch_grouped_over_ours"]), f"{row['share_of_reading']:.0%}"]
+    shares = (f"{row[name]:.0%}" for name in ("share_of_reading", "share_of_multiplying", "share_of_roof"))
+    return [times(row["torch_over_ours"]), times(row["torch_grouped_over_ours"]), *shares]
 
 
 @table
@@ -226,13 +227,22 @@ def attention_summary() -> str:
                 ("torch_over_ours", times),
                 ("torch_grouped_over_ours", times),
                 ("share_of_reading", "{:.0%}".format),
+                ("share_of_roof", "{:.0%}".format),
             ):
                 figures = [row[name] for row in cells]
                 found += [show(min(figures)), show(statistics.median(figures))]
             body.append([model, dtype, *found])
     header = ["from 4,096 tokens on", "dtype", "PyTorch / ours: worst", "median", "grouped / ours: worst", "median"]
-    header += ["of reading alone: worst", "median"]
-    return markdown(header, body) + f"\n\n{provenance(results)}"
+    header += ["of reading alone: worst", "median", "of the roof: worst", "median"]
+    grid = results["grid"]
+    long = [r for r in grid if r["tokens"] >= 4096]
+    slower = [sum(r[name] < 1 for r in grid) for name in ("torch_over_ours", "torch_grouped_over_ours")]
+    reached = [sum(r[name] >= 0.8 for r in long) for name in ("share_of_roof", "share_of_reading")]
+    said = (
+        f"Of {len(grid)} cells, {slower[0]} are slower than PyTorch with `enable_gqa` and {slower[1]} than grouped. Of "
+        f"{len(long)} from 4,096 tokens on, {reached[0]} reach 80% of the roof and {reached[1]} 80% of reading alone."
+    )
+    return markdown(header, body) + f"\n\n{said}\n\n{provenance(results)}"
 
 
 @table
@@ -244,8 +254,22 @@ def attention_grid() -> str:
         + [f"{r['gb_per_second']:.1f}", f"{r['gflops']:.0f}"]
         for r in results["grid"]
     ]
-    header = ["model", "B", "tokens", "dtype", "threads", "us", "PyTorch / ours", "grouped / ours", "of reading", "GB/s"]
-    return markdown([*header, "GFLOP/s"], rows) + f"\n\n{provenance(results)}"
+    header = ["model", "B", "tokens", "dtype", "threads", "us", "PyTorch / ours", "grouped / ours", "of reading"]
+    return markdown([*header, "of multiplying", "of the roof", "GB/s", "GFLOP/s"], rows) + f"\n\n{provenance(results)}"
+
+
+@table
+def echo_scores() -> str:
+    """What echo's scores cost beside attention."""
+    results = load("echo")
+    rows = [
+        [r["model"], f"{r['entries']:,}", r["dtype"], f"{r['attention_ms']:.1f}", f"{r['echo_ms']:.1f}", f"{r['share']:.2f}"]
+        + [f"{r[name]:.0%}" for name in ("attention_of_peak", "echo_of_peak")]
+        for r in results["rows"]
+    ]
+    recent = results["rows"][0]["recent"]
+    header = ["model", "entries", "dtype", f"{recent} x attend, ms", "echo, ms", "echo / attend", "attend, of the peak"]
+    return markdown([*header, "echo, of the peak"], rows) + f"\n\n{provenance(results)}"
 
 
 @table
@@ -451,15 +475,15 @@ def recall_generation() -> str:
 def decoding_press() -> str:
     """Beside kvpress: speed, memory, and facts that are known at the end."""
     results = load("decoding_press")
-    asked = results["recall"]["asked at the end"]
+    known = results["recall"].get("asked at the end", {})
     rows = []
-    for name, by_kind in asked.items():
+    for name in next(iter(results["speed"].values())):
         row = [name]
         for found in results["speed"].values():
             one = found[name]
             rates = (statistics.median(one[of]) for of in ("tokens_per_second", "at_the_end"))
             row += [*(f"{rate:.1f}" for rate in rates), f"{one['megabytes']:.0f}"]
-        answers = "".join(by_kind.values())
+        answers = "".join(known.get(name, {}).values())
         rows.append([*row, share((answers.count("1"), len(answers)))])
     header = [f"kvpress {results['kvpress']}, SmolLM2-135M, {results['tokens']:,} tokens"]
     header += [f"batch {batch}: {what}" for batch in results["speed"] for what in ("tokens/s", "in the last quarter", "MB")]
@@ -851,6 +875,22 @@ def analysis() -> str:
     title = f"{texts[0]['tokens']:,} tokens, one thread, pydivsufsort {results['pydivsufsort']}"
     header = [title, *(f"{text['text']}, {text['phrases']:,} phrases, {text['loops']:,} loops" for text in texts)]
     return markdown(header, rows) + f"\n\n{provenance(results)}"
+
+
+@table
+def cache_peers() -> str:
+    """Tokens a second and megabytes of each cache and engine, and what they were."""
+    results, rows = load("cache_peers"), []
+    found = {(row["cache"], row["batch"], row["tokens"]): row for row in results["rows"]}
+    columns = sorted({key[1:] for key in found})
+    for name in dict.fromkeys(row["cache"] for row in results["rows"]):
+        cells = [found.get((name, *column)) for column in columns]
+        held = [f"{cell['megabytes']:,.0f}" if cell and cell["megabytes"] else "" for cell in cells]
+        rows.append([name, *(f"{cell['tokens_per_second']:.1f}" if cell else "" for cell in cells), *held])
+    places = [f"batch {batch}, {tokens:,}" for batch, tokens in columns]
+    header = ["", *(f"tokens a second, {place}" for place in places), *(f"MB, {place}" for place in places)]
+    versions = {f"{name} {version}" for row in results["rows"] for name, version in row["versions"].items()}
+    return f"{markdown(header, rows)}\n\n{provenance(results)}. Measured with {', '.join(sorted(versions))}"
 
 
 @table

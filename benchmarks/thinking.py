@@ -10,7 +10,7 @@ answer is closed in time if the whole closer stands there at most 64 tokens afte
 closed under "reasoning" and not under "gentle" was closed without a reason. Alarms in the last 64 tokens that an answer may
 have don't count.
 
-Nothing is sampled. Writes results/thinking.json."""
+Nothing is sampled. Writes results/thinking.json, with another model results/thinking-MODEL.json."""
 
 import argparse
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from corpus import HALVES, prompts
-from harness import write
+from harness import with_model, write
 from lzpenalty.analysis import loop_evidence
 from lzpenalty.commands import models, penalties
 from lzpenalty.commands.measures import circles, describe, ends_in_loop
@@ -95,8 +95,9 @@ def main() -> None:
     print(found)
     if args.quick or args.half:
         return
-    about = {"model": args.model or "SmolLM2-135M-Instruct", "limit": limit, "closer": len(close), "in_time": IN_TIME}
-    write("thinking", {**about, "judged": found, "rows": rows})
+    name, called = with_model("thinking", args.model)
+    about = {"model": called, "limit": limit, "closer": len(close), "in_time": IN_TIME}
+    write(name, {**about, "judged": found, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 try:
@@ -24,8 +25,9 @@ except ModuleNotFoundError as error:
     sys.exit(f"lzpenalty: this needs lm-evaluation-harness ({error}): pip install 'lzpenalty[eval]'")
 
 from lzpenalty import livecodebench
+from lzpenalty.cache.forget import PUBLISHED
 from lzpenalty.commands.cli import UserError, positive
-from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
+from lzpenalty.hf import Forget, ForgetCache, LZPenaltyLogitsProcessor, RPCCache
 
 __all__ = ["LZPenaltyLM", "local_task", "main"]
 
@@ -39,6 +41,21 @@ def _numbers(value):
 
 def _is_list(value) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\d.]+(:[\d.]+)+", value) is not None
+
+
+def _forget(options: dict) -> Forget | str | None:
+    """What `lt_` options ask for; a published setting by its name, since it needs a tokenizer."""
+    if not options:
+        return None
+    setting = options.pop("setting", None)
+    if setting is None:
+        ids = ("then", "summary")  # of which one may have come alone
+        read = {name: _numbers(value) for name, value in options.items()}
+        return Forget(**{name: [value] if name in ids and isinstance(value, int) else value for name, value in read.items()})
+    if setting not in PUBLISHED or options:
+        wanted = f"{' or '.join(PUBLISHED)} and no other option of lt_"
+        raise ValueError(f"lt_setting: expected {wanted}, got {setting!r}" + "".join(f", lt_{name}" for name in options))
+    return setting
 
 
 @register_model("lzpenalty")
@@ -55,6 +72,10 @@ class LZPenaltyLM(HFLM):
     rpc_interval, rpc_ratio, ...
         Options of :class:`lzpenalty.hf.RPCCache` with `rpc_` before their names; without any of them the cache is
         transformers' own.
+    lt_setting, or lt_close, lt_then, ...
+        One of `lightthinker_qwen`, `lightthinker_llama`, `memento_qwen`, `memento_phi`, with the ids that the model's
+        tokenizer has, or options of :class:`lzpenalty.hf.Forget` with `lt_` before their names: thoughts are dropped once
+        they have been summed up. Not together with options of RPCCache.
     pretrained, ...
         As of `hf`.
 
@@ -65,14 +86,21 @@ class LZPenaltyLM(HFLM):
     """
 
     def __init__(self, pretrained, **options):
-        self.penalty, self.cache = (
+        self.penalty, self.cache, forget = (
             {name.removeprefix(prefix): options.pop(name) for name in [*options] if name.startswith(prefix)}
-            for prefix in ("lz_", "rpc_")
+            for prefix in ("lz_", "rpc_", "lt_")
         )
         self.penalty = {name: _numbers(value) for name, value in self.penalty.items()}
         unknown = {"release": 0} if self.penalty.get("preset") == "reasoning" else {}
         LZPenaltyLogitsProcessor(**{**unknown, **self.penalty})  # raises before minutes are spent on loading
+        if self.cache and forget:
+            raise ValueError(f"lt_{[*forget][0]}: expected none together with rpc_{[*self.cache][0]}, got {forget}")
+        self.forget = _forget(forget)
         super().__init__(pretrained, **options)
+        if isinstance(self.forget, str):
+            self.forget = getattr(Forget, self.forget)(self.tokenizer)
+        if self.forget:
+            ForgetCache(self.model, self.forget)
         if unknown:
             self.penalty["tokenizer"] = self.tokenizer
             LZPenaltyLogitsProcessor(**self.penalty)
@@ -82,10 +110,19 @@ class LZPenaltyLM(HFLM):
     def _model_generate(self, context, max_length, stop, **generation_kwargs):
         if self.penalty:
             generation_kwargs["logits_processor"] = [LZPenaltyLogitsProcessor(**self.penalty)]
-        if not self.cache:
+        if not self.cache and not self.forget:
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
-        with RPCCache(self.model, **self.cache) as cache:
-            return super()._model_generate(context, max_length, stop, past_key_values=cache, **generation_kwargs)
+        held = ForgetCache(self.model, self.forget) if self.forget else RPCCache(self.model, **self.cache)
+        with held:
+            return super()._model_generate(context, max_length, stop, past_key_values=held, **generation_kwargs)
+
+
+@cache
+def _source(task: str) -> Path | None:
+    """The harness's file of a task, among thousands."""
+    line = re.compile(rf"^task: *['\"]?{re.escape(task)}['\"]? *$", re.MULTILINE)
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    return next((path for path in sorted(folder.rglob("*.yaml")) if line.search(path.read_text(encoding="utf-8"))), None)
 
 
 def local_task(task: str, file: str | Path, samples: int = 1, trust_pickles: bool = False) -> dict[str, str]:
@@ -108,9 +145,7 @@ def local_task(task: str, file: str | Path, samples: int = 1, trust_pickles: boo
             return livecodebench.task(file, samples, trust_pickles)
         except ValueError as error:
             raise UserError(f"--data {task}={file}: {error}") from error
-    line = re.compile(rf"^task: *['\"]?{re.escape(task)}['\"]? *$", re.MULTILINE)
-    folder = Path(lm_eval.__file__).parent / "tasks"
-    source = next((path for path in sorted(folder.rglob("*.yaml")) if line.search(path.read_text(encoding="utf-8"))), None)
+    source = _source(task)
     if source is None:
         raise UserError(f"--data {task}={file}: the harness has no task of that name in a file of its own")
     changes = {
@@ -131,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m lzpenalty.lm_eval",
         usage="%(prog)s [--data TASK=FILE] ... and what lm-eval takes, which follows",
         description="lm-evaluation-harness with the model `lzpenalty`, whose --model_args are those of `hf`, options of the "
-        "penalty (lz_strength=0.15, ...) and of the cache (rpc_interval=1024, ...).",
+        "penalty (lz_strength=0.15, ...) and of the cache (rpc_interval=1024, ... or lt_setting=lightthinker_qwen).",
         add_help=False,
         allow_abbrev=False,
     )

@@ -42,7 +42,7 @@ def device(request):
     return devices.Cpu() if request.param == "cpu" else request.getfixturevalue("gpu")
 
 
-@pytest.fixture(params=["scalar", "neon", "avx2", "avx512", "amx"])
+@pytest.fixture(params=["scalar", "neon", "neon_bf16", "avx2", "avx512", "avx512_bf16", "amx"])
 def level(request):
     """Runs a test once at each instruction-set level; those that the machine lacks are skipped."""
     if request.param not in _core.cpu_levels():

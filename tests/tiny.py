@@ -13,6 +13,10 @@ SIZES = dict(
     num_key_value_heads=2, head_dim=12, max_position_embeddings=4096, pad_token_id=0, eos_token_id=None, bos_token_id=1,
 )  # fmt: skip
 HALF_OF_THE_NUMBERS = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+LATENT = {
+    "num_hidden_layers": 2, "num_key_value_heads": 4, "first_k_dense_replace": 2, "q_lora_rank": None, "kv_lora_rank": 16,
+    "qk_rope_head_dim": 12, "qk_nope_head_dim": 8, "v_head_dim": 8,
+}  # fmt: skip
 OWN_SIZES = {
     "mistral": {"sliding_window": None},
     "phi3": {"sliding_window": None},
@@ -24,8 +28,8 @@ OWN_SIZES = {
     "smollm3": {"num_hidden_layers": 4},
     "gpt_oss": {"sliding_window": 16, "num_local_experts": 2, "num_experts_per_tok": 1},
     "granite_swa": {"sliding_window": 16},
-    "deepseek_v3": {"num_hidden_layers": 1},
-    "deepseek_v2": {"num_hidden_layers": 1, "num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": None},
+    "deepseek_v3": LATENT,
+    "deepseek_v2": LATENT,
 }
 
 

@@ -34,9 +34,9 @@ CONFIGS = {
 INTERVAL = 4096
 CACHES = {
     "DynamicCache": None,
-    "RPCCache, rpc": dict(interval=INTERVAL),
+    "RPCCache, rpc": dict(interval=INTERVAL, selector="rpc"),
     "RPCCache, echo": dict(interval=INTERVAL, selector="echo"),
-    "RPCCache, rpc, budget 4096": dict(interval=1024, budget=4096),
+    "RPCCache, rpc, budget 4096": dict(interval=1024, budget=4096, selector="rpc"),
     "RPCCache, interval=None": dict(interval=None),
     "StaticCache, compiled": None,
 }

@@ -16,9 +16,15 @@
 enum {
     PAIR = 2 * VEC_LANES,
     MOST_ROWS = VEC_ROWS / 2, /* rows that are multiplied at once: with 4 keys or values that fills the registers */
-    MOST_KEY_ROWS = MOST_ROWS == 3 ? 4 : MOST_ROWS, /* with 3 keys it can be 4 */
-    BLOCK_BYTES = 32768,                            /* of keys, and of values: so much of both stays in the nearest cache */
-    MOST_BLOCK = 128,                               /* entries, a multiple of all VEC_LANES */
+    FEW = MOST_ROWS == 3,     /* registers: more rows at once then, with fewer keys or values */
+    MOST_KEY_ROWS = FEW ? 4 : MOST_ROWS,          /* with 3 keys */
+    MOST_SINGLE_ROWS = FEW ? 7 : 0,               /* with a single key */
+    MOST_VALUE_ROWS = FEW ? VEC_ROWS : MOST_ROWS, /* with 2 vectors of a value */
+    SINGLES = 16,                                 /* single keys that are multiplied before their sums are added up */
+#ifndef BLOCK_BYTES
+    BLOCK_BYTES = 32768, /* of keys, and of values: so much of both stays in the nearest cache */
+#endif
+    MOST_BLOCK = 128,           /* entries, a multiple of all VEC_LANES */
     PRODUCTS = MOST_BLOCK + 16, /* numbers from row to row of products: some are written behind the last one */
     LINE_BYTES = 64
 };
@@ -54,6 +60,7 @@ static size_t partial_bytes(const cache_decode *decode, int64_t rows)
 typedef struct {
     float *queries;  /* [rows, padded(D)] times what the products are multiplied with, in pairs */
     float *products; /* [rows, PRODUCTS] products, then weights */
+    float *sums;     /* [SINGLES, MOST_SINGLE_ROWS, VEC_LANES] products that are not yet added up */
     float *wide;     /* [MOST_BLOCK, padded(D or Dv)] keys or values whose size isn't one of pairs */
     float *shrink;   /* [rows] what became of the outputs when the maximum rose */
     int64_t *seen;   /* [rows] entries of the block that a row sees */
@@ -62,10 +69,11 @@ typedef struct {
 static size_t decode_lay_out(const cache_decode *decode, int64_t rows, void *memory, attend_scratch *s)
 {
     const int64_t size = padded(decode->queries.size), value_size = padded(decode->out.size);
-    const int64_t counts[5] = {rows * size, rows * PRODUCTS, MOST_BLOCK * (size > value_size ? size : value_size), rows, 0};
-    float **members[5] = {&s->queries, &s->products, &s->wide, &s->shrink, (float **)&s->seen};
+    const int64_t counts[5] = {rows * size, rows * PRODUCTS, SINGLES * MOST_SINGLE_ROWS * VEC_LANES,
+                               MOST_BLOCK * (size > value_size ? size : value_size), rows};
+    float **members[5] = {&s->queries, &s->products, &s->sums, &s->wide, &s->shrink};
     size_t used = 0;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         *members[i] = (float *)((uintptr_t)memory + used);
         used += ((size_t)counts[i] * sizeof(float) + 63) & ~(size_t)63;
     }
@@ -91,27 +99,59 @@ ALWAYS_INLINE vec load_part(const char *row, float_dtype dtype, int j)
     return right ? vec_load_bf16_odd(narrow + pair) : vec_load_bf16_even(narrow + pair);
 }
 
-/* What is read next, fetched a share at a time while other numbers are multiplied, so that the memory is never idle: so many
- * bytes for each entry that is gone through, and from one to the next `step`. */
+/* The same where what widens has time to load a mask, but shifts are in the way of multiplications. */
+ALWAYS_INLINE vec load_part_masked(const char *row, float_dtype dtype, int j)
+{
+    if (dtype == BFLOAT16 && j % 2)
+        return vec_load_bf16_odd_masked((const uint16_t *)(const void *)row + j / 2 * PAIR);
+    return load_part(row, dtype, j);
+}
+
+/* What is read next, fetched while other numbers are multiplied, so that the memory is never idle: at every (mask + 1)th of
+ * the entries that are gone through some lines, `step` bytes further for each entry. */
 typedef struct {
     const char *start;
-    int64_t step, bytes;
+    int64_t step, lines, mask;
 } fetching;
 
-/* For the share of work [done, then) of `all`, in which n entries are gone through; as many are fetched, of `bytes` each. */
-static fetching share_of(const char *entries, int64_t stride, int64_t n, int64_t bytes, int64_t done, int64_t then,
-                         int64_t all)
+/* n entries of so many bytes, dealt out among passes. Those that lie side by side are fetched in their order, as memory
+ * likes it best, of others a part of each in each pass. */
+typedef struct {
+    fetching next;
+    int64_t advance;              /* bytes from share to share */
+    int64_t shares, passes, owed; /* which of the passes have one */
+} fetch_plan;
+
+static fetch_plan plan_fetches(const char *entries, int64_t stride, int64_t bytes, int64_t n, int64_t passes)
 {
-    const int64_t share = bytes * (then - done) / all + 1;
-    if (stride == bytes)
-        return (fetching){entries + n * bytes * done / all, share, share};
-    return (fetching){entries + bytes * done / all, stride, share};
+    const int64_t all = (bytes + LINE_BYTES - 1) / LINE_BYTES, lines = (all + passes - 1) / passes;
+    int64_t shares = (all + lines - 1) / lines, mask = 0;
+    if (stride != bytes)
+        return (fetch_plan){{entries, stride, lines, 0}, lines * LINE_BYTES, shares, passes, 0};
+    for (; 2 * shares <= passes; shares *= 2)
+        mask = 2 * mask + 1;
+    const int64_t step = lines * LINE_BYTES / (mask + 1);
+    return (fetch_plan){{entries, step, lines, mask}, n * step, shares, passes, 0};
+}
+
+/* That of the next pass. */
+static inline fetching next_share(fetch_plan *plan)
+{
+    fetching next = plan->next;
+    plan->owed += plan->shares;
+    if (plan->owed >= plan->passes) {
+        plan->owed -= plan->passes;
+        plan->next.start += plan->advance;
+    } else {
+        next.lines = 0;
+    }
+    return next;
 }
 
 ALWAYS_INLINE void fetch(const fetching *f, int64_t entry)
 {
-    for (int64_t at = 0; at < f->bytes; at += LINE_BYTES)
-        PREFETCH(f->start + entry * f->step + at);
+    for (int64_t line = 0; line < f->lines && !(entry & f->mask); line++)
+        PREFETCH(f->start + entry * f->step + line * LINE_BYTES);
 }
 
 /* products[r, t] = <query r, key t> for n keys. The processor may have fewer loads a cycle than multiply-adds: what is in
@@ -132,6 +172,19 @@ ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const 
         }
         for (int64_t d = 0; d < size; d += PAIR) {
             const int64_t at = d * float_size(dtype);
+#if defined(VEC_PAIRS)
+            if (dtype == BFLOAT16) {
+                VEC_PAIRS query[MOST_KEY_ROWS];
+                for (int r = 0; r < rows; r++)
+                    query[r] = vec_load_pairs((const uint16_t *)(const void *)(queries + r * size) + d);
+                for (int i = 0; i < at_once; i++) {
+                    const VEC_PAIRS numbers = vec_load_pairs(key[i] + at);
+                    for (int r = 0; r < rows; r++)
+                        sum[r][i] = vec_dot(sum[r][i], numbers, query[r]);
+                }
+                continue;
+            }
+#endif
             for (int side = 0; side < 2; side++) {
                 vec query[MOST_KEY_ROWS];
                 for (int r = 0; r < rows; r++)
@@ -148,22 +201,59 @@ ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const 
     }
 }
 
+/* The same, a key at a time for all rows: a bfloat16 key is loaded and widened once. The registers hold two vectors a row,
+ * whose sums wait in memory: one after the other they would all wait for the last product. */
+ALWAYS_INLINE void multiply_single_keys(const int rows, const float_dtype dtype, const float *queries, int64_t size,
+                                        const char *keys, int64_t stride, int64_t n, const fetching *next, float *sums,
+                                        float *products)
+{
+    for (int64_t from = 0; from < n; from += SINGLES) {
+        for (int64_t t = 0; t < SINGLES; t++) {
+            vec sum[MOST_SINGLE_ROWS + 1][2];
+            const char *key = keys + (from + t < n ? from + t : n - 1) * stride;
+            fetch(next, from + t);
+            const vec first_left = load_part(key, dtype, 0), first_right = load_part(key, dtype, 1);
+            for (int r = 0; r < rows; r++) {
+                sum[r][0] = vec_mul(first_left, vec_load(queries + r * size));
+                sum[r][1] = vec_mul(first_right, vec_load(queries + r * size + VEC_LANES));
+            }
+            for (int64_t d = PAIR; d < size; d += PAIR) {
+                const vec left = load_part(key + d * float_size(dtype), dtype, 0);
+                const vec right = load_part(key + d * float_size(dtype), dtype, 1);
+                for (int r = 0; r < rows; r++) {
+                    sum[r][0] = vec_fma(left, vec_load(queries + r * size + d), sum[r][0]);
+                    sum[r][1] = vec_fma(right, vec_load(queries + r * size + d + VEC_LANES), sum[r][1]);
+                }
+            }
+            for (int r = 0; r < rows; r++)
+                vec_store(sums + (r * SINGLES + t) * VEC_LANES, vec_add(sum[r][0], sum[r][1]));
+        }
+        for (int r = 0; r < rows; r++) {
+            for (int t = 0; t < SINGLES; t += 4) {
+                const float *four = sums + (r * SINGLES + t) * VEC_LANES;
+                vec_sum_4(products + r * PRODUCTS + from + t, vec_load(four), vec_load(four + VEC_LANES),
+                          vec_load(four + 2 * VEC_LANES), vec_load(four + 3 * VEC_LANES));
+            }
+        }
+    }
+}
+
 /* outputs[r] = shrink[r] * outputs[r] + sum over t < n of weights[r, t] * values[t], for `parts` vectors of each. */
 ALWAYS_INLINE void add_values(const int rows, const int parts, const float_dtype dtype, const float *weights,
                               const float *shrink, const char *values, int64_t stride, int64_t n, const fetching *next,
                               float *outputs, int64_t size)
 {
-    vec sum[MOST_ROWS][4];
+    vec sum[MOST_VALUE_ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < parts; j++)
             sum[r][j] = vec_mul(vec_load(outputs + r * size + j * VEC_LANES), vec_set(shrink[r]));
     for (int64_t t = 0; t < n; t++) {
-        vec weight[MOST_ROWS];
+        vec weight[MOST_VALUE_ROWS];
         fetch(next, t);
         for (int r = 0; r < rows; r++)
             weight[r] = vec_set(weights[r * PRODUCTS + t]);
         for (int j = 0; j < parts; j++) {
-            const vec value = load_part(values + t * stride, dtype, j);
+            const vec value = load_part_masked(values + t * stride, dtype, j);
             for (int r = 0; r < rows; r++)
                 sum[r][j] = vec_fma(weight[r], value, sum[r][j]);
         }
@@ -182,6 +272,7 @@ ALWAYS_INLINE void add_values(const int rows, const int parts, const float_dtype
         WITH_(4, most, call)                                                                                                \
         WITH_(5, most, call)                                                                                                \
         WITH_(6, most, call)                                                                                                \
+        WITH_(7, most, call)                                                                                                \
     }
 #define WITH_(n, most, call)                                                                                                \
     case n:                                                                                                                 \
@@ -194,6 +285,17 @@ static inline int64_t rows_at_once(int64_t rows, int64_t most)
 {
     const int64_t times = (rows + most - 1) / most;
     return (rows + times - 1) / times;
+}
+
+/* In how many passes the values are added, if all rows see the same. */
+static int64_t passes_of_values(int64_t rows, int64_t value_size)
+{
+    int64_t passes = 0;
+    for (int64_t r = 0, n; r < rows; r += n) {
+        n = rows_at_once(rows - r, MOST_VALUE_ROWS);
+        passes += n <= MOST_ROWS ? (value_size + 2 * PAIR - 1) / (2 * PAIR) : value_size / PAIR;
+    }
+    return passes;
 }
 
 /* The weight of a product relative to the largest: 2^x for x <= 0, and 0 for what a float32 can't tell from it. */
@@ -223,7 +325,7 @@ static void weigh_products(const cache_decode *decode, float *products, int64_t 
                            float *shrink)
 {
     vec largest = vec_set(-FLT_MAX), sum = vec_set(0);
-    float lanes[VEC_LANES], max = *maximum;
+    float max = *maximum;
     if (decode->softcap != 0)
         for (int64_t t = 0; t < n; t += VEC_LANES)
             vec_store(products + t, cap_products(vec_load(products + t), decode->softcap));
@@ -231,15 +333,14 @@ static void weigh_products(const cache_decode *decode, float *products, int64_t 
         products[t] = -INFINITY;
     for (int64_t t = 0; t < n; t += VEC_LANES)
         largest = vec_max(largest, vec_load(products + t));
-    vec_store(lanes, largest);
-    for (int i = 0; i < VEC_LANES; i++)
-        max = lanes[i] > max ? lanes[i] : max;
+    const float top = vec_top(largest);
+    max = top > max ? top : max;
     for (int64_t t = 0; t < n; t += VEC_LANES) {
         const vec weight = weight_of(vec_sub(vec_load(products + t), vec_set(max)));
         vec_store(products + t, weight);
         sum = vec_add(sum, weight);
     }
-    *shrink = weight_of_number(*maximum - max);
+    *shrink = *maximum == max ? 1 : weight_of_number(*maximum - max);
     *total = *total * *shrink + vec_sum(sum);
     *maximum = max;
 }
@@ -271,6 +372,12 @@ static int64_t end_of_row(const cache_decode *decode, const cache_piece *piece, 
 static int has_pairs(const cache_decode *decode)
 {
     return decode->queries.size % PAIR == 0 && decode->out.size % PAIR == 0;
+}
+
+/* What products are to be multiplied with. */
+static float factor_of(const cache_decode *decode)
+{
+    return decode->scale * CACHE_LOG2E * (decode->softcap != 0 ? 2 / decode->softcap : 1);
 }
 
 /* The blocks of a piece. Its numbers are of `dtype` in the end, as they are or widened. */
@@ -305,15 +412,31 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
             block_key_stride = size * float_size(FLOAT32);
         }
         const int64_t rows_left = piece->rows - first;
+        const int is_single = dtype == BFLOAT16 && MOST_SINGLE_ROWS > 0 && rows_left > MOST_ROWS;
+        const int64_t key_rows = is_single ? MOST_SINGLE_ROWS : MOST_KEY_ROWS;
+        fetch_plan values_next = plan_fetches(block_values, value_stride, decode->out.size * float_size(stored), to - from,
+                                              (rows_left + key_rows - 1) / key_rows);
         for (int64_t r = first, rows; r < piece->rows; r += rows) {
-            rows = rows_at_once(piece->rows - r, MOST_KEY_ROWS);
-            const fetching next = share_of(block_values, value_stride, to - from, decode->out.size * float_size(stored),
-                                           r - first, r - first + rows, rows_left);
+            rows = rows_at_once(piece->rows - r, is_single ? MOST_SINGLE_ROWS : MOST_KEY_ROWS);
+            const fetching next = next_share(&values_next);
 #define MULTIPLY(n)                                                                                                         \
     multiply_keys(n, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, &next,                    \
                   s->products + r * PRODUCTS)
-            WITH_ROWS(rows, MOST_KEY_ROWS, MULTIPLY)
+#define MULTIPLY_SINGLE(n)                                                                                                  \
+    multiply_single_keys(n, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, &next, s->sums,    \
+                         s->products + r * PRODUCTS)
+            if (is_single) {
+                WITH_ROWS(rows, MOST_SINGLE_ROWS, MULTIPLY_SINGLE)
+            } else {
+                WITH_ROWS(rows, MOST_KEY_ROWS, MULTIPLY)
+            }
         }
+#if defined(VEC_PAIRS)
+        const vec factor = vec_set(factor_of(decode));
+        for (int64_t r = first; r < piece->rows && dtype == BFLOAT16; r++)
+            for (float *at = s->products + r * PRODUCTS, *end = at + (to - from); at < end; at += VEC_LANES)
+                vec_store(at, vec_mul(vec_load(at), factor));
+#endif
         for (int64_t r = first; r < piece->rows; r++)
             weigh_products(decode, s->products + r * PRODUCTS, s->seen[r], &p->maxima[r], &p->totals[r], &s->shrink[r]);
 
@@ -322,25 +445,26 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
             block_values = (const char *)s->wide;
             block_value_stride = value_size * float_size(FLOAT32);
         }
-        for (int64_t d = 0, numbers; d < value_size; d += numbers) {
-            const char *part = block_values + d * float_size(dtype);
-            numbers = d + 2 * PAIR <= value_size ? 2 * PAIR : PAIR;
-            for (int64_t r = first, rows; r < piece->rows; r += rows) {
-                int64_t equal = 1; /* rows that see as much as this one */
-                while (r + equal < piece->rows && s->seen[r + equal] == s->seen[r])
-                    equal++;
-                rows = rows_at_once(equal, MOST_ROWS);
+        const int64_t value_passes = passes_of_values(rows_left, value_size);
+        fetch_plan keys_next =
+            plan_fetches(next_keys, key_stride, decode->queries.size * float_size(stored), to - from, value_passes);
+        for (int64_t r = first, rows; r < piece->rows; r += rows) {
+            int64_t equal = 1; /* rows that see as much as this one */
+            while (r + equal < piece->rows && s->seen[r + equal] == s->seen[r])
+                equal++;
+            rows = rows_at_once(equal, MOST_VALUE_ROWS);
+            for (int64_t d = 0, numbers; d < value_size; d += numbers) {
+                const char *part = block_values + d * float_size(dtype);
+                numbers = rows <= MOST_ROWS && d + 2 * PAIR <= value_size ? 2 * PAIR : PAIR;
                 const float *weights = s->products + r * PRODUCTS;
                 float *outputs = p->outputs + r * value_size + d;
-                const int64_t done = d * rows_left + (r - first) * numbers;
-                const fetching next = share_of(next_keys, key_stride, to - from, decode->queries.size * float_size(stored),
-                                               done, done + rows * numbers, value_size * rows_left);
+                const fetching next = next_share(&keys_next);
 #define ADD(n, parts)                                                                                                       \
     add_values(n, parts, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], &next, outputs, value_size)
 #define ADD_PAIR(n) ADD(n, 2)
 #define ADD_TWO_PAIRS(n) ADD(n, 4)
                 if (numbers == PAIR) {
-                    WITH_ROWS(rows, MOST_ROWS, ADD_PAIR)
+                    WITH_ROWS(rows, MOST_VALUE_ROWS, ADD_PAIR)
                 } else {
                     WITH_ROWS(rows, MOST_ROWS, ADD_TWO_PAIRS)
                 }
@@ -371,6 +495,12 @@ static void pack_query(const cache_decode *decode, const char *query, float fact
 {
     const float_dtype dtype = decode->queries.dtype;
     const int64_t size = decode->queries.size, pair_bytes = PAIR * float_size(dtype);
+#if defined(VEC_PAIRS)
+    if (has_pairs(decode) && dtype == BFLOAT16) { /* as it is: the products are multiplied with the factor */
+        memcpy(packed, query, (size_t)size * sizeof(uint16_t));
+        return;
+    }
+#endif
     if (!has_pairs(decode)) {
         for (int64_t d = 0; d < padded(size); d++)
             packed[d] = d < size ? load_number(query, dtype, d) * factor : 0;
@@ -385,7 +515,7 @@ static void attend_piece(const cache_decode *decode, const cache_piece *piece, v
 {
     const int64_t size = padded(decode->queries.size), value_size = padded(decode->out.size);
     const float_dtype dtype = decode->queries.dtype;
-    const float factor = decode->scale * CACHE_LOG2E * (decode->softcap != 0 ? 2 / decode->softcap : 1);
+    const float factor = factor_of(decode);
     attend_partial p;
     attend_scratch s;
     partial_lay_out(decode, piece->rows, partial, &p);

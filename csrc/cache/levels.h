@@ -11,13 +11,15 @@
 #include "../cpu/target.h"
 #include "cache.h"
 
-#if CPU_HAS_X86_LEVELS
+#if defined(CPU_EMULATED)
+#include <emulated.h>
+#elif CPU_HAS_X86_LEVELS
 #include <immintrin.h>
 #elif CPU_HAS_NEON
 #include <arm_neon.h>
 #endif
 
 extern const cache_kernels cache_kernels_scalar, cache_kernels_neon, cache_kernels_avx2, cache_kernels_avx512;
-extern const cache_kernels cache_kernels_amx;
+extern const cache_kernels cache_kernels_avx512_bf16, cache_kernels_amx, cache_kernels_neon_bf16;
 
 #endif

@@ -18,6 +18,10 @@ const cache_kernels *cache_current_kernels(void)
     case CPU_AVX512:
         return &cache_kernels_avx512;
 #endif
+#if CPU_HAS_AVX512_BF16
+    case CPU_AVX512_BF16:
+        return &cache_kernels_avx512_bf16;
+#endif
 #if CPU_HAS_AMX
     case CPU_AMX:
         return &cache_kernels_amx;
@@ -25,6 +29,10 @@ const cache_kernels *cache_current_kernels(void)
 #if CPU_HAS_NEON
     case CPU_NEON:
         return &cache_kernels_neon;
+#endif
+#if CPU_HAS_NEON_BF16
+    case CPU_NEON_BF16:
+        return &cache_kernels_neon_bf16;
 #endif
     default:
         return &cache_kernels_scalar;

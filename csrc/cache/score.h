@@ -162,6 +162,9 @@ static void multiply_block(const cache_attention *attn, int64_t b, int64_t key_h
     }
 }
 
+#if defined(VEC_PAIRS)
+#include "pairs.h"
+#endif
 #if defined(LEVEL_AMX)
 #include "tiles.h"
 #endif
@@ -262,6 +265,12 @@ static void score_group(const cache_attention *attn, int64_t b, int64_t key_head
         row[t] = largest ? -INFINITY : 0;
     pack_function pack = pack_queries;
     multiply_function multiply = multiply_block;
+#if defined(VEC_PAIRS)
+    if (has_pairs_of_numbers(attn)) {
+        pack = pairs_pack_queries;
+        multiply = pairs_multiply_block;
+    }
+#endif
 #if defined(LEVEL_AMX)
     if (has_tiles(attn)) {
         pack = tiles_pack_queries;

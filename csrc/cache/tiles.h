@@ -32,16 +32,10 @@ static void tiles_end(void)
     _tile_release();
 }
 
-/* Queries [first, first + lanes) of a key head as packed[D / 2][SCORE_LANES][2], zeros where there is no query. */
 static void tiles_pack_queries(const cache_attention *attn, int64_t b, int64_t key_head, int64_t first, int64_t lanes,
                                float *memory)
 {
-    uint16_t *packed = (uint16_t *)memory;
-    for (int64_t lane = 0; lane < SCORE_LANES; lane++) {
-        const uint16_t *query = lane < lanes ? query_at(attn, b, key_head, first + lane) : NULL;
-        for (int64_t d = 0; d < attn->keys.size; d++)
-            packed[(d / 2 * SCORE_LANES + lane) * 2 + d % 2] = query ? query[d] : 0;
-    }
+    pairs_pack_queries(attn, b, key_head, first, lanes, memory);
     finish_writes();
 }
 
@@ -79,14 +73,6 @@ static void tiles_multiply_block(const cache_attention *attn, int64_t b, int64_t
             finish_writes();
             tiles_multiply(copy, 2 * size, s->queries, size, products);
         }
-        for (int64_t i = 0; i < TILE_ROWS; i++) {
-            for (int side = 0; side < 2; side++) {
-                float *at = products + i * SCORE_LANES + side * VEC_LANES;
-                const vec product = vec_mul(vec_load(at), scale);
-                vec_store(at, product);
-                max[side] = vec_max(max[side], product);
-                odd[side] = vec_fma(product, vec_set(0), odd[side]);
-            }
-        }
+        scale_products(products, TILE_ROWS, scale, max, odd);
     }
 }

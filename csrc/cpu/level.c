@@ -5,13 +5,20 @@
 
 #include "target.h"
 
-#if CPU_HAS_AMX
+#if CPU_HAS_AVX512_BF16 && !defined(CPU_EMULATED)
 #include <cpuid.h>
+#endif
+#if CPU_HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#if CPU_HAS_NEON_BF16 && defined(__linux__)
+#include <sys/auxv.h>
+#elif CPU_HAS_NEON_BF16 && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
-static const char *const names[CPU_LEVELS] = {"scalar", "neon", "avx2", "avx512", "amx"};
+static const char *const names[CPU_LEVELS] = {"scalar", "neon", "neon_bf16", "avx2", "avx512", "avx512_bf16", "amx"};
 
 /* The level plus one, so that zero means "not chosen yet". */
 static atomic_int chosen;
@@ -20,6 +27,34 @@ const char *cpu_level_name(cpu_level level)
 {
     return names[level];
 }
+
+#if CPU_HAS_AVX512_BF16
+static int has_avx512_bf16(void)
+{
+#if defined(CPU_EMULATED)
+    return 1;
+#else
+    enum { BF16 = 1 << 5 };
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BF16);
+#endif
+}
+#endif
+
+#if CPU_HAS_NEON_BF16
+static int has_neon_bf16(void)
+{
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP2) >> 14 & 1) != 0; /* HWCAP2_BF16 */
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, NULL, 0) == 0 && has;
+#else
+    return 0;
+#endif
+}
+#endif
 
 #if CPU_HAS_AMX
 /* Linux lends tile registers, for good, to processes that ask; older kernels and some sandboxes don't. */
@@ -39,18 +74,29 @@ int cpu_level_available(cpu_level level)
         return 1;
     case CPU_NEON:
         return CPU_HAS_NEON;
+#if CPU_HAS_NEON_BF16
+    case CPU_NEON_BF16:
+        return has_neon_bf16();
+#endif
 #if CPU_HAS_X86_LEVELS
     /* __builtin_cpu_supports also asks the operating system whether it saves the wide registers. */
     case CPU_AVX2:
         /* Every processor with AVX2 has f16c, which not every compiler lets us ask for. */
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
     case CPU_AVX512:
+#if defined(CPU_EMULATED)
+        return 1;
+#endif
         return cpu_level_available(CPU_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 #endif
+#if CPU_HAS_AVX512_BF16
+    case CPU_AVX512_BF16:
+        return cpu_level_available(CPU_AVX512) && has_avx512_bf16();
+#endif
 #if CPU_HAS_AMX
     case CPU_AMX:
-        return cpu_level_available(CPU_AVX512) && has_amx();
+        return cpu_level_available(CPU_AVX512_BF16) && has_amx();
 #endif
     default:
         return 0;

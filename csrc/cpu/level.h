@@ -2,8 +2,8 @@
 #ifndef LZPENALTY_CPU_LEVEL_H
 #define LZPENALTY_CPU_LEVEL_H
 
-/* CPU_AMX is CPU_AVX512 but for products of bfloat16, which tiles compute. */
-typedef enum { CPU_SCALAR, CPU_NEON, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_LEVELS } cpu_level;
+/* CPU_NEON_BF16 and CPU_AVX512_BF16 have instructions for products of pairs of bfloat16, CPU_AMX tiles as well. */
+typedef enum { CPU_SCALAR, CPU_NEON, CPU_NEON_BF16, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16, CPU_AMX, CPU_LEVELS } cpu_level;
 
 /* The name of a level, as tests and `lzpenalty doctor` spell it. */
 const char *cpu_level_name(cpu_level level);

@@ -11,8 +11,16 @@
 #define CPU_HAS_X86_LEVELS 0
 #endif
 
+/* Products of pairs of bfloat16. */
+#if CPU_HAS_X86_LEVELS && ((defined(__clang__) && __clang_major__ >= 9) || __GNUC__ >= 10)
+#define CPU_HAS_AVX512_BF16 1
+#else
+#define CPU_HAS_AVX512_BF16 0
+#endif
+
 /* Tile registers have to be asked of the system for, which is written for Linux. */
-#if CPU_HAS_X86_LEVELS && defined(__linux__) && ((defined(__clang__) && __clang_major__ >= 12) || __GNUC__ >= 11)
+#if CPU_HAS_X86_LEVELS && defined(__linux__) && !defined(CPU_EMULATED) &&                                                   \
+    ((defined(__clang__) && __clang_major__ >= 12) || __GNUC__ >= 11)
 #define CPU_HAS_AMX 1
 #else
 #define CPU_HAS_AMX 0
@@ -24,6 +32,14 @@
 #define CPU_HAS_NEON 0
 #endif
 
+/* Whether a processor has them is asked of Linux or macOS. */
+#if defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN) && (defined(__linux__) || defined(__APPLE__)) &&                     \
+    ((defined(__clang__) && __clang_major__ >= 16) || (!defined(__clang__) && __GNUC__ >= 10))
+#define CPU_HAS_NEON_BF16 1
+#else
+#define CPU_HAS_NEON_BF16 0
+#endif
+
 #if defined(__GNUC__)
 #define PREFETCH(address) __builtin_prefetch(address)
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -32,8 +48,12 @@
 #define ALWAYS_INLINE static inline
 #endif
 
+/* With CPU_EMULATED what a processor lacks are functions of a header, tests/native/emulated.h: for tests. */
 #define PRAGMA_(text) _Pragma(#text)
-#if defined(__clang__)
+#if defined(CPU_EMULATED)
+#define TARGET_BEGIN_(features)
+#define TARGET_END
+#elif defined(__clang__)
 #define TARGET_BEGIN_(features) PRAGMA_(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TARGET_END PRAGMA_(clang attribute pop)
 #elif defined(__GNUC__)
@@ -53,6 +73,12 @@
 #define TARGET_AVX2_FMA TARGET_BEGIN_(AVX2_ ",fma,f16c")
 #define TARGET_AVX512 TARGET_BEGIN_(AVX512_WIDE_)
 #define TARGET_AVX512_FMA TARGET_BEGIN_(AVX512_WIDE_ ",fma,f16c")
-#define TARGET_AMX TARGET_BEGIN_(AVX512_WIDE_ ",fma,f16c,amx-tile,amx-bf16")
+#define TARGET_AVX512_BF16 TARGET_BEGIN_(AVX512_WIDE_ ",fma,f16c,avx512bf16")
+#define TARGET_AMX TARGET_BEGIN_(AVX512_WIDE_ ",fma,f16c,avx512bf16,amx-tile,amx-bf16")
+#if defined(__clang__)
+#define TARGET_NEON_BF16 TARGET_BEGIN_("bf16")
+#else
+#define TARGET_NEON_BF16 TARGET_BEGIN_("arch=armv8.2-a+bf16")
+#endif
 
 #endif

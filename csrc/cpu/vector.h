@@ -7,7 +7,11 @@
  * vec_up23   the bits of each float moved up by 23
  * vec_sum, vec_top   the sum and the largest of the floats of one
  * vec_sum_4  the sums of four vec, one behind the other
- * vec_load_bf16_even, vec_load_bf16_odd   of 2 VEC_LANES numbers, which takes less than to load them in order */
+ * vec_load_bf16_even, vec_load_bf16_odd   of 2 VEC_LANES numbers, which takes less than to load them in order
+ *
+ * Of levels that multiply pairs of bfloat16, which LEVEL_BF16 says, VEC_PAIRS is defined:
+ * vec_load_pairs, vec_set_pair   2 VEC_LANES numbers, or VEC_LANES times the same two
+ * vec_dot    sum + a * b for each lane of sum and its two numbers of a and of b */
 
 #if defined(LEVEL_AVX512)
 #define VEC_LANES 16
@@ -44,6 +48,18 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
     _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
 
+#if defined(LEVEL_BF16)
+#define VEC_PAIRS __m512bh
+#define vec_dot _mm512_dpbf16_ps
+#define vec_load_pairs(p) ((__m512bh)_mm512_loadu_si512(p))
+static inline __m512bh vec_set_pair(const uint16_t *p)
+{
+    int32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+#endif
+
 #elif defined(LEVEL_AVX2)
 #define VEC_LANES 8
 #define VEC_ROWS 6
@@ -60,6 +76,12 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 #define vec_load_bf16(p)                                                                                                    \
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
 #define vec_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+/* The mask is read each time, as to hold it would take a register that accumulators need. */
+static const uint32_t vec_odd_[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                     0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+#define vec_load_bf16_odd_masked(p)                                                                                         \
+    _mm256_and_ps(_mm256_loadu_ps((const float *)(const void *)(p)),                                                        \
+                  *(volatile const __m256_u *)(const volatile void *)vec_odd_)
 static inline float vec_sum(vec a)
 {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -80,9 +102,15 @@ static inline float vec_top(vec a)
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16))
 #define vec_load_bf16_odd(p) /* two shifts: a mask would take a register, or be loaded each time */                         \
     _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16), 16))
+/* Each half of the first by its halves, then each half of the second: half as many shuffles as horizontal additions take. */
+static inline vec vec_halves_(vec a, vec b)
+{
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
+}
 static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 {
-    const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    const __m256 ab = vec_halves_(a, b), cd = vec_halves_(c, d);
+    const __m256 all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x88), _mm256_shuffle_ps(ab, cd, 0xdd));
     _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
 
@@ -109,6 +137,17 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 #define vec_load_bf16_even(p) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u16(vld1q_u16(p)), 16))
 #define vec_load_bf16_odd(p) vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u16(vld1q_u16(p)), vdupq_n_u32(0xffff0000u)))
 #define vec_sum_4(sums, a, b, c, d) vst1q_f32(sums, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
+#if defined(LEVEL_BF16)
+#define VEC_PAIRS bfloat16x8_t
+#define vec_dot vbfdotq_f32
+#define vec_load_pairs(p) vreinterpretq_bf16_u16(vld1q_u16((const uint16_t *)(const void *)(p)))
+static inline bfloat16x8_t vec_set_pair(const uint16_t *p)
+{
+    uint32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return vreinterpretq_bf16_u32(vdupq_n_u32(pair));
+}
+#endif
 
 #else
 #define VEC_LANES 1
@@ -136,6 +175,10 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 {
     sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
 }
+#endif
+
+#ifndef vec_load_bf16_odd_masked
+#define vec_load_bf16_odd_masked vec_load_bf16_odd
 #endif
 
 /* 2^x for x <= 0, to the last bit or two of float32; 2^-126 for all that is less. NaN stays NaN, which is why x is second.

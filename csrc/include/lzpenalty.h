@@ -111,7 +111,8 @@ LZPENALTY_API const char *lzpenalty_strerror(int status);
 /* LZPENALTY_VERSION of the library, which may be another than that of the header. */
 LZPENALTY_API int lzpenalty_version(void);
 
-/* The instructions that are used, of the whole process: "scalar", "neon", "avx2", "avx512" or "amx". Setting is for tests:
+/* The instructions that are used, of the whole process: "scalar", "neon", "neon_bf16", "avx2", "avx512",
+ * "avx512_bf16" or "amx". Setting is for tests:
  * the best that this machine has is the default, and NULL. Only attention and its scores depend on it, by roundings.
  * LZPENALTY_BAD_LEVEL if this machine hasn't got them. */
 LZPENALTY_API const char *lzpenalty_cpu_level(void);

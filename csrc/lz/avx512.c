@@ -1,6 +1,6 @@
 #include "levels.h"
 
-#if CPU_HAS_X86_LEVELS
+#if CPU_HAS_X86_LEVELS && !defined(CPU_EMULATED)
 TARGET_AVX512
 #define LEVEL_AVX512
 #define KERNELS lz_kernels_avx512

@@ -12,7 +12,9 @@ import weakref
 
 import torch
 
-__all__ = ["Ticket", "attend", "note"]
+from lzpenalty.cache.attend import check_options
+
+__all__ = ["attend", "new_ticket", "note"]
 
 _tickets = itertools.count()
 _caches: "weakref.WeakValueDictionary[int, object]" = weakref.WeakValueDictionary()
@@ -28,14 +30,12 @@ class _Turn:
 _turn = _Turn()
 
 
-class Ticket:
-    """By which graphs find a cache. `tensor` is what they are given."""
-
-    def __init__(self, cache):
-        with _lock:
-            number = next(_tickets)
-            _caches[number] = cache
-        self.tensor = torch.tensor(number)
+def new_ticket(cache) -> torch.Tensor:
+    """By which graphs find a cache."""
+    with _lock:
+        number = next(_tickets)
+        _caches[number] = cache
+    return torch.tensor(number)
 
 
 def note(ticket: torch.Tensor, layer: int) -> None:
@@ -50,15 +50,20 @@ def attend(query, key, value, attention_mask, options: dict) -> torch.Tensor | N
     if ticket is None:
         return None
     _turn.ticket = _turn.layer = None
-    for name in ("s_aux", "position_bias"):
-        if options.get(name) is not None:
-            raise NotImplementedError(
-                f"RPCCache under torch.compile: the model's attention has {name}, which is not passed on"
-            )
+    if what := check_options(options):
+        raise NotImplementedError(f"RPCCache under torch.compile: the model's attention has {what}, which is not passed on")
     return cached_attention(ticket, layer, query, key, value, attention_mask, options.get("scaling"), options.get("softcap"))
 
 
-@torch.library.custom_op("lzpenalty::cached_attention", mutates_args=())
+# Types are in words, since old versions of torch don't understand all of Python's.
+_SCHEMA = "(Tensor ticket, int layer, Tensor query, Tensor key, Tensor value, Tensor? mask, float? scaling, float? softcap)"
+
+
+# A CUDA graph would replay the launches of one step, and remember nothing.
+_TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+
+
+@torch.library.custom_op("lzpenalty::cached_attention", mutates_args=(), schema=f"{_SCHEMA} -> Tensor", **_TAGS)
 def cached_attention(
     ticket: torch.Tensor, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     mask: torch.Tensor | None, scaling: float | None, softcap: float | None,

@@ -220,10 +220,10 @@ class ForgetCache(RPCCache):
     Raises
     ------
     TypeError, ValueError
-        For ids that the model has not, and models that can't be served. While generating: ValueError for a forward without
-        input_ids, for padding elsewhere than before the prompt, and for models whose attention has sinks or a position bias;
-        RuntimeError for assisted decoding, for continuous batching, for use outside of the block, and for a cache in which
-        an earlier forward was interrupted.
+        For ids beyond the model's vocabulary, and models that can't be served. While generating: ValueError for a forward
+        without input_ids, for padding elsewhere than before the prompt, and for models whose attention has sinks or a
+        position bias; RuntimeError for assisted decoding, for continuous batching, for use outside of the block, and for a
+        cache in which an earlier forward was interrupted.
     """
 
     def __init__(self, model, forget: Forget):
@@ -239,7 +239,7 @@ class ForgetCache(RPCCache):
         self.forget = forget
         self.layers = self._own = [RowsLayer(self.settings, layer.selector, layer.index) for layer in self._own]
         self._rows: list[_Row] = []
-        self._shown = 0  # tokens whose ids were
+        self._told = 0  # tokens whose ids have been shown
 
     def __enter__(self) -> "ForgetCache":
         super().__enter__()
@@ -259,27 +259,26 @@ class ForgetCache(RPCCache):
 
     # Around a forward of the model.
 
-    def begins(self, ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
+    def shown(self, ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
         """A forward of these tokens, [B, q], is about to begin: the time to drop what it must not see."""
-        self._check_whole()
-        seen = self._own[0].seen
-        if self._shown != seen:
+        if ids is None:
+            raise ValueError("input_ids: expected the tokens of every forward, got none: thoughts end where ids say so")
+        seen, new = self._own[0].seen, ids.shape[1]
+        self._check(new)
+        if self._told != seen:
             raise RuntimeError(
                 "cache: an earlier forward ended before all layers were done, what it holds is not a text. Use a new "
                 "ForgetCache, or reset() this one"
             )
-        if ids is None:
-            raise ValueError("input_ids: expected the tokens of every forward, got none: thoughts end where ids say so")
         if self._rows and len(self._rows) != ids.shape[0]:
             raise ValueError(f"input_ids: expected {len(self._rows)} rows, as before, got {ids.shape[0]}")
-        new = ids.shape[1]
         if seen and new > 1 and attention_mask is not None:
             padded = attention_mask.ndim != 2 or not attention_mask[:, self._own[0].start :].all()
             if padded:
                 raise ValueError("attention_mask: expected [batch, tokens], padded before the prompt alone")
         tokens = ids[:, 0].tolist()
         self._rows = self._rows or [_Row() for _ in tokens]
-        self._shown = seen + new
+        self._told = seen + new
         for number, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
             dropped = row.feed(self.forget, token, self._own[0].entries[number]) if seen else None
             if dropped:
@@ -288,7 +287,7 @@ class ForgetCache(RPCCache):
             if new > 1 or not seen:
                 row.message(self.forget, (self._own[0].entries[number] if seen else 0) + new)
 
-    def ends(self, logits: torch.Tensor) -> None:
+    def forces(self, logits: torch.Tensor) -> None:
         """Of the logits [B, q, V] the last ones leave nothing but the id that has to come next, where there is one."""
         for number, row in enumerate(self._rows):
             forced = row.forced(self.forget)
@@ -297,7 +296,8 @@ class ForgetCache(RPCCache):
                 logits[number, -1, forced] = 0
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        if self.layers[layer_idx].seen + key_states.shape[2] != self._shown:
+        compiling = torch.compiler.is_compiling()
+        if not compiling and self.layers[layer_idx].seen + key_states.shape[2] != self._told:
             raise RuntimeError("cache: a forward whose tokens it was not shown. Use ForgetCache inside of its `with` block")
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
@@ -320,7 +320,7 @@ class ForgetCache(RPCCache):
 
     def reset(self) -> None:
         super().reset()
-        self._rows, self._shown = [], 0
+        self._rows, self._told = [], 0
 
     def stats(self) -> dict:
         """seen, prompt: tokens a row; kept, peak: those that the longest row has, and has had; kept_by_row; thoughts: how
@@ -374,10 +374,10 @@ def _begin(model, args, kwargs) -> None:
     given = _arguments(model, args, kwargs)
     cache = given.get("past_key_values")
     if isinstance(cache, ForgetCache):
-        cache.begins(given.get("input_ids"), given.get("attention_mask"))
+        cache.shown(given.get("input_ids"), given.get("attention_mask"))
 
 
 def _end(model, args, kwargs, output) -> None:
     cache = _arguments(model, args, kwargs).get("past_key_values")
     if isinstance(cache, ForgetCache):
-        cache.ends(output[0] if isinstance(output, tuple) else output.logits)
+        cache.forces(output[0] if isinstance(output, tuple) else output.logits)

@@ -10,6 +10,7 @@ for granted: the model is shown one token at two positions, and what turns one q
 for. The two are rows of a batch that see nothing but themselves, so that all but the positions is equal in all layers.
 """
 
+import contextlib
 import weakref
 from dataclasses import dataclass
 
@@ -78,14 +79,23 @@ class _Probe(DynamicLayer):
         pass
 
 
+def _uncompiled():
+    """A model whose forward goes through torch.compile runs as it is: a graph would show a probe nothing."""
+    if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
+
+
 @dataclass(frozen=True)
 class Attention:
     """How a model's layers with full attention, in their order, attend. `special` names what caches with budgets by head
-    can't compute, `placed` what none can that drops keys; None if there is nothing."""
+    can't compute, `placed` what none can that drops keys; None if there is nothing. `unseen` says that attention never gets
+    the keys that the cache returns, but others that are made of them."""
 
     rotations: list[Rotation]
     special: str | None
     placed: str | None
+    unseen: bool
 
 
 def examine(model) -> Attention:
@@ -95,7 +105,7 @@ def examine(model) -> Attention:
     probes = [layer for layer in cache.layers if isinstance(layer, _Probe)]
     device = model.get_input_embeddings().weight.device
     try:
-        with torch.no_grad(), watched(model):
+        with torch.no_grad(), watched(model), _uncompiled():
             ids, positions = torch.full((2, 1), 1, device=device), torch.tensor([[0], [_DISTANCE]], device=device)
             model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
     except TypeError:  # a model without positions to be told
@@ -104,7 +114,8 @@ def examine(model) -> Attention:
     if getattr(model.config.get_text_config(decoder=True), "kv_lora_rank", None):
         special = special or "latent keys and values (MLA)"
     placed = next((what for probe in probes if (what := check_places(probe.options or {}))), None)
-    return Attention([_rotation(model, probe.queries) for probe in probes], special, placed)
+    unseen = any(probe.is_initialized and probe.queries is None for probe in probes)
+    return Attention([_rotation(model, probe.queries) for probe in probes], special, placed, unseen)
 
 
 def _rotation(model, queries: torch.Tensor | None) -> Rotation:

@@ -22,7 +22,7 @@ class RowsLayer(RPCLayer):
     def reset(self) -> None:
         super().reset()
         self.entries: list[int] = []
-        self.pads = self.starts = self.lengths = None
+        self.pads = self.starts = self.lengths = self.capacity = None
         self.peak = 0
         self.dropped = False
 
@@ -41,10 +41,12 @@ class RowsLayer(RPCLayer):
         return self._value_buffer.flatten(0, 2)
 
     def _measure(self) -> None:
-        """Where the runs of heads begin and end, int64 [B, Hkv]; needed only while rows differ."""
+        """Where the runs of heads begin and how long they are, int64 [B, Hkv]; kept only while rows differ."""
         rows, heads, capacity, _ = self._key_buffer.shape
-        self.starts = torch.arange(rows * heads, device=self.device).view(rows, heads) * capacity
-        self.lengths = torch.tensor(self.entries, device=self.device)[:, None].expand(rows, heads).contiguous()
+        if self.lengths is None or self.capacity != capacity:
+            self.capacity = capacity
+            self.starts = torch.arange(rows * heads, device=self.device).view(rows, heads) * capacity
+            self.lengths = torch.tensor(self.entries, device=self.device)[:, None].expand(rows, heads).contiguous()
 
     # What transformers asks.
 
@@ -54,6 +56,7 @@ class RowsLayer(RPCLayer):
         self.entries = self.entries or [0] * key_states.shape[0]
         if self.is_even:
             append_(self._key_buffer, self._value_buffer, key_states, value_states, position=self.length)
+            self.lengths = None
         else:
             self._measure()
             attend.append_heads(self, key_states, value_states)
@@ -74,6 +77,7 @@ class RowsLayer(RPCLayer):
         if self.pads is not None:
             self.pads = self.pads[chosen.to(self.pads.device)]
         self.length = max(self.entries)
+        self.lengths = None
         self._view()
 
     # What the cache says.
@@ -84,6 +88,7 @@ class RowsLayer(RPCLayer):
         none = torch.empty((1, 1, 0), dtype=torch.int64, device=self.device)
         self.entries[row] = compact_(keys, values, none, start=first, stop=end, length=self.entries[row])
         self.length = max(self.entries)
+        self.lengths = None
         self.dropped = True
 
     # What the attention function says.

@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lzpenalty.cache.attention import attention_modules, find_attention, watched
 from lzpenalty.cache.budgets import Budgets
-from lzpenalty.cache.compiled import Ticket, note
+from lzpenalty.cache.compiled import new_ticket, note
 from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer, Settings, count
 from lzpenalty.cache.plan import Plan
 from lzpenalty.cache.ragged import RaggedLayer
@@ -111,8 +111,6 @@ class RPCCache(DynamicCache):
         self.settings = settings
         self._model = weakref.ref(model)
         self._entered = []
-        if attention and (selector.keeps_evidence or selector.turns_queries):
-            _say_what_cannot_be_turned(model, attention)
         if allocation == "global" or selector.keeps_evidence:
             if attention.special:
                 raise ValueError(
@@ -128,9 +126,11 @@ class RPCCache(DynamicCache):
             self._own = [RPCLayer(settings, selector, i) for i in own]
             for layer, rotation in zip(self._own, attention.rotations, strict=True) if attention else ():
                 layer.rotation = rotation
+        if attention and (selector.keeps_evidence or selector.turns_queries):
+            _say_what_cannot_be_turned(model, attention)
         for i, layer in zip(own, self._own, strict=True):
             self.layers[i] = layer
-        self._indices, self._ticket = tuple(own), Ticket(self).tensor
+        self._indices, self._ticket = tuple(own), new_ticket(self)
 
     def __enter__(self) -> "RPCCache":
         watching = watched(self._model())
@@ -146,7 +146,7 @@ class RPCCache(DynamicCache):
         twin = copy.copy(self)
         twin.layers = copy.deepcopy(self.layers, memo)
         twin._own = [layer for layer in twin.layers if isinstance(layer, RPCLayer)]
-        twin._entered, twin._ticket = [], Ticket(twin).tensor
+        twin._entered, twin._ticket = [], new_ticket(twin)
         return twin
 
     @property
@@ -269,6 +269,11 @@ def _examined(model) -> Attention:
         raise ValueError(
             f"model: expected attention that doesn't ask where keys stand, {type(model).__name__} has {attention.placed}, "
             "which can't do without any; use interval=None"
+        )
+    if attention.unseen:
+        raise ValueError(
+            f"model: expected attention to the keys that the cache holds, {type(model).__name__} makes others of them "
+            f"({attention.special or 'after the cache returned them'}), so that none can be dropped; use interval=None"
         )
     return attention
 

@@ -94,6 +94,14 @@ class _Lists:
                 rows[source] = coming
 
 
+def _with_drafts(tokens: torch.Tensor, behind: torch.Tensor, drafts: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Histories of rows whose last tokens are drafts, [B, T]: of speculative decoding, which has a row for each. `behind`
+    [B, T] is how far a token is behind the text; draft j is the input of its request's row j + 1."""
+    first = torch.arange(1, len(drafts) + 1, device=drafts.device) - drafts
+    rows = (first[:, None] + behind).clamp_(0, len(drafts) - 1)
+    return torch.where(behind < 0, tokens, inputs[rows].to(tokens.dtype))
+
+
 class _Slots:
     """The requests of the second runner, by slot. What a step does stays on the device: no value is waited for."""
 
@@ -132,13 +140,14 @@ class _Slots:
         self.apply_staged_writes()
         state = self.state
         slots = context.expanded_idx_mapping.long()
-        texts = state.all_token_ids.gpu
-        longest = min(int(context.seq_lens_upper_bound_np.max()), texts.shape[1])
-        length = max(1, min(max(options.context for options in wanted), longest))
-        ends = state.total_len.gpu[slots].long()
-        columns = ends[:, None] - torch.arange(length, 0, -1, device=logits.device)
-        tokens = texts[slots[:, None], columns.clamp_(min=0)]
-        starts = (length - ends + state.prompt_len.gpu[slots]).clamp_(0, length)
+        length = max(1, min(max(options.context for options in wanted), int(context.seq_lens_upper_bound_np.max())))
+        texts, ends = state.all_token_ids.gpu, state.total_len.gpu[slots].long()
+        drafts = context.expanded_local_pos.long()  # that come before each row
+        columns = (ends + drafts)[:, None] - torch.arange(length, 0, -1, device=logits.device)
+        tokens = texts[slots[:, None], columns.clamp(0, texts.shape[1] - 1)]
+        if len(slots) > len(context.idx_mapping_np):
+            tokens = _with_drafts(tokens, columns - ends[:, None], drafts, context.input_ids)
+        starts = (length - ends - drafts + state.prompt_len.gpu[slots]).clamp_(0, length)
         group = self.group_on_device[slots]
         return penalize_groups_(
             logits,
@@ -153,13 +162,17 @@ class LZPenalty(*_INTERFACES):
     Raises
     ------
     ValueError
-        At start-up with speculative decoding, whose drafts are in neither runner's texts, and if LZPENALTY_DEFAULT is
-        malformed. At admission of a request, which vLLM answers with HTTP status 400, if its options are.
+        At start-up with speculative decoding in vLLM's first model runner, which doesn't show drafts, and if
+        LZPENALTY_DEFAULT is malformed. At admission of a request, which vLLM answers with HTTP status 400, if its options
+        are.
     """
 
     def __init__(self, vllm_config, device_or_state, is_pin_memory: bool | None = None):
-        if getattr(vllm_config, "speculative_config", None) is not None:
-            raise ValueError("lzpenalty.vllm:LZPenalty does not support speculative decoding, start without one of them")
+        if is_pin_memory is not None and getattr(vllm_config, "speculative_config", None) is not None:
+            raise ValueError(
+                "lzpenalty.vllm:LZPenalty does not support speculative decoding in vLLM's first model runner, start without "
+                "one of them"
+            )
         _parse_default(os.environ.get(DEFAULT, ""))
         if is_pin_memory is None:
             self.slots = _Slots(device_or_state)

@@ -523,14 +523,14 @@ int main(int argc, char **argv)
 {
     static void (*const functions[])(void) = {call_penalize, call_penalize, call_code_lengths,
                                               call_loops,    call_text,     call_cache};
-    static const char *const levels[] = {"scalar", "neon", "avx2", "avx512", "amx", NULL};
+    static const char *const levels[] = {"scalar", "neon", "neon_bf16", "avx2", "avx512", "avx512_bf16", "amx", NULL};
     const long long n = argc > 1 ? atoll(argv[1]) : 1000;
     state = argc > 2 ? (uint64_t)atoll(argv[2]) : 1;
     for (calls = 0; calls < n; calls++) {
         if (chance(500)) {
             lzpenalty_workspace_destroy(ws);
             ws = NULL;
-            lzpenalty_set_cpu_level(levels[number(0, 5)]); /* or not */
+            lzpenalty_set_cpu_level(levels[number(0, 7)]); /* or not */
         }
         if (!ws)
             ws = lzpenalty_workspace_create();

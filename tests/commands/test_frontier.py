@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import frontier  # noqa: E402
 import thinking  # noqa: E402
+from harness import with_model  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,6 +102,12 @@ def test_rows_that_are_there_stay(tmp_path, monkeypatch):
     assert frontier.Results(settings, again=True).left("report", [other]) == [other]
     with pytest.raises(SystemExit, match="other settings"):
         frontier.Results(settings | {"limit": 6}, again=False)
+
+
+def test_another_model_has_results_of_its_own():
+    assert with_model("frontier", None) == ("frontier", "SmolLM2-135M-Instruct")
+    assert with_model("frontier", "some/Gemma-q4.gguf") == ("frontier-gemma-q4", "Gemma-q4")
+    assert with_model("thinking", "google/gemma-3-270m") == ("thinking-gemma-3-270m", "gemma-3-270m")
 
 
 def test_the_rows_are_what_their_names_say():

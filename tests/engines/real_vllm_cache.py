@@ -15,12 +15,11 @@ import os
 import random
 import re
 
-from engines.vllm_server import SECOND, get, post, serving  # isort: skip  (sets what vllm reads when it is imported)
+from engines.vllm_server import SECOND, get, post, serving, tiny_model  # isort: skip  (sets what vllm reads when it is imported)
 
 import pytest
 import torch
 from prometheus_client import REGISTRY
-from transformers import LlamaConfig, LlamaForCausalLM
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 
@@ -51,16 +50,8 @@ def sampling(extra=None, tokens=TOKENS):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """(model, its folder)"""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tiny.VOCAB, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=4096, tie_word_embeddings=False,
-        initializer_range=0.1, pad_token_id=0, bos_token_id=1, eos_token_id=None,
-    )  # fmt: skip
-    made, folder = LlamaForCausalLM(config).eval(), str(tmp_path_factory.mktemp("model"))
-    made.save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return made, folder
+    folder = str(tmp_path_factory.mktemp("model"))
+    return tiny_model(folder), folder
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ datasets = pytest.importorskip("datasets")
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 import lzpenalty.lm_eval as ours  # noqa: E402
-from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache  # noqa: E402
+from lzpenalty.hf import Forget, ForgetCache, LZPenaltyLogitsProcessor, RPCCache  # noqa: E402
 from tiny import generate, tiny, tokenizer, words  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = [{"said": words(length, length), "answer": "w7"} for length in (9, 14, 11)]
 PENALTY = dict(strength=0.15, min_match=2)
-CACHE = dict(interval=12, ratio=3, recent=4)
+CACHE = dict(selector="rpc", interval=12, ratio=3, recent=4)  # whose rows don't share budgets
 TASK = """
 task: echo
 dataset_path: json
@@ -79,6 +79,40 @@ def test_answers_are_those_of_transformers(folder, penalty, cache, batch_size):
     wanted = expected(penalty, cache)
     assert answers(wrapped, folder) == wanted
     assert (wanted != expected({}, {})) is bool(penalty or cache)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_thoughts_are_dropped(folder, batch_size):
+    """The answers are those of transformers with the cache, one row at a time."""
+    said = generate(model(), tokenizer()(ROWS[0]["said"], return_tensors="pt").input_ids, 40)[0, -40:].tolist()
+    close, forget = said[5], Forget(said[5], then=(3, 4, 6))  # something that the model says, and words
+    wanted, dropped = [], []
+    for row in ROWS:
+        ids = tokenizer()(row["said"], return_tensors="pt").input_ids
+        with ForgetCache(model(), forget) as cache:
+            answer = generate(model(), ids, 40, past_key_values=cache)[0, ids.shape[1] :]
+        wanted.append(tokenizer().decode(answer, skip_special_tokens=True))
+        dropped += cache.stats()["thoughts"]
+    assert sum(dropped) > 0
+    wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), batch_size=batch_size, lt_close=close, lt_then="3:4:6")
+    assert wrapped.forget == forget and answers(wrapped, folder) == wanted
+
+
+class Knows:
+    """A tokenizer's vocabulary with LightThinker's tokens."""
+
+    def __init__(self):
+        words = ["<|splitter|>", "<|continue|>", *(f"<|o_{i}|>" for i in range(9))]
+        self.words = {word: 200 + i for i, word in enumerate(words)}
+
+
+def test_published_settings_of_thoughts(monkeypatch):
+    known = tokenizer()
+    monkeypatch.setattr(known, "get_vocab", lambda: Knows().words, raising=False)
+    wrapped = ours.LZPenaltyLM(model(), tokenizer=known, lt_setting="lightthinker_qwen")
+    assert wrapped.forget == Forget(200, then=(*range(202, 211), 201))
+    with pytest.raises(ValueError, match="tokenizer: expected one with the tokens that the model was trained with"):
+        ours.LZPenaltyLM(model(), tokenizer=known, lt_setting="memento_phi")
 
 
 def test_the_command(folder, monkeypatch):
@@ -143,11 +177,19 @@ def test_options_are_checked_before_the_model_is_loaded():
         (dict(lz_gate="28:20"), "gate: expected"),
         (dict(lz_preset="strong"), "preset: expected"),
         (dict(lz_preset="reasoning", lz_gate="20"), "gate: expected"),
+        (dict(lt_setting="best"), "lt_setting: expected lightthinker_qwen or .*, got 'best'"),
+        (dict(lt_setting="memento_phi", lt_close=3), "lt_setting: expected .* no other option .*, lt_close"),
+        (dict(lt_close=3), "then: expected at least one id"),
+        (dict(lt_close=3, lt_then="3:4"), "then: expected ids that close has not, got 3"),
+        (dict(lt_closed=3), "closed"),
+        (dict(lt_close=3, lt_then=4, rpc_interval=8), "lt_close: expected none together with rpc_interval"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             ours.LZPenaltyLM("no/such/model", **options)
     with pytest.raises(ValueError, match="interval: expected a multiple of ratio"):
         ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), rpc_interval=10)
+    with pytest.raises(ValueError, match="close: expected ids below the model's vocabulary size"):
+        ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), lt_close=5000, lt_then=4)
 
 
 def test_presets_and_lists():

@@ -29,7 +29,7 @@ else:
         SamplingParams,
     )
 
-VOCAB, SLOTS, LENGTH = 9, 6, 60
+VOCAB, SLOTS, LENGTH = 9, 6, 120
 CPU = torch.device("cpu")
 CONFIG = SimpleNamespace(speculative_config=None)
 ASKS = [
@@ -122,6 +122,8 @@ class FirstRunner:
 class SecondRunner:
     """Slots with their tokens on the device, rows in another order at every step."""
 
+    drafts = st.just([])
+
     def __init__(self):
         texts = torch.randint(0, 4, (SLOTS, LENGTH), dtype=torch.int32)  # left by whom was there before
         lengths = [torch.zeros(SLOTS, dtype=torch.int32) for _ in range(3)]
@@ -155,26 +157,39 @@ class SecondRunner:
         for slot, (_, prompt, output) in self.slots.items():
             state.total_len.gpu[slot] = prompt + len(output)
             state.all_token_ids.gpu[slot, prompt : prompt + len(output)] = torch.tensor(output, dtype=torch.int32)
+        drafts = {slot: data.draw(self.drafts) for slot in order}
         if order:
+            rows = [(slot, i) for slot in order for i in range(len(drafts[slot]) + 1)]  # a row for each draft behind it
+            slots, local = (torch.tensor(column, dtype=torch.int32) for column in zip(*rows, strict=True))
             mapping = torch.tensor(order, dtype=torch.int32)
-            pos = state.total_len.gpu[mapping.long()].long() - 1
-            last = state.all_token_ids.gpu[mapping.long(), pos]
+            ends = state.total_len.gpu[slots.long()].long()
+            last = state.all_token_ids.gpu[slots.long(), ends - 1]
+            for row, (slot, i) in enumerate(rows):
+                last[row] = drafts[slot][i - 1] if i else last[row]
+            upper = [int(state.total_len.gpu[slot]) + len(drafts[slot]) for slot in order]
             context = LogitsContext(
-                expanded_idx_mapping=mapping,
+                expanded_idx_mapping=slots,
                 idx_mapping=mapping,
                 idx_mapping_np=mapping.numpy(),
-                expanded_local_pos=torch.zeros_like(mapping),
+                expanded_local_pos=local,
                 input_ids=last,
-                pos=pos,
-                seq_lens_upper_bound_np=(pos + 1).numpy().astype(np.int32),
+                pos=ends + local - 1,
+                seq_lens_upper_bound_np=np.array(upper, np.int32),
             )
-            requests = {row: (self.slots[slot][0], self.slots[slot][2]) for row, slot in enumerate(order)}
-            check(lambda logits: self.processor.apply(logits, context), len(order), requests)
-        for _, _, output in self.slots.values():
-            output.append(data.draw(st.integers(0, 3)))
+            texts = [(self.slots[slot][0], self.slots[slot][2] + drafts[slot][:i]) for slot, i in rows]
+            check(lambda logits: self.processor.apply(logits, context), len(rows), dict(enumerate(texts)))
+        for slot, (_, _, output) in self.slots.items():
+            taken = drafts[slot][: data.draw(st.integers(0, len(drafts[slot])))]
+            output.extend([*taken, data.draw(st.integers(0, 3))])
 
 
-@pytest.mark.parametrize("runner", [FirstRunner, SecondRunner])
+class Speculating(SecondRunner):
+    """The same with drafts, of which some are taken."""
+
+    drafts = st.lists(st.integers(0, 3), max_size=3)
+
+
+@pytest.mark.parametrize("runner", [FirstRunner, SecondRunner, Speculating])
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_every_row_is_the_formula_for_its_own_request(runner, data):
@@ -245,10 +260,11 @@ def test_a_bad_default_is_refused_at_the_start(text, monkeypatch):
         vllm.LZPenalty(CONFIG, CPU, False)
 
 
-def test_speculative_decoding_is_refused_at_the_start():
-    for rest in ((CPU, False), (SecondRunner().state,)):
-        with pytest.raises(ValueError, match="does not support speculative decoding"):
-            vllm.LZPenalty(SimpleNamespace(speculative_config=object()), *rest)
+def test_speculative_decoding_is_refused_where_drafts_are_not_shown():
+    config = SimpleNamespace(speculative_config=object())
+    with pytest.raises(ValueError, match="does not support speculative decoding in vLLM's first model runner"):
+        vllm.LZPenalty(config, CPU, False)
+    vllm.LZPenalty(config, SecondRunner().state)
 
 
 def test_many_different_options_leave_nothing_behind():

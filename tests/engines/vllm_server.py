@@ -20,9 +20,29 @@ os.environ |= {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+
+import torch  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+import tiny  # noqa: E402
+
 SECOND = os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"  # in Triton's interpreter, at a few steps a second
 
-__all__ = ["SECOND", "get", "post", "serving"]
+__all__ = ["SECOND", "get", "post", "serving", "tiny_model"]
+
+
+def tiny_model(folder: str) -> LlamaForCausalLM:
+    """A random model, which is also written into a folder. It says something else once a token of its cache is another."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tiny.VOCAB, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=4096, tie_word_embeddings=False,
+        initializer_range=0.1, pad_token_id=0, bos_token_id=1, eos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return model
 
 
 def get(port: int, path: str) -> str:

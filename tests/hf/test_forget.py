@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.modeling_outputs import CausalLMOutput
 
-from lzpenalty.cache import attend
+from lzpenalty.cache import attend, layer
 from lzpenalty.hf import Forget, ForgetCache, LZPenaltyLogitsProcessor, RPCCache
 from tiny import OWN_SIZES, SIZES, generate
 from tiny import tiny as tiny_of_many_words
@@ -197,7 +197,8 @@ LEFT_PADDED = ((0, 7), (1, 3), (2, 0))  # row, padding
 @pytest.mark.parametrize("by_torch", [False, True])
 @pytest.mark.parametrize("rule", [LIGHTTHINKER, MEMENTO], ids=["lightthinker", "memento"])
 def test_left_padded_rows_that_split_at_different_times(rule, by_torch, monkeypatch):
-    """Each is what it is alone, without padding; by our kernel, and by what other devices get."""
+    """Each is what it is alone, without padding; by our kernel, and by what other devices get; as buffers grow, too."""
+    monkeypatch.setattr(layer, "_GROWTH", 16)
     if by_torch:
         monkeypatch.setattr(attend, "is_ours", lambda states: False)
     for architecture in ("llama", "qwen2"):
@@ -482,6 +483,20 @@ def test_two_caches_and_threads_share_a_model():
     assert not model._forward_hooks and not model._forward_pre_hooks
 
 
+def test_a_compiled_forward_says_the_same():
+    model = tiny()
+    expected, _, cache = run(model, LIGHTTHINKER, prompt(2), 60)
+    torch._dynamo.reset()
+    try:
+        model.forward = torch.compile(type(model).forward.__get__(model), backend="eager")
+        text, _, compiled = run(model, LIGHTTHINKER, prompt(2), 60)
+    finally:
+        del model.forward
+        torch._dynamo.reset()
+    assert torch.equal(text, expected)
+    assert compiled.stats()["thoughts"] == cache.stats()["thoughts"] != [0, 0]
+
+
 # Refusals.
 
 
@@ -561,11 +576,10 @@ def test_what_can_not_be_done_is_refused_before_anything_is_written():
             cache.crop(-1)
     with pytest.raises(RuntimeError, match="Use ForgetCache inside of its `with` block"):
         generate(model, prompt(), 4, past_key_values=ForgetCache(model, LIGHTTHINKER))
-    with (
-        ForgetCache(model, LIGHTTHINKER) as cache,
-        pytest.raises(RuntimeError, match="can't take tokens back, so assisted decoding is not supported"),
-    ):
-        generate(model, prompt(1), 20, past_key_values=cache, prompt_lookup_num_tokens=3)
+    with ForgetCache(model, LIGHTTHINKER) as cache:
+        with pytest.raises(RuntimeError, match="can't take tokens back, so assisted decoding is not supported"):
+            generate(model, prompt(1), 20, past_key_values=cache, prompt_lookup_num_tokens=3)
+        generate(model, prompt(2), 20, past_key_values=cache)  # untouched, so it can be used
 
 
 def test_an_interrupted_forward_breaks_the_cache(monkeypatch):

@@ -422,11 +422,25 @@ SPECIAL = [
 ]
 
 
+def caches_latents(model):
+    """As models with MLA do from some transformers on. Before, their caches hold the keys of all heads."""
+    full = DynamicCache(config=model.config)
+    feed(model, full, prompt())
+    return full.layers[0].keys.shape[1] == 1 and model.config.num_attention_heads > 1
+
+
 @pytest.mark.parametrize(("architecture", "attention", "what"), SPECIAL, ids=[name for name, *_ in SPECIAL])
 def test_models_with_other_attention_are_refused_by_name_or_served_by_the_paper(architecture, attention, what):
     if architecture not in CONFIG_MAPPING:
         pytest.skip(f"this transformers has no {architecture}")
     model = tiny(architecture, attention)
+    if caches_latents(model):
+        for options in ({}, {"selector": "echo"}, {"selector": "rpc"}):
+            with pytest.raises(ValueError, match=f"makes others of them .{what}., so that none can be dropped"):
+                RPCCache(model, **SMALL, **options)
+        with RPCCache(model, interval=None) as cache:
+            assert torch.equal(generate(model, prompt(), 60, past_key_values=cache), generate(model, prompt(), 60))
+        return
     for options in (
         {"selector": "echo"},
         {"selector": "echo", "allocation": "even"},

@@ -26,7 +26,7 @@ from engines.load import adaptor  # noqa: E402
 from lzpenalty.cache.plan import Plan  # noqa: E402
 from lzpenalty.commands import cli  # noqa: E402
 from lzpenalty.engines.serving import request_options  # noqa: E402
-from lzpenalty.hf import LZPenaltyLogitsProcessor, RepetitionStoppingCriteria, RPCCache  # noqa: E402
+from lzpenalty.hf import Forget, LZPenaltyLogitsProcessor, RepetitionStoppingCriteria, RPCCache  # noqa: E402
 from lzpenalty.vllm.checks import SCHEDULER, WORKER  # noqa: E402
 from lzpenalty.vllm.options import cache_options, server_options  # noqa: E402
 from tiny import VOCAB, prompt, tiny, tokenizer  # noqa: E402
@@ -227,11 +227,20 @@ def check_lm_eval(words, model):
     )
     LZPenaltyLogitsProcessor(**penalty)
     RPCCache(model, **{name: int(value) for name, value in cache.items()})
+    assert all(hasattr(Forget, value) for name, value in given.items() if name.startswith("lt_"))
 
 
 def check_python(words, model):
     if words[:2] == ["-m", "lzpenalty.lm_eval"]:
         check_lm_eval(words[2:], model)
+    elif words[0] == "benchmarks/paper.py":
+        pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+        sys.path.insert(0, str(ROOT / "benchmarks"))
+        import paper
+
+        paper.parse(words[1:])
+    elif words[:2] == ["-m", "nltk.downloader"]:
+        pass
     elif words[0] == "-m":
         assert words[1] == "sglang.launch_server"  # flags of an engine that is not here
     elif words[0] == "-c":

@@ -1,6 +1,8 @@
 """The source archive: what is in it, and that it can be built again to the byte."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,3 +68,9 @@ def test_entries_say_nothing_of_the_machine(archive):
 
 def test_a_second_build_is_the_same(archive, tmp_path):
     assert build(tmp_path, 0o077).read_bytes() == archive.read_bytes()
+
+
+def test_every_package_is_installed():
+    listed = re.search(r"^packages = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    folders = [path.parent.relative_to(ROOT) for path in (ROOT / "lzpenalty").rglob("__init__.py")]
+    assert sorted(ast.literal_eval(listed)) == sorted(".".join(folder.parts) for folder in folders)
