@@ -192,7 +192,10 @@ class SecondRunner(Server):
         state.all_token_ids.gpu[order, lengths - 1] = newest
         state.total_len.gpu[order] = lengths.int()
         context = SimpleNamespace(
-            expanded_idx_mapping=rows, idx_mapping_np=rows.numpy(), seq_lens_upper_bound_np=lengths.numpy()
+            expanded_idx_mapping=rows,
+            idx_mapping_np=rows.numpy(),
+            expanded_local_pos=torch.zeros_like(rows),
+            seq_lens_upper_bound_np=lengths.numpy(),
         )
         penalised = self.processor.apply(self.logits[: len(order)].clone(), context)
         return self.sample(requests, penalised)
