@@ -24,17 +24,24 @@ def make(architecture="llama", layers=2, **more):
 
 
 @pytest.fixture
-def compiled():
-    """compiled(model) is the model with a forward that is compiled."""
+def compiled(monkeypatch):
+    """compiled(model) is the model with a forward that is compiled, also where the environment switches compilers off."""
 
     def compiled(model, backend="eager"):
         model.forward = torch.compile(model.forward, backend=backend)
         return model
 
-    torch._dynamo.reset()
-    counters.clear()
-    yield compiled
-    torch._dynamo.reset()
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    with torch._dynamo.config.patch(disable=False):
+        torch._dynamo.reset()
+        counters.clear()
+        torch.compile(torch.sin, backend="eager")(torch.zeros(2))
+        if not graphs():
+            pytest.skip("torch.compile compiles nothing in this process")
+        torch._dynamo.reset()
+        counters.clear()
+        yield compiled
+        torch._dynamo.reset()
 
 
 def text(model, mask=None, **options):
