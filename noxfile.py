@@ -279,6 +279,7 @@ def bench_vllm(session):
     install_vllm(session)
     session.run("python", "benchmarks/serving.py", ".venv/smollm2")
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2")
+    session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", "--tokens", "4096")
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 

@@ -176,7 +176,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     append = appends(3 if quick else 101)
-    grid = compressions(3, *((["Qwen2.5-7B"], [4096], [1]) if quick else (MODELS, REGIONS, (1, 4))))
+    grid = compressions(3 if quick else 7, *((["Qwen2.5-7B"], [4096], [1]) if quick else (MODELS, REGIONS, (1, 4))))
     if not quick:
         write("cache", {"append": append, "grid": grid})
 

@@ -224,7 +224,7 @@ def plot(results: dict, path: Path) -> None:
     name = "smollm2" if "smollm2" in results["models"] else next(iter(results["models"]))
     rows = results["models"][name]["rows"]
     batch = max(row["batch"] for row in rows)
-    shown = ("DynamicCache", *list(OURS)[:4])
+    shown = ("DynamicCache", *list(OURS)[:4], "echo, P = 1024")
     axes = plot_cache({row["cache"]: row["curve"] for row in rows if row["batch"] == batch and row["cache"] in shown})
     axes[0].set_title(f"Throughput, {name}, batch {batch}")
     axes[1].set_title("Keys and values")

@@ -27,7 +27,7 @@ def ratios(results: dict) -> dict[str, list[float]]:
 
     def look(value, name="", inside=False):
         if isinstance(value, dict):
-            for key, part in value.items():
+            for key, part in ((str(key), part) for key, part in value.items()):
                 group = key == "ratios" or key.startswith("against_")
                 full = f"{name} {key}" if inside and name else key
                 look(part, "" if key == "ratios" else full, inside=group or inside)

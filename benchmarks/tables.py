@@ -158,10 +158,13 @@ def worst_cells(results: dict) -> str:
     for dtype in ("float32", "bfloat16"):
         cells = [row for row in results["grid"] if row["dtype"] == dtype]
         one_thread = [row for row in cells if row["threads"] == 1]
+        two_threads = [row for row in cells if row["threads"] == 2]
+        gains = [one["ours_ms"] / two["ours_ms"] for one, two in zip(one_thread, two_threads, strict=True)]
         rows.append(
             [
                 dtype,
-                *(times(min(r["eager_over_ours"] for r in cells if r["threads"] == threads)) for threads in (1, 2)),
+                *(times(min(r["eager_over_ours"] for r in some)) for some in (one_thread, two_threads)),
+                f"{times(statistics.median(gains))} ({times(min(gains))})",
                 f"{max(r['ours_mb'] / r['eager_mb'] for r in cells):.1%}",
                 f"{max(r['ours_mb'] for r in cells):.1f} MB",
                 f"{min(r['share_of_one_core'] for r in one_thread):.0%}",
@@ -172,6 +175,7 @@ def worst_cells(results: dict) -> str:
         "worst of all cells",
         "eager / ours, 1 thread",
         "2 threads",
+        "1 thread / 2, median (worst)",
         "ours / eager, memory",
         "most memory",
         "share of a core",
@@ -192,6 +196,12 @@ def cache_summary() -> str:
 def cache_summary_avx512() -> str:
     """`cache.json` of another machine."""
     return worst_cells(load("cache-avx512"))
+
+
+@table
+def cache_summary_amx() -> str:
+    """`cache.json` of a third one."""
+    return worst_cells(load("cache-amx"))
 
 
 @table
@@ -315,7 +325,7 @@ def generate_summary() -> str:
     """Generation with a compressed cache against DynamicCache."""
     results = load("generate")
     rows = [r for r in results["models"]["smollm2"]["rows"] if r["batch"] == 4]
-    names = ("DynamicCache", "RPCCache, interval=None", "RPC, P = 1024", "RPC, P = 256", "RPC, P = 256, budget 1024")
+    names = ("DynamicCache", "RPCCache, interval=None", "echo, P = 1024", "RPC, P = 1024", "RPC, P = 256, budget 1024")
     points = list(rows[0]["tokens_per_second"])
     header = ["SmolLM2-135M, float32, batch 4", *(f"{int(p):,} tokens" for p in points), "tokens/s", "MB", "ms a step"]
     body = generate_rows("", [r for r in rows if r["cache"] in names], points)
@@ -800,7 +810,16 @@ def vllm() -> str:
 @table
 def vllm_cache() -> str:
     """Throughput of the real engine where full caches don't fit."""
-    results = load("vllm-cache")
+    return vllm_pool(load("vllm-cache"))
+
+
+@table
+def vllm_cache_4096() -> str:
+    """The same with answers four times as long."""
+    return vllm_pool(load("vllm-cache-4096"))
+
+
+def vllm_pool(results: dict) -> str:
     full = results["modes"]["full"]["tokens_per_cpu_second"]
     rows = [
         [
