@@ -279,7 +279,8 @@ def bench_vllm(session):
     install_vllm(session)
     session.run("python", "benchmarks/serving.py", ".venv/smollm2")
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2")
-    session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", "--tokens", "4096")
+    caches = ["full", "interval 64, ratio 4"]
+    session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *caches, "--tokens", "4096")
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
