@@ -335,7 +335,16 @@ def generate_summary() -> str:
 @table
 def generate() -> str:
     """All caches, models and batches."""
-    results = load("generate")
+    return generations(load("generate"))
+
+
+@table
+def generate_avx512() -> str:
+    """`generate.json` of another machine, with another model as well."""
+    return generations(load("generate-avx512"))
+
+
+def generations(results: dict) -> str:
     body = []
     for model, found in results["models"].items():
         points = list(found["rows"][0]["tokens_per_second"])
