@@ -390,11 +390,26 @@ def about_recall(results: dict) -> str:
 @table
 def recall() -> str:
     """Facts that are still known after compressions, and the price in bits."""
+    return recall_of("P = 256, c = 4")
+
+
+@table
+def recall_eighth() -> str:
+    """The same with an eighth kept, of half as many tokens at a time."""
+    return recall_of("P = 128, c = 8")
+
+
+@table
+def recall_budget() -> str:
+    """The same with a cache that does not grow."""
+    return recall_of("P = 256, budget 288")
+
+
+def recall_of(setting: str) -> str:
     results = load("recall")
-    setting = "P = 256, c = 4"
     by_rule, bits = results["facts"][setting], results["text"].get(setting, {})
     full = by_rule["full cache"]
-    price = f"{statistics.mean(bits['full cache']['bits'].values()):.3f}"
+    price = f"{statistics.mean(bits['full cache']['bits'].values()):.3f}" if bits else ""
     rows = [["full cache", price, *(share(asked(full, age)) for age in AGES), ""]]
     for rule in sorted(by_rule, key=lambda rule: -later(by_rule, rule)[0]):
         if rule != "full cache":
