@@ -8,8 +8,8 @@ tokens. Bounded caches keep 1,024 tokens, prompt included. In transformers: Dyna
 torch.compile; QuantizedCache; RPCCache; kvpress's DecodingPress. llama.cpp decodes the weights as the GGUF file has them,
 OpenVINO GenAI, without and with its cache eviction, the same as float16.
 
-Compiling 30 layers takes minutes, so that what is compiled must be named. With --layers it is a model of SmolLM2's sizes with
-N layers and random weights, and the results are those of another file, cache_peers_layers.json.
+Compiling 30 layers takes minutes, so that what is compiled must be named. With --layers it is a model of SmolLM2's sizes,
+with N layers and random weights, and the results are those of another file, cache_peers_layers.json.
 
 A Python has some of these packages: names that it can't run are said, and the others measured. Results are added to
 results/cache_peers.json, each with the versions it was measured with."""
