@@ -26,6 +26,11 @@ def test_what_is_a_ratio():
     assert history.ratios({"a": 1, "b": ["c_over_d", {"e": 2.0}]}) == {}
 
 
+def test_keys_may_be_numbers():
+    """As in what benchmarks/generate.py writes, until JSON makes them words."""
+    assert history.ratios({"tokens_per_second": {1024: 17.2}, "ratios": {1024: 2.0}}) == {"1024": [2.0]}
+
+
 def test_a_day_and_a_machine_have_a_file(tmp_path):
     def keep(name, value, **machine):
         history.keep(tmp_path / "history", name, {"machine": {**RESULTS["machine"], **machine}, "a_over_b": value})
