@@ -86,11 +86,11 @@ class Run:
             before, spent = self.length, self.cache.stats()["seconds"] if self.ours else 0
             for layer in self.cache.layers:
                 keys = torch.randn(self.batch, *self._shape, dtype=self.model.dtype)[:, :, None].expand(-1, -1, new, -1)
-                ours = isinstance(layer, RPCLayer) and layer.settings.compresses
-                if ours:
+                compresses = isinstance(layer, RPCLayer) and layer.settings.compresses
+                if compresses:
                     layer.answering = True  # or it would take these for the prompt
                 layer.update(keys, keys)
-                if ours:
+                if compresses:
                     scores = layer.own_selector.keeps_evidence  # of all queries, not of the last ones alone
                     queries = new if scores else min(new, layer.settings.plan.recent)
                     shape = (self.batch, self.model.config.num_attention_heads, queries, keys.shape[3])
