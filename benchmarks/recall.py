@@ -110,6 +110,12 @@ class EchoOfOthers(selectors.Echo):
             torch.maximum(evidence, products.softmax(-1).amax((1, 2)), out=evidence)
 
 
+class EchoWithoutBound(selectors.Echo):
+    """A .99 counts for more than a .98, whatever there is of both."""
+
+    certain = math.inf
+
+
 class FirstBudgets(Budgets):
     """What the first compression gave each head is what it gets for every interval."""
 
@@ -138,6 +144,8 @@ RULES = {
     "echo of 3": lambda ids, vocab: dict(selector=EchoOf3()),
     "echo of 3 and before": lambda ids, vocab: dict(selector=EchoOf3AndBefore()),
     "echo of others": lambda ids, vocab: dict(selector=EchoOfOthers()),
+    "echo without bound": lambda ids, vocab: dict(selector=EchoWithoutBound()),
+    "echo even": named("echo", allocation="even"),
     "echo by first budgets": named("echo", budgets=FirstBudgets),
     "rpc": named("rpc"),
     "rkv": named("rkv"),

@@ -7,6 +7,7 @@ numbers. Nothing here is shared with the package.
 
 import inspect
 from contextlib import contextmanager
+from fractions import Fraction
 from unittest import mock
 
 import torch
@@ -27,7 +28,7 @@ class Masks:
         # angles(layer): radians a position that each pair of numbers is rotated by, or None if they are not
         self.angles, self.interleaved = angles or (lambda layer: None), interleaved
         self.left, self.evidence, self.queries, self.keys, self.scale = {}, {}, {}, {}, {}
-        self.prompt = self.seen = self.held = self.intervals = self.scored = self.compressions = 0
+        self.prompt = self.seen = self.held = self.intervals = self.scored = self.compressions = self.crowded = 0
         self.answering = False
         self.budgets = None
 
@@ -129,7 +130,18 @@ class Masks:
         heads = sorted({key[:2] for key in regions})
         rows = len(regions) // len(heads)
         budgets = dict.fromkeys(heads, keep)
-        if self.allocation == "global":
+        found = dict.fromkeys(heads, 0)  # by echo: what some query gave more than half of its attention
+        for (layer, head, _), (_, scores) in regions.items():
+            found[layer, head] += int((scores > 0.5).sum()) if self.rule == "echo" else 0
+        whole = keep * len(heads)
+        if self.allocation == "global" and sum(found.values()) > rows * whole:
+            self.crowded += 1
+            exact = {head: Fraction(whole * count, sum(found.values())) for head, count in found.items()}
+            budgets = {head: int(each) for head, each in exact.items()}
+            left_over = whole - sum(budgets.values())
+            for head in sorted(heads, key=lambda head: (int(exact[head]) - exact[head], head))[:left_over]:
+                budgets[head] += 1
+        elif self.allocation == "global":
             every = sorted(((-s, key) for key, (_, scores) in regions.items() for s in scores.tolist()))
             counts = dict.fromkeys(heads, 0)
             for _, key in every[: rows * len(heads) * keep]:
@@ -139,6 +151,8 @@ class Masks:
             for head in remainders[: keep * len(heads) - sum(budgets.values())]:
                 budgets[head] += 1
         for (layer, head, row), (entries, scores) in regions.items():
+            if self.rule == "echo" and (scores > 0.5).sum() > budgets[layer, head]:
+                scores = torch.stack([scores[max(i - 1, 0) : i + 2].max() for i in range(len(scores))])
             best = sorted(zip((-scores).tolist(), entries.tolist(), strict=True))[budgets[layer, head] :]
             self.left[layer][row, head, [t for _, t in best]] = False
         self.held = keep + self.recent

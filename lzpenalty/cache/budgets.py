@@ -3,39 +3,53 @@
 Heads differ in what they are for: some look for single facts, others at the newest tokens or at nothing in particular. With
 one budget for the whole model, what would be found again competes with everything in all layers and heads, and a head gets
 as many entries as it has among the best. That is known only when the last layer has attended, so layers wait for it.
+
+A selector may have a score above which an entry is `certain`, and larger scores say no more. As long as all that is certain
+fits, nothing is different. If it doesn't, size would give everything to heads that are certain of everything. So each head
+gives up the same part, and keeps neighbours together, as it can't tell which of them will count.
 """
 
+import math
 import time
 
 import torch
+from torch.nn.functional import max_pool1d
 
 from lzpenalty._core import select_top
 
-__all__ = ["Budgets", "share"]
+__all__ = ["Budgets", "in_runs", "share"]
 
 
-def share(scores: list[torch.Tensor], keep: int) -> list[int]:
-    """Entries for each head, `keep` on average, from the scores [B, n] of all: how many of the B * heads * keep largest are
-    of this head, divided by the B rows with the largest remainders rounded up. Equal scores go to the earlier head."""
+def share(scores: list[torch.Tensor], keep: int, certain: float = math.inf) -> list[int]:
+    """Entries for each head, `keep` on average, from the scores [B, n] of all: its part of the B * heads * keep largest, or
+    of all above `certain` where these are more. Largest remainders are rounded up, equal ones and equal scores go to the
+    earlier head."""
     rows, heads = scores[0].shape[0], len(scores)
     if not keep:
         return [0] * heads
     flat = torch.cat([score.flatten().to(scores[0].device) for score in scores])
-    chosen = select_top(flat.view(1, 1, -1), rows * heads * keep).flatten()
-    ends = torch.tensor([score.numel() for score in scores], device=flat.device).cumsum(0)
-    counts = torch.bincount(torch.searchsorted(ends, chosen, right=True), minlength=heads).tolist()
-    budgets = [count // rows for count in counts]
-    by_remainder = sorted(range(heads), key=lambda head: -(counts[head] % rows))
-    for head in by_remainder[: heads * keep - sum(budgets)]:
-        budgets[head] += 1
-    return budgets
+    sizes = [score.numel() for score in scores]
+    counts = torch.stack([part.sum() for part in (flat > certain).split(sizes)]).tolist()
+    if sum(counts) <= rows * heads * keep:
+        chosen = select_top(flat.view(1, 1, -1), rows * heads * keep).flatten()
+        ends = torch.tensor(sizes, device=flat.device).cumsum(0)
+        counts = torch.bincount(torch.searchsorted(ends, chosen, right=True), minlength=heads).tolist()
+    budgets, remainders = zip(*(divmod(count * heads * keep, sum(counts)) for count in counts), strict=True)
+    first = sorted(range(heads), key=lambda head: -remainders[head])[: heads * keep - sum(budgets)]
+    return [budget + (head in first) for head, budget in enumerate(budgets)]
+
+
+def in_runs(scores: torch.Tensor, keep: int, certain: float) -> torch.Tensor:
+    """The scores [B, n] of one head; in rows with more than `keep` above `certain`, the largest of each three neighbours."""
+    crowded = (scores > certain).sum(1, keepdim=True) > keep
+    return torch.where(crowded, max_pool1d(scores, 3, stride=1, padding=1), scores)
 
 
 class Budgets:
     """What ragged layers of one cache have in common: they are compressed together, after the attention of the last."""
 
-    def __init__(self, plan, allocation: str):
-        self.plan, self.allocation, self.layers = plan, allocation, []
+    def __init__(self, plan, allocation: str, certain: float = math.inf):
+        self.plan, self.allocation, self.certain, self.layers = plan, allocation, certain, []
 
     def attended(self, layer) -> None:
         if layer is not self.layers[-1] or not layer.answering:
@@ -48,12 +62,14 @@ class Budgets:
 
     def _compress(self, intervals: int) -> None:
         keep = self.plan.kept(intervals)
-        scores = [layer.scores(keep) for layer in self.layers]
-        heads = [len(of_layer) for of_layer in scores]
-        budgets = self._of_heads([score for of_layer in scores for score in of_layer], keep)
-        for layer, of_layer, count in zip(self.layers, scores, heads, strict=True):
-            layer.compress(of_layer, budgets[:count], intervals)
-            budgets = budgets[count:]
+        by_layer = [layer.scores(keep) for layer in self.layers]
+        scores = [of_head for of_layer in by_layer for of_head in of_layer]
+        budgets = self._of_heads(scores, keep)
+        scores = [in_runs(of_head, budget, self.certain) for of_head, budget in zip(scores, budgets, strict=True)]
+        for layer, of_layer in zip(self.layers, by_layer, strict=True):
+            heads = len(of_layer)
+            layer.compress(scores[:heads], budgets[:heads], intervals)
+            scores, budgets = scores[heads:], budgets[heads:]
 
     def _of_heads(self, scores: list[torch.Tensor], keep: int) -> list[int]:
-        return share(scores, keep) if self.allocation == "global" else [keep] * len(scores)
+        return share(scores, keep, self.certain) if self.allocation == "global" else [keep] * len(scores)

@@ -10,7 +10,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from lzpenalty.cache import attend, selectors
-from lzpenalty.cache.budgets import share
+from lzpenalty.cache.budgets import in_runs, share
 from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer
 from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.rotary import examine
@@ -392,6 +392,45 @@ def test_shares_are_whole_and_sum_up():
             assert share(scores, keep) == budgets
     assert share([torch.tensor([[3.0, 2.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.0]])], 1) == [2, 1, 0]
     assert share([torch.zeros(2, 2), torch.ones(2, 2), torch.tensor([[2.0, 0], [0, 0]])], 1) == [1, 2, 0]
+
+
+def test_shares_of_more_than_fits_are_in_proportion():
+    """Once more is certain than there is room for, it no longer matters how large the scores are."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, heads, n, keep in ((1, 5, 9, 3), (3, 4, 7, 2), (2, 3, 5, 1), (3, 7, 11, 4)):
+        scores = [torch.rand(rows, n, generator=generator) ** (head / 2) for head in range(heads)]
+        found = [int((score > 0.5).sum()) for score in scores]
+        assert sum(found) > rows * heads * keep
+        budgets = share(scores, keep, 0.5)
+        assert sum(budgets) == heads * keep
+        for budget, count in zip(budgets, found, strict=True):
+            exact = count * heads * keep / sum(found)
+            assert int(exact) <= budget <= min(int(exact) + 1, count)
+        assert share([(score > 0.5).float() + score / 9 for score in scores], keep, 0.5) == budgets
+        roomy = sum(found) // (rows * heads) + 1
+        assert share(scores, roomy, 0.5) == share(scores, roomy)
+    certain = torch.tensor([[0.9, 0.9, 0.9, 0.9]])
+    assert share([certain, certain * 0.6, torch.zeros(1, 4)], 1) == [3, 0, 0]
+    assert share([certain, certain * 0.6, torch.zeros(1, 4)], 1, 0.5) == [2, 1, 0]
+    assert share([certain * 0.6, certain * 0.6, torch.zeros(1, 4)], 1, 0.5) == [2, 1, 0]
+
+
+def test_neighbours_stay_together_in_rows_that_have_more_than_fits():
+    scores = torch.tensor([[0.2, 0.9, 0.1, 0.0, 0.6, 0.0], [0.2, 0.9, 0.1, 0.0, 0.5, 0.0]])
+    kept = in_runs(scores, 1, 0.5)
+    assert torch.equal(kept[0], torch.tensor([0.9, 0.9, 0.9, 0.6, 0.6, 0.6])) and torch.equal(kept[1], scores[1])
+    assert torch.equal(in_runs(scores, 2, 0.5), scores) and torch.equal(in_runs(scores, 0, 1.0), scores)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_heads_that_find_nearly_all(rows):
+    """As those of Gemma 3 270M: at each compression there is more than fits."""
+    model = make("llama", initializer_range=0.4)
+    with masked(model, **SMALL, angles=angles(model)) as masks:
+        expected = generate(model, prompt(rows), 80)
+    with RPCCache(model, **ECHO) as cache:
+        assert torch.equal(generate(model, prompt(rows), 80, past_key_values=cache), expected)
+    assert masks.crowded == masks.compressions == 4
 
 
 # Refusals.

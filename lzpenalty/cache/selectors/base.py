@@ -1,5 +1,7 @@
 """What every selector has, and what several of them score with."""
 
+import math
+
 import torch
 
 from lzpenalty._core import attention_scores
@@ -29,6 +31,7 @@ class Selector:
 
     keeps_evidence = False  # a number beside each key and value, that moves along with them; see RaggedLayer
     turns_queries = False  # asks for `layer.rotation`
+    certain = math.inf  # scores above this are alike; see :mod:`lzpenalty.cache.budgets`
 
     def score(self, layer) -> torch.Tensor:
         """float32 [B, 1, stop - start], or [B, Hkv, stop - start] for a choice of its own for each key head."""

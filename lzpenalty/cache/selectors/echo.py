@@ -20,11 +20,17 @@ class Echo(Selector):
 
     Evidence stays with its entry. One query more than there are new tokens, because the query before a token is often the
     one that finds it, as in induction heads: text that stood behind this word once will be looked for when it comes again.
+
+    More than half of a query's attention goes to one entry at most: that one has been found for certain. Some heads find
+    nearly everything so, and e then tells a .99 from a .98. If more has been found than may stay, a head keeps as large a
+    part of it as any other, and of neighbours all three or none (:mod:`lzpenalty.cache.budgets`).
+
     KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
     (2407.11550) shares a budget between the heads of a layer.
     """
 
     keeps_evidence = True
+    certain = 0.5
 
     def __init__(self):
         self.pending = []  # queries [B, Hq, q, D]: the one of overlap, and those since the last block
