@@ -164,7 +164,8 @@ def angles(model):
     """What each pair of numbers is rotated by, from the configuration."""
     config = model.config
     if transformers.__version__ < "5":
-        parameters = {"rope_theta": config.rope_theta, "rope_type": "default", **(config.rope_scaling or {})}
+        scaling = getattr(config, "rope_scaling", None) or {}
+        parameters = {"rope_theta": config.rope_theta, "rope_type": "default", **scaling}
         parameters["partial_rotary_factor"] = getattr(config, "partial_rotary_factor", 1)
     else:
         parameters = config.rope_parameters.get("full_attention", config.rope_parameters)

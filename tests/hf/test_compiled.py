@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -13,6 +14,8 @@ from tiny import OWN_SIZES, SIZES, generate, prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = dict(interval=16, ratio=4, recent=8, selector="rpc")
+OLD = tuple(map(int, transformers.__version__.split(".")[:2])) <= (5, 13)
+FEW, PADDED = (3, 3) if OLD else (2, 5)
 MASK = (torch.arange(20) >= torch.tensor([[5], [0]])).long()
 
 
@@ -58,19 +61,20 @@ def graphs():
 
 def test_graphs_are_few_and_texts_the_same(compiled):
     """One for the prompt and one for steps, which compressions and other caches use as well. Masks make three more: for the
-    prompt, and for steps until columns of the mask have been dropped and from then on."""
+    prompt, and for steps until columns of the mask have been dropped and from then on. Up to transformers 5.13 generate
+    hands over a mask that masks nothing as well, so that the three are all."""
     model = make()
     kinds = [dict(SMALL, budget=24), dict(interval=32, ratio=2, recent=4, selector="rpc"), dict(interval=None)]
     wanted, padded = [text(model, **options) for options in kinds], [text(model, MASK, **options) for options in kinds]
     compiled(model)
     assert text(model, **kinds[0]) == wanted[0] and wanted[0][2] == 2
-    assert graphs() == 2 and not counters["graph_break"]
+    assert graphs() == FEW and not counters["graph_break"]
     assert [text(model, **options) for options in kinds] == wanted
-    assert graphs() == 2
+    assert graphs() == FEW
     assert text(model, MASK, **kinds[0]) == padded[0]
-    assert graphs() == 5
+    assert graphs() == PADDED
     assert [text(model, MASK, **options) for options in kinds] == padded
-    assert graphs() == 5
+    assert graphs() == PADDED
 
     with RPCCache(model, **SMALL) as cache, torch.no_grad():  # copies are caches of their own
         model(prompt(), past_key_values=cache)
@@ -87,7 +91,7 @@ def test_code_that_is_compiled_says_the_same(compiled):
     model, options = make(layers=1), {**SMALL, "selector": "echo"}
     wanted = text(model, **options)
     assert text(compiled(model, "inductor"), **options) == wanted
-    assert graphs() == 2
+    assert graphs() == FEW
 
 
 def test_layers_that_are_not_ours_are_the_compilers(compiled):
