@@ -152,7 +152,9 @@ class Masks:
                 budgets[head] += 1
         for (layer, head, row), (entries, scores) in regions.items():
             if self.rule == "echo" and (scores > 0.5).sum() > budgets[layer, head]:
+                attended = self.attention_to_region(layer, row, head, entries).tolist()
                 scores = torch.stack([scores[max(i - 1, 0) : i + 2].max() for i in range(len(scores))])
+                scores[sorted(range(len(scores)), key=lambda i: -attended[i])[: budgets[layer, head] // 4]] = 2
             best = sorted(zip((-scores).tolist(), entries.tolist(), strict=True))[budgets[layer, head] :]
             self.left[layer][row, head, [t for _, t in best]] = False
         self.held = keep + self.recent

@@ -6,18 +6,17 @@ as many entries as it has among the best. That is known only when the last layer
 
 A selector may have a score above which an entry is `certain`, and larger scores say no more. As long as all that is certain
 fits, nothing is different. If it doesn't, size would give everything to heads that are certain of everything. So each head
-gives up the same part, and keeps neighbours together, as it can't tell which of them will count.
+gives up the same part, and its selector says what it goes by (`crowded`).
 """
 
 import math
 import time
 
 import torch
-from torch.nn.functional import max_pool1d
 
 from lzpenalty._core import select_top
 
-__all__ = ["Budgets", "in_runs", "share"]
+__all__ = ["Budgets", "share"]
 
 
 def share(scores: list[torch.Tensor], keep: int, certain: float = math.inf) -> list[int]:
@@ -39,12 +38,6 @@ def share(scores: list[torch.Tensor], keep: int, certain: float = math.inf) -> l
     return [budget + (head in first) for head, budget in enumerate(budgets)]
 
 
-def in_runs(scores: torch.Tensor, keep: int, certain: float) -> torch.Tensor:
-    """The scores [B, n] of one head; in rows with more than `keep` above `certain`, the largest of each three neighbours."""
-    crowded = (scores > certain).sum(1, keepdim=True) > keep
-    return torch.where(crowded, max_pool1d(scores, 3, stride=1, padding=1), scores)
-
-
 class Budgets:
     """What ragged layers of one cache have in common: they are compressed together, after the attention of the last."""
 
@@ -62,14 +55,12 @@ class Budgets:
 
     def _compress(self, intervals: int) -> None:
         keep = self.plan.kept(intervals)
-        by_layer = [layer.scores(keep) for layer in self.layers]
-        scores = [of_head for of_layer in by_layer for of_head in of_layer]
-        budgets = self._of_heads(scores, keep)
-        scores = [in_runs(of_head, budget, self.certain) for of_head, budget in zip(scores, budgets, strict=True)]
-        for layer, of_layer in zip(self.layers, by_layer, strict=True):
-            heads = len(of_layer)
-            layer.compress(scores[:heads], budgets[:heads], intervals)
-            scores, budgets = scores[heads:], budgets[heads:]
+        scores = [layer.scores(keep) for layer in self.layers]
+        heads = [len(of_layer) for of_layer in scores]
+        budgets = self._of_heads([score for of_layer in scores for score in of_layer], keep)
+        for layer, of_layer, count in zip(self.layers, scores, heads, strict=True):
+            layer.compress(of_layer, budgets[:count], intervals)
+            budgets = budgets[count:]
 
     def _of_heads(self, scores: list[torch.Tensor], keep: int) -> list[int]:
         return share(scores, keep, self.certain) if self.allocation == "global" else [keep] * len(scores)

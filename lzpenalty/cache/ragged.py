@@ -8,6 +8,7 @@ not the longest head times the heads.
 """
 
 import copy
+import math
 import time
 from collections import deque
 
@@ -169,6 +170,7 @@ class RaggedLayer(RPCLayer):
         else:
             for head, selector in zip(self.heads(), self.head_selectors, strict=True):
                 selector.observe(head, head.of_group(queries))
+        if self.answering:
             self._remember(queries)
         self.budgets.attended(self)
         self.waiting = False
@@ -187,7 +189,7 @@ class RaggedLayer(RPCLayer):
         for number, (score, budget) in enumerate(zip(scores, budgets, strict=True)):
             head = Head(self, number)
             if budget:
-                positions = select_top(score[:, None].contiguous(), budget)
+                positions = select_top(self._to_go_by(head, score, budget)[:, None].contiguous(), budget)
             else:
                 positions = torch.empty((self.rows, 1, 0), dtype=torch.int64, device=self.device)
             keys, values = (self.of_head(buffer, number) for buffer in (self.key_slots, self.value_slots))
@@ -203,6 +205,14 @@ class RaggedLayer(RPCLayer):
         self.compressions += 1
         self._recent.clear()
         self._lay_out(self.settings.room(intervals, self.length - self.start, self.seen - self.start))
+
+    def _to_go_by(self, head: Head, score: torch.Tensor, keep: int) -> torch.Tensor:
+        """The head's scores [B, n], but for rows in which more is certain than stays."""
+        selector = self.head_selectors[head.number]
+        if selector.certain == math.inf:
+            return score
+        crowded = (score > selector.certain).sum(1, keepdim=True) > keep
+        return torch.where(crowded, selector.crowded(head, score, keep), score) if crowded.any() else score
 
     # Memory.
 

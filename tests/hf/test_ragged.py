@@ -10,7 +10,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from lzpenalty.cache import attend, selectors
-from lzpenalty.cache.budgets import in_runs, share
+from lzpenalty.cache.budgets import share
 from lzpenalty.cache.layer import ASKS_FOR_QUERY_OFFSET, RPCLayer
 from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.rotary import examine
@@ -413,13 +413,6 @@ def test_shares_of_more_than_fits_are_in_proportion():
     assert share([certain, certain * 0.6, torch.zeros(1, 4)], 1) == [3, 0, 0]
     assert share([certain, certain * 0.6, torch.zeros(1, 4)], 1, 0.5) == [2, 1, 0]
     assert share([certain * 0.6, certain * 0.6, torch.zeros(1, 4)], 1, 0.5) == [2, 1, 0]
-
-
-def test_neighbours_stay_together_in_rows_that_have_more_than_fits():
-    scores = torch.tensor([[0.2, 0.9, 0.1, 0.0, 0.6, 0.0], [0.2, 0.9, 0.1, 0.0, 0.5, 0.0]])
-    kept = in_runs(scores, 1, 0.5)
-    assert torch.equal(kept[0], torch.tensor([0.9, 0.9, 0.9, 0.6, 0.6, 0.6])) and torch.equal(kept[1], scores[1])
-    assert torch.equal(in_runs(scores, 2, 0.5), scores) and torch.equal(in_runs(scores, 0, 1.0), scores)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

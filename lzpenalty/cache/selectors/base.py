@@ -37,6 +37,10 @@ class Selector:
         """float32 [B, 1, stop - start], or [B, Hkv, stop - start] for a choice of its own for each key head."""
         raise NotImplementedError
 
+    def crowded(self, layer, score: torch.Tensor, keep: int) -> torch.Tensor:
+        """What a head goes by, [B, n], where more than `keep` of a row's scores [B, n] are `certain`."""
+        return score
+
     def observe(self, layer, queries: torch.Tensor) -> None:
         """After the attention of each step behind the prompt; queries [B, Hq, q, D] are the step's."""
 

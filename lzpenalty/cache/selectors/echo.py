@@ -1,9 +1,11 @@
 """Echo: what would be found again if the same were asked later. A rule of this package."""
 
 import torch
+from torch.nn.functional import max_pool1d
 
+from lzpenalty._core import select_top
 from lzpenalty.cache.attend import echo_heads
-from lzpenalty.cache.selectors.base import Selector
+from lzpenalty.cache.selectors.base import Selector, attention
 
 __all__ = ["Echo"]
 
@@ -23,7 +25,8 @@ class Echo(Selector):
 
     More than half of a query's attention goes to one entry at most: that one has been found for certain. Some heads find
     nearly everything so, and e then tells a .99 from a .98. If more has been found than may stay, a head keeps as large a
-    part of it as any other, and of neighbours all three or none (:mod:`lzpenalty.cache.budgets`).
+    part of it as any other (:mod:`lzpenalty.cache.budgets`): a quarter of it by the attention of the newest queries, as RPC
+    does, the others by e again, the largest of three neighbours.
 
     KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
     (2407.11550) shares a budget between the heads of a layer.
@@ -58,6 +61,12 @@ class Echo(Selector):
 
     def score(self, layer):
         return layer.evidence[..., layer.start : layer.stop]
+
+    def crowded(self, layer, score, keep):
+        score = max_pool1d(score, 3, stride=1, padding=1)
+        if keep < 4:
+            return score
+        return score.scatter(1, select_top(attention(layer), keep // 4)[:, 0], torch.inf)
 
     def select_rows(self, index):
         self.pending = [queries[index] for queries in self.pending]
