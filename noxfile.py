@@ -50,6 +50,7 @@ ARCHITECTURES = listed("ARCHITECTURES", "aarch64-linux-gnu s390x-linux-gnu arm-l
 PROCESSORS = listed("PROCESSORS", "Nehalem Haswell" if platform.machine() == "x86_64" else "")
 
 ENGINE = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--show-capture=no"]
+ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}  # as the Makefile has it
 BUILDS = ["setuptools>=77", "numpy>=2.0"]
 TESTS = ["hypothesis", "pytest"]
 CHECKOUT = ["--no-build-isolation", "--no-deps", "-e", "."]
@@ -111,7 +112,7 @@ def cpu_torch():
 def test_versions(session, transformers):
     """The adaptors for transformers with older versions of it; .venv has the newest."""
     install(session, ["-c", "constraints.txt", "torch", *BUILDS, *TESTS], [f"transformers=={transformers}"], CHECKOUT)
-    session.run("python", "-m", "pytest", "-q", *(session.posargs or ["tests/hf"]))
+    session.run("python", "-m", "pytest", "-q", *(session.posargs or ["tests/hf"]), env=ONE_THREAD)
 
 
 @nox.session(name="test-torch")
@@ -119,7 +120,9 @@ def test_versions(session, transformers):
 def test_torch(session, torch):
     """The adaptors and the borrowing of tensors with the oldest torch that is supported."""
     install(session, [*cpu_torch(), f"torch=={torch}", *BUILDS, *TESTS], [f"transformers=={TRANSFORMERS[0]}"], CHECKOUT)
-    session.run("python", "-m", "pytest", "-q", *(session.posargs or ["tests/hf", "tests/binding/test_tensors.py"]))
+    session.run(
+        "python", "-m", "pytest", "-q", *(session.posargs or ["tests/hf", "tests/binding/test_tensors.py"]), env=ONE_THREAD
+    )
 
 
 # In one that is built with --disable-gil no module may bring the GIL back.

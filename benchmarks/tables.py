@@ -453,7 +453,17 @@ def later(by_rule: dict, rule: str, kind: str | None = None) -> tuple[int, int]:
 @table
 def recall_choose() -> str:
     """Variants of echo, on the half that is there for choosing."""
-    results, rows = load("recall-choose"), []
+    return variants_of("recall-choose")
+
+
+@table
+def recall_choose_gemma() -> str:
+    """The same where heads find everything."""
+    return variants_of("recall-choose-gemma-3-270m-q4_k_m")
+
+
+def variants_of(name: str) -> str:
+    results, rows = load(name), []
     for setting, by_rule in results["facts"].items():
         for rule in by_rule:
             if rule != "full cache":
