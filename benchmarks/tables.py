@@ -409,14 +409,15 @@ def recall_of(setting: str) -> str:
     results = load("recall")
     by_rule, bits = results["facts"][setting], results["text"].get(setting, {})
     full = by_rule["full cache"]
-    price = f"{statistics.mean(bits['full cache']['bits'].values()):.3f}" if bits else ""
-    rows = [["full cache", price, *(share(asked(full, age)) for age in AGES), ""]]
+    price = [f"{statistics.mean(bits['full cache']['bits'].values()):.3f}"] if bits else []
+    rows = [["full cache", *price, *(share(asked(full, age)) for age in AGES), ""]]
     for rule in sorted(by_rule, key=lambda rule: -later(by_rule, rule)[0]):
         if rule != "full cache":
             counts = [shared(full, by_rule[rule], age=age) for age in AGES]
-            rows.append([rule, more_bits(bits, rule), *map(share, counts), interval(later(by_rule, rule))])
-    header = [setting, "bits per token", "known at once", "after 1 compression", "after 2", "after 4", "after 8"]
-    return f"{markdown([*header, 'of all from 1 on'], rows)}\n\n{about_recall(results)}"
+            price = [more_bits(bits, rule)] if bits else []
+            rows.append([rule, *price, *map(share, counts), interval(later(by_rule, rule))])
+    header = [setting, *(["bits per token"] if bits else []), "known at once", "after 1 compression", "after 2", "after 4"]
+    return f"{markdown([*header, 'after 8', 'of all from 1 on'], rows)}\n\n{about_recall(results)}"
 
 
 def more_bits(bits: dict, rule: str) -> str:
