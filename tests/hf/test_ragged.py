@@ -426,6 +426,21 @@ def test_heads_that_find_nearly_all(rows):
     assert masks.crowded == masks.compressions == 4
 
 
+@pytest.mark.parametrize("certain", [0.5, 2.0])
+def test_certain_scores_of_other_selectors(certain):
+    """All scores are one: a head gets as much as any other if that is certain, and the first heads get all if it isn't."""
+
+    class Ones(selectors.Selector):
+        def score(self, layer):
+            return torch.ones(layer.keys.shape[0], 1, layer.stop - layer.start)
+
+    Ones.certain = certain
+    with RPCCache(tiny(), **SMALL, selector=Ones(), allocation="global") as cache:
+        generate(tiny(), prompt(), 40, past_key_values=cache)
+    kept = [entries for layer in cache.stats()["kept_by_head"] for entries in layer]
+    assert (len(set(kept)) == 1) == (certain == 0.5) and sum(kept) == len(kept) * cache.stats()["kept"]
+
+
 # Refusals.
 
 

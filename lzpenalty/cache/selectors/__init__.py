@@ -19,7 +19,8 @@ the evictable region. The prompt stays whatever its scores are, and softmaxes, m
 that is padded scores as if it were alone.
 
 Where each key head has a budget of its own (`allocation="global"`), it has a selector of its own as well, and shows itself
-as a layer of this one head (:class:`lzpenalty.cache.ragged.Head`).
+as a layer of this one head (:class:`lzpenalty.cache.ragged.Head`). A selector whose scores come to a limit says where that
+is (`certain`), and what a head goes by where more comes to it than may stay (`crowded`).
 """
 
 from lzpenalty.cache.selectors.base import Selector
