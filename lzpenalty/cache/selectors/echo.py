@@ -25,7 +25,7 @@ class Echo(Selector):
 
     More than half of a query's attention goes to one entry at most: that one has been found for certain. Some heads find
     nearly everything so, and e then tells a .99 from a .98. If more has been found than may stay, a head keeps as large a
-    part of it as any other (:mod:`lzpenalty.cache.budgets`). A quarter of that goes by the attention of the newest queries,
+    part of it as any other (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries,
     as RPC does, the rest by e again, the largest of three neighbours.
 
     KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
