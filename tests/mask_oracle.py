@@ -133,22 +133,19 @@ class Masks:
         found = dict.fromkeys(heads, 0)  # by echo: what some query gave more than half of its attention
         for (layer, head, _), (_, scores) in regions.items():
             found[layer, head] += int((scores > 0.5).sum()) if self.rule == "echo" else 0
-        whole = keep * len(heads)
-        if self.allocation == "global" and sum(found.values()) > rows * whole:
-            self.crowded += 1
-            exact = {head: Fraction(whole * count, sum(found.values())) for head, count in found.items()}
+        if self.allocation == "global":
+            whole, counts = keep * len(heads), found
+            if sum(found.values()) > rows * whole:
+                self.crowded += 1
+            else:
+                every = sorted(((-s, key) for key, (_, scores) in regions.items() for s in scores.tolist()))
+                counts = dict.fromkeys(heads, 0)
+                for _, key in every[: rows * whole]:
+                    counts[key[:2]] += 1
+            exact = {head: Fraction(whole * count, max(sum(counts.values()), 1)) for head, count in counts.items()}
             budgets = {head: int(each) for head, each in exact.items()}
-            left_over = whole - sum(budgets.values())
-            for head in sorted(heads, key=lambda head: (int(exact[head]) - exact[head], head))[:left_over]:
-                budgets[head] += 1
-        elif self.allocation == "global":
-            every = sorted(((-s, key) for key, (_, scores) in regions.items() for s in scores.tolist()))
-            counts = dict.fromkeys(heads, 0)
-            for _, key in every[: rows * len(heads) * keep]:
-                counts[key[:2]] += 1
-            budgets = {head: count // rows for head, count in counts.items()}
-            remainders = sorted(heads, key=lambda head: (-(counts[head] % rows), head))
-            for head in remainders[: keep * len(heads) - sum(budgets.values())]:
+            remainders = sorted(heads, key=lambda head: (int(exact[head]) - exact[head], head))
+            for head in remainders[: whole - sum(budgets.values())]:
                 budgets[head] += 1
         for (layer, head, row), (entries, scores) in regions.items():
             if self.rule == "echo" and (scores > 0.5).sum() > budgets[layer, head]:

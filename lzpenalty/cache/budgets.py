@@ -41,8 +41,8 @@ def share(scores: list[torch.Tensor], keep: int, certain: float = math.inf) -> l
 class Budgets:
     """What ragged layers of one cache have in common: they are compressed together, after the attention of the last."""
 
-    def __init__(self, plan, allocation: str, certain: float = math.inf):
-        self.plan, self.allocation, self.certain, self.layers = plan, allocation, certain, []
+    def __init__(self, plan, allocation: str):
+        self.plan, self.allocation, self.layers = plan, allocation, []
 
     def attended(self, layer) -> None:
         if layer is not self.layers[-1] or not layer.answering:
@@ -63,4 +63,6 @@ class Budgets:
             budgets = budgets[count:]
 
     def _of_heads(self, scores: list[torch.Tensor], keep: int) -> list[int]:
-        return share(scores, keep, self.certain) if self.allocation == "global" else [keep] * len(scores)
+        if self.allocation == "even":
+            return [keep] * len(scores)
+        return share(scores, keep, self.layers[0].own_selector.certain)

@@ -118,7 +118,7 @@ class RPCCache(DynamicCache):
                     f"{attention.special}, which caches with budgets by head can't compute; use allocation='even' and "
                     "another selector than 'echo'"
                 )
-            budgets = Budgets(plan, allocation, selector.certain)
+            budgets = Budgets(plan, allocation)
             self._own = [
                 RaggedLayer(settings, selector, i, budgets, turn) for i, turn in zip(own, attention.rotations, strict=True)
             ]
