@@ -6,9 +6,6 @@
 #include "cache_args.h"
 #include "functions.h"
 
-/* From this many numbers of keys and values on, the work outlasts what it costs to release the GIL. */
-static const double gil_min_numbers = 65536;
-
 enum { QUERIES, KEYS, VALUES, LENGTHS, STARTS, PADS, SCALE, SOFTCAP, OUT, N_ARGUMENTS };
 
 /* What is borrowed for a call, by the number of its argument; zero if it isn't. */
@@ -29,43 +26,6 @@ static int check_cpu(const tensor *t)
         "%s: expected a tensor on cpu, got one on a device, for which PyTorch's scaled_dot_product_attention is meant",
         t->name);
     return -1;
-}
-
-int take_slots(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
-{
-    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 2, "[slots, size], as that of keys") < 0 ||
-        tensor_check_device(t, like) < 0)
-        return -1;
-    if (t->dtype != like->dtype) {
-        PyErr_Format(PyExc_TypeError, "%s: expected the dtype of %s, %s, got %s", name, like->name,
-                     tensor_dtype_name(like->dtype), t->dtype == DTYPE_OTHER ? "another" : tensor_dtype_name(t->dtype));
-        return -1;
-    }
-    if (check_contiguous(t) < 0)
-        return -1;
-    if (t->shape[1] < 1 || t->shape[1] > INT32_MAX) {
-        PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 numbers a token, got %lld", name, (long long)t->shape[1]);
-        return -1;
-    }
-    *a = (cache_array){.data = t->data, .tokens = t->shape[0], .size = t->shape[1], .token_stride = t->strides[0]};
-    return 0;
-}
-
-int take_counts(module_state *st, PyObject *object, const char *name, int by_row, int by_head, tensor *t)
-{
-    if (tensor_borrow(st, object, name, t) < 0)
-        return -1;
-    if (t->dtype != DTYPE_INT64)
-        return tensor_fail_dtype(t, "int64");
-    if (!(by_row && t->ndim == 1) && !(by_head && t->ndim == 2)) {
-        PyErr_Format(PyExc_ValueError, "%s: expected shape %s, got %d dimensions", name,
-                     !by_head ? "[batch]"
-                     : by_row ? "[batch] or [batch, heads]"
-                              : "[batch, heads]",
-                     t->ndim);
-        return -1;
-    }
-    return check_cpu(t);
 }
 
 static int take_layout(module_state *st, PyObject *const *v, attend_call *c)
@@ -124,22 +84,6 @@ static int take_layout(module_state *st, PyObject *const *v, attend_call *c)
          check_equal("pads", "rows", pads->shape[0], "queries", c->batch) < 0))
         return -1;
     return 0;
-}
-
-int64_t count_at(const tensor *t, int64_t b, int64_t head, int64_t otherwise)
-{
-    if (!t->object)
-        return otherwise;
-    return ((const int64_t *)t->data)[b * t->strides[0] + (t->ndim == 2 ? head * t->strides[1] : 0)];
-}
-
-int check_count(const tensor *t, int64_t got, int64_t most, const char *what, int64_t b, int64_t head)
-{
-    if (got >= 0 && got <= most)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected 0 to %lld, %s, got %lld for row %lld, head %lld", t->name, (long long)most,
-                 what, (long long)got, (long long)b, (long long)head);
-    return -1;
 }
 
 /* Where each head's entries lie, checked as they are copied: another thread may write to the tensors meanwhile. Returns how
@@ -280,7 +224,7 @@ PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
     decode.key_stride = c.keys.token_stride;
     decode.value_stride = c.values.token_stride;
     decode.spans = c.spans;
-    RUN_UNLOCKED_IF(numbers >= gil_min_numbers, status = cache_attend(&decode));
+    RUN(numbers, status = cache_attend(&decode));
     if (status < 0)
         PyErr_NoMemory();
     else if (memory)

@@ -6,10 +6,6 @@
 #include "cuda.h"
 #include "functions.h"
 
-/* From this many numbers on, the work outlasts what it costs to release the GIL. */
-enum { GIL_MIN_NUMBERS = 65536 };
-#define RUN(numbers, call) RUN_UNLOCKED_IF((numbers) >= GIL_MIN_NUMBERS, call)
-
 /* A [blocks, heads, tokens, size] tensor of one of the narrow float types: on the CPU with any strides. */
 static int take_blocks(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_blocks *a)
 {

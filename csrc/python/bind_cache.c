@@ -11,139 +11,11 @@
 #include "cuda.h"
 #include "tensor.h"
 
-/* From this many numbers on, the work outlasts what it costs to release the GIL. */
-enum { GIL_MIN_NUMBERS = 65536 };
-
-int check_ndim(const tensor *t, int ndim, const char *shape)
-{
-    if (t->ndim == ndim)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected shape %s, got %d dimensions", t->name, shape, t->ndim);
-    return -1;
-}
-
-int check_contiguous(const tensor *t)
-{
-    const int last = t->ndim - 1;
-    int empty = 0; /* NumPy gives arrays without items strides of 0 */
-    for (int i = 0; i < last; i++)
-        empty |= t->shape[i] == 0;
-    if (empty || t->shape[last] <= 1 || t->strides[last] == 1)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last dimension, got stride %lld", t->name,
-                 (long long)t->strides[last]);
-    return -1;
-}
-
-float_dtype narrow_dtype(const tensor *t)
-{
-    static const float_dtype dtypes[] = {[DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16};
-    return dtypes[t->dtype];
-}
-
-int take_narrow(module_state *st, PyObject *object, const char *name, const tensor *like, const axes *axes, tensor *t)
-{
-    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, axes->shape) < 0 || tensor_check_device(t, like) < 0)
-        return -1;
-    if (t->dtype > DTYPE_BFLOAT16) {
-        tensor_fail_dtype(t, "float32, float16 or bfloat16");
-        return -1;
-    }
-    if (like && t->dtype != like->dtype) {
-        PyErr_Format(PyExc_TypeError, "%s: expected the dtype of %s, %s, got %s", name, like->name,
-                     tensor_dtype_name(like->dtype), tensor_dtype_name(t->dtype));
-        return -1;
-    }
-    for (int i = 0; i < 4; i++) {
-        if (t->shape[i] < (i == 2 ? axes->least_tokens : 1) || t->shape[i] > (on_cuda(t) ? CUDA_MOST_SIZE : INT32_MAX)) {
-            PyErr_Format(PyExc_ValueError, "%s: expected 1 to %s %s, got %lld", name, on_cuda(t) ? "2^30" : "2^31 - 1",
-                         axes->names[i], (long long)t->shape[i]);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
-{
-    static const axes axes = {"[batch, heads, tokens, size]", {"rows", "heads", "tokens", "numbers a token"}, 0};
-    if (take_narrow(st, object, name, like, &axes, t) < 0 || check_contiguous(t) < 0)
-        return -1;
-    *a = (cache_array){t->data,     narrow_dtype(t), t->shape[0],   t->shape[1],  t->shape[2],
-                       t->shape[3], t->strides[0],   t->strides[1], t->strides[2]};
-    return 0;
-}
-
-int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted)
-{
-    if (got == wanted)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected as many %s as %s, %lld, got %lld", name, what, reference, (long long)wanted,
-                 (long long)got);
-    return -1;
-}
-
 static int check_not_empty(const cache_array *a, const char *name)
 {
     if (a->tokens > 0)
         return 0;
     PyErr_Format(PyExc_ValueError, "%s: expected at least one token, got none", name);
-    return -1;
-}
-
-int check_range(const char *name, int64_t got, int64_t least, int64_t most)
-{
-    if (got >= least && got <= most)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected a position from %lld to %lld, got %lld", name, (long long)least,
-                 (long long)most, (long long)got);
-    return -1;
-}
-
-/* Whether a number of `a` and one of `b` may be the same, `distance` numbers after the start of each: a sum of
- * strides[i] * z[i] with -b->shape[i] < z[i] < a->shape[i]. Each stride is wider than all narrower ones can add up to, so
- * that only z next to the quotient come into question. */
-static int numbers_meet(const tensor *a, const tensor *b, int64_t distance, unsigned done)
-{
-    int widest = -1;
-    for (int i = 0; i < a->ndim; i++)
-        if (!(done >> i & 1) && (a->shape[i] > 1 || b->shape[i] > 1) &&
-            (widest < 0 || llabs(a->strides[i]) > llabs(a->strides[widest])))
-            widest = i;
-    if (widest < 0)
-        return distance == 0;
-    const int64_t stride = a->strides[widest], quotient = distance / stride;
-    for (int64_t z = quotient - 1; z <= quotient + 1; z++)
-        if (z > -b->shape[widest] && z < a->shape[widest] && numbers_meet(a, b, distance - z * stride, done | 1u << widest))
-            return 1;
-    return 0;
-}
-
-/* What is written must not be read through another name. Exact for tensors of the same strides, as of one buffer that holds
- * keys and values; others must not even span the same memory. */
-int check_apart(const tensor *t, const tensor *from)
-{
-    const tensor *both[2] = {t, from};
-    intptr_t first[2], last[2];
-    int same_strides = t->dtype == from->dtype && t->ndim == from->ndim;
-    for (int n = 0; n < 2; n++) {
-        first[n] = last[n] = (intptr_t)both[n]->data;
-        for (int i = 0; i < both[n]->ndim; i++) {
-            const int64_t reach = (both[n]->shape[i] - 1) * both[n]->strides[i] * (int64_t)tensor_item_size(both[n]);
-            if (both[n]->shape[i] == 0)
-                return 0;
-            *(reach < 0 ? &first[n] : &last[n]) += (intptr_t)reach;
-        }
-        last[n] += (intptr_t)tensor_item_size(both[n]) - 1;
-    }
-    if (last[0] < first[1] || last[1] < first[0])
-        return 0;
-    for (int i = 0; same_strides && i < t->ndim; i++)
-        same_strides = t->strides[i] == from->strides[i] || (t->shape[i] == 1 && from->shape[i] == 1);
-    if (same_strides &&
-        !numbers_meet(t, from, ((intptr_t)from->data - (intptr_t)t->data) / (intptr_t)tensor_item_size(t), 0))
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected memory apart from that of %s, got some of the same", t->name, from->name);
     return -1;
 }
 
@@ -158,8 +30,6 @@ static int take_cache(module_state *st, PyObject *const *values, tensor *k, tens
         return -1;
     return 0;
 }
-
-#define RUN(numbers, call) RUN_UNLOCKED_IF((numbers) >= GIL_MIN_NUMBERS, call)
 
 static PyObject *scores_on_cuda(module_state *st, cache_attention *attn, tensor *queries, tensor *keys, const int64_t *shape)
 {
@@ -248,9 +118,9 @@ const char doc_attention_scores[] =
     "    a[h, r, t] = softmax over t in [start, stop) of scale * <q[h, r], k[h // G, t]>\n"
     "    g[t] = mean of a over r, and over all heads ('layer') or the G heads that share a key head ('group')\n"
     "    score[t] = (1 / kernel) * sum of g[t - kernel // 2 .. t + kernel // 2], with zeros outside of the region\n\n"
-    "(Reasoning Path Compression, arXiv 2505.13866). Computed in float32 whatever the dtype, one head at a time: the "
-    "memory\n"
-    "needed is that of one head's weights.\n\n"
+    "(Reasoning Path Compression, arXiv 2505.13866). Computed in float32 whatever the dtype, a few queries "
+    "at\n"
+    "a time: the memory needed is that of their weights.\n\n"
     "Parameters\n----------\n"
     "queries : tensor [B, Hq, R, D]\n"
     "    float32, float16 or bfloat16, after rotary embedding; contiguous last dimension.\n"
@@ -422,55 +292,6 @@ const char doc_compact[] =
     "Raises\n------\n"
     "TypeError, ValueError\n"
     "    Before anything is moved, naming the argument, what came and what is wanted.";
-
-int take_positions(module_state *st, PyObject *object, const tensor *keys, int64_t rows, const char *reference,
-                   int64_t region, tensor *t)
-{
-    if (tensor_borrow(st, object, "positions", t) < 0 || check_ndim(t, 3, "[batch, heads, kept]") < 0 ||
-        tensor_check_device(t, keys) < 0 || check_equal("positions", "rows", t->shape[0], reference, rows) < 0)
-        return -1;
-    if (t->shape[1] != 1 && t->shape[1] != keys->shape[1]) {
-        PyErr_Format(PyExc_ValueError, "positions: expected 1 head, or as many as keys, %lld, got %lld",
-                     (long long)keys->shape[1], (long long)t->shape[1]);
-        return -1;
-    }
-    if (t->dtype != DTYPE_INT64)
-        return tensor_fail_dtype(t, "int64");
-    if (on_cuda(t) && t->shape[2] > region) { /* positions that ascend can't be more; these can't be looked at */
-        PyErr_Format(PyExc_ValueError, "positions: expected at most the %lld tokens of [start, stop), got %lld",
-                     (long long)region, (long long)t->shape[2]);
-        return -1;
-    }
-    return check_contiguous(t);
-}
-
-/* The positions of a compaction on the CPU, checked as they are copied: another thread may write to the tensor while the
- * tokens are moved. Release with PyMem_RawFree. NULL with an exception. */
-int64_t *copy_positions(const tensor *t, int64_t most)
-{
-    const int64_t rows = t->shape[0], heads = t->shape[1], kept = t->shape[2];
-    int64_t *copy = PyMem_RawMalloc((size_t)(rows * heads * kept) * sizeof *copy), *next = copy;
-    if (!copy) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    for (int64_t b = 0; kept > 0 && b < rows; b++) {
-        for (int64_t head = 0; head < heads; head++) {
-            const int64_t *row = (const int64_t *)t->data + b * t->strides[0] + head * t->strides[1];
-            for (int64_t i = 0, least = 0; i < kept; i++, least = *next++ + 1) {
-                *next = row[i];
-                if (*next < least || *next >= most) {
-                    PyErr_Format(PyExc_ValueError,
-                                 "positions: expected ascending positions in [0, %lld), got %lld at [%lld, %lld, %lld]",
-                                 (long long)most, (long long)*next, (long long)b, (long long)head, (long long)i);
-                    PyMem_RawFree(copy);
-                    return NULL;
-                }
-            }
-        }
-    }
-    return copy;
-}
 
 PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {

@@ -6,9 +6,6 @@
 #include "cache_args.h"
 #include "functions.h"
 
-/* From this many numbers on, the work outlasts what it costs to release the GIL. */
-static const double gil_min_numbers = 65536;
-
 /* Where each head's run is, [B, Hkv], checked as it is copied, since another thread may write to the tensors meanwhile, with
  * room for so many more entries. Keys of `size` numbers are `stride` apart. PyMem_RawFree it. NULL with an exception. */
 static cache_span *copy_spans(const tensor *starts, const tensor *lengths, const tensor *pads, const cache_array *keys,
@@ -103,8 +100,8 @@ PyObject *py_append_ragged(PyObject *module, PyObject *const *args, Py_ssize_t n
         if (check_apart(&t[2 + i / 2], &t[i % 2]) < 0)
             goto done;
     keys.dtype = values.dtype = new_keys.dtype;
-    RUN_UNLOCKED_IF((double)(new_keys.batch * new_keys.heads * new_keys.tokens) * (double)new_keys.size >= gil_min_numbers,
-                    (cache_append_runs(&keys, &new_keys, spans), cache_append_runs(&values, &new_values, spans)));
+    RUN((double)(new_keys.batch * new_keys.heads * new_keys.tokens) * (double)new_keys.size,
+        (cache_append_runs(&keys, &new_keys, spans), cache_append_runs(&values, &new_values, spans)));
     result = Py_NewRef(Py_None);
 done:
     PyMem_RawFree(spans);
@@ -192,7 +189,7 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
     echo.evidence = evidence.data;
     echo.keys.dtype = echo.queries.dtype;
     echo.spans = spans;
-    RUN_UNLOCKED_IF(numbers >= gil_min_numbers, status = cache_echo_scores(&echo));
+    RUN(numbers, status = cache_echo_scores(&echo));
     if (status < 0)
         PyErr_NoMemory();
     else if (status > 0)

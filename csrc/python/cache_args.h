@@ -1,9 +1,15 @@
-/* How arguments of the cache's routines are checked: 0, or -1 with an exception that names the argument. */
+/* Arguments that the bindings of the cache's routines share. Checks return 0, or -1 with an exception that names the
+ * argument. */
 #ifndef LZPENALTY_PYTHON_CACHE_ARGS_H
 #define LZPENALTY_PYTHON_CACHE_ARGS_H
 
 #include "../cache/cache.h"
+#include "state.h"
 #include "tensor.h"
+
+/* From this many numbers on, the work outlasts what it costs to release the GIL. */
+enum { GIL_MIN_NUMBERS = 65536 };
+#define RUN(numbers, call) RUN_UNLOCKED_IF((numbers) >= GIL_MIN_NUMBERS, call)
 
 int check_ndim(const tensor *t, int ndim, const char *shape);
 int check_contiguous(const tensor *t); /* in the last dimension */

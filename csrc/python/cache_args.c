@@ -1,0 +1,227 @@
+#include "cache_args.h"
+
+#include "../cuda/cache.h"
+#include "cuda.h"
+
+int check_ndim(const tensor *t, int ndim, const char *shape)
+{
+    if (t->ndim == ndim)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected shape %s, got %d dimensions", t->name, shape, t->ndim);
+    return -1;
+}
+
+int check_contiguous(const tensor *t)
+{
+    const int last = t->ndim - 1;
+    int empty = 0; /* NumPy gives arrays without items strides of 0 */
+    for (int i = 0; i < last; i++)
+        empty |= t->shape[i] == 0;
+    if (empty || t->shape[last] <= 1 || t->strides[last] == 1)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last dimension, got stride %lld", t->name,
+                 (long long)t->strides[last]);
+    return -1;
+}
+
+float_dtype narrow_dtype(const tensor *t)
+{
+    static const float_dtype dtypes[] = {[DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16};
+    return dtypes[t->dtype];
+}
+
+int take_narrow(module_state *st, PyObject *object, const char *name, const tensor *like, const axes *axes, tensor *t)
+{
+    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, axes->shape) < 0 || tensor_check_device(t, like) < 0)
+        return -1;
+    if (t->dtype > DTYPE_BFLOAT16) {
+        tensor_fail_dtype(t, "float32, float16 or bfloat16");
+        return -1;
+    }
+    if (like && t->dtype != like->dtype) {
+        PyErr_Format(PyExc_TypeError, "%s: expected the dtype of %s, %s, got %s", name, like->name,
+                     tensor_dtype_name(like->dtype), tensor_dtype_name(t->dtype));
+        return -1;
+    }
+    for (int i = 0; i < 4; i++) {
+        if (t->shape[i] < (i == 2 ? axes->least_tokens : 1) || t->shape[i] > (on_cuda(t) ? CUDA_MOST_SIZE : INT32_MAX)) {
+            PyErr_Format(PyExc_ValueError, "%s: expected 1 to %s %s, got %lld", name, on_cuda(t) ? "2^30" : "2^31 - 1",
+                         axes->names[i], (long long)t->shape[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
+{
+    static const axes axes = {"[batch, heads, tokens, size]", {"rows", "heads", "tokens", "numbers a token"}, 0};
+    if (take_narrow(st, object, name, like, &axes, t) < 0 || check_contiguous(t) < 0)
+        return -1;
+    *a = (cache_array){t->data,     narrow_dtype(t), t->shape[0],   t->shape[1],  t->shape[2],
+                       t->shape[3], t->strides[0],   t->strides[1], t->strides[2]};
+    return 0;
+}
+
+int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted)
+{
+    if (got == wanted)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected as many %s as %s, %lld, got %lld", name, what, reference, (long long)wanted,
+                 (long long)got);
+    return -1;
+}
+
+int check_range(const char *name, int64_t got, int64_t least, int64_t most)
+{
+    if (got >= least && got <= most)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected a position from %lld to %lld, got %lld", name, (long long)least,
+                 (long long)most, (long long)got);
+    return -1;
+}
+
+/* Whether a number of `a` and one of `b` may be the same, `distance` numbers after the start of each: a sum of
+ * strides[i] * z[i] with -b->shape[i] < z[i] < a->shape[i]. Each stride is wider than all narrower ones can add up to, so
+ * that only z next to the quotient come into question. */
+static int numbers_meet(const tensor *a, const tensor *b, int64_t distance, unsigned done)
+{
+    int widest = -1;
+    for (int i = 0; i < a->ndim; i++)
+        if (!(done >> i & 1) && (a->shape[i] > 1 || b->shape[i] > 1) &&
+            (widest < 0 || llabs(a->strides[i]) > llabs(a->strides[widest])))
+            widest = i;
+    if (widest < 0)
+        return distance == 0;
+    const int64_t stride = a->strides[widest], quotient = distance / stride;
+    for (int64_t z = quotient - 1; z <= quotient + 1; z++)
+        if (z > -b->shape[widest] && z < a->shape[widest] && numbers_meet(a, b, distance - z * stride, done | 1u << widest))
+            return 1;
+    return 0;
+}
+
+int check_apart(const tensor *t, const tensor *from)
+{
+    const tensor *both[2] = {t, from};
+    intptr_t first[2], last[2];
+    int same_strides = t->dtype == from->dtype && t->ndim == from->ndim;
+    for (int n = 0; n < 2; n++) {
+        first[n] = last[n] = (intptr_t)both[n]->data;
+        for (int i = 0; i < both[n]->ndim; i++) {
+            const int64_t reach = (both[n]->shape[i] - 1) * both[n]->strides[i] * (int64_t)tensor_item_size(both[n]);
+            if (both[n]->shape[i] == 0)
+                return 0;
+            *(reach < 0 ? &first[n] : &last[n]) += (intptr_t)reach;
+        }
+        last[n] += (intptr_t)tensor_item_size(both[n]) - 1;
+    }
+    if (last[0] < first[1] || last[1] < first[0])
+        return 0;
+    for (int i = 0; same_strides && i < t->ndim; i++)
+        same_strides = t->strides[i] == from->strides[i] || (t->shape[i] == 1 && from->shape[i] == 1);
+    if (same_strides &&
+        !numbers_meet(t, from, ((intptr_t)from->data - (intptr_t)t->data) / (intptr_t)tensor_item_size(t), 0))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected memory apart from that of %s, got some of the same", t->name, from->name);
+    return -1;
+}
+
+int take_slots(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)
+{
+    if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 2, "[slots, size], as that of keys") < 0 ||
+        tensor_check_device(t, like) < 0)
+        return -1;
+    if (t->dtype != like->dtype) {
+        PyErr_Format(PyExc_TypeError, "%s: expected the dtype of %s, %s, got %s", name, like->name,
+                     tensor_dtype_name(like->dtype), t->dtype == DTYPE_OTHER ? "another" : tensor_dtype_name(t->dtype));
+        return -1;
+    }
+    if (check_contiguous(t) < 0)
+        return -1;
+    if (t->shape[1] < 1 || t->shape[1] > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 numbers a token, got %lld", name, (long long)t->shape[1]);
+        return -1;
+    }
+    *a = (cache_array){.data = t->data, .tokens = t->shape[0], .size = t->shape[1], .token_stride = t->strides[0]};
+    return 0;
+}
+
+int take_positions(module_state *st, PyObject *object, const tensor *keys, int64_t rows, const char *reference,
+                   int64_t region, tensor *t)
+{
+    if (tensor_borrow(st, object, "positions", t) < 0 || check_ndim(t, 3, "[batch, heads, kept]") < 0 ||
+        tensor_check_device(t, keys) < 0 || check_equal("positions", "rows", t->shape[0], reference, rows) < 0)
+        return -1;
+    if (t->shape[1] != 1 && t->shape[1] != keys->shape[1]) {
+        PyErr_Format(PyExc_ValueError, "positions: expected 1 head, or as many as keys, %lld, got %lld",
+                     (long long)keys->shape[1], (long long)t->shape[1]);
+        return -1;
+    }
+    if (t->dtype != DTYPE_INT64)
+        return tensor_fail_dtype(t, "int64");
+    if (on_cuda(t) && t->shape[2] > region) { /* positions that ascend can't be more; these can't be looked at */
+        PyErr_Format(PyExc_ValueError, "positions: expected at most the %lld tokens of [start, stop), got %lld",
+                     (long long)region, (long long)t->shape[2]);
+        return -1;
+    }
+    return check_contiguous(t);
+}
+
+int64_t *copy_positions(const tensor *t, int64_t most)
+{
+    const int64_t rows = t->shape[0], heads = t->shape[1], kept = t->shape[2];
+    int64_t *copy = PyMem_RawMalloc((size_t)(rows * heads * kept) * sizeof *copy), *next = copy;
+    if (!copy) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (int64_t b = 0; kept > 0 && b < rows; b++) {
+        for (int64_t head = 0; head < heads; head++) {
+            const int64_t *row = (const int64_t *)t->data + b * t->strides[0] + head * t->strides[1];
+            for (int64_t i = 0, least = 0; i < kept; i++, least = *next++ + 1) {
+                *next = row[i];
+                if (*next < least || *next >= most) {
+                    PyErr_Format(PyExc_ValueError,
+                                 "positions: expected ascending positions in [0, %lld), got %lld at [%lld, %lld, %lld]",
+                                 (long long)most, (long long)*next, (long long)b, (long long)head, (long long)i);
+                    PyMem_RawFree(copy);
+                    return NULL;
+                }
+            }
+        }
+    }
+    return copy;
+}
+
+int take_counts(module_state *st, PyObject *object, const char *name, int by_row, int by_head, tensor *t)
+{
+    if (tensor_borrow(st, object, name, t) < 0)
+        return -1;
+    if (t->dtype != DTYPE_INT64)
+        return tensor_fail_dtype(t, "int64");
+    if (!(by_row && t->ndim == 1) && !(by_head && t->ndim == 2)) {
+        PyErr_Format(PyExc_ValueError, "%s: expected shape %s, got %d dimensions", name,
+                     !by_head ? "[batch]"
+                     : by_row ? "[batch] or [batch, heads]"
+                              : "[batch, heads]",
+                     t->ndim);
+        return -1;
+    }
+    return tensor_check_cpu(t);
+}
+
+int64_t count_at(const tensor *t, int64_t b, int64_t head, int64_t otherwise)
+{
+    if (!t->object)
+        return otherwise;
+    return ((const int64_t *)t->data)[b * t->strides[0] + (t->ndim == 2 ? head * t->strides[1] : 0)];
+}
+
+int check_count(const tensor *t, int64_t got, int64_t most, const char *what, int64_t b, int64_t head)
+{
+    if (got >= 0 && got <= most)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected 0 to %lld, %s, got %lld for row %lld, head %lld", t->name, (long long)most,
+                 what, (long long)got, (long long)b, (long long)head);
+    return -1;
+}
