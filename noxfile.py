@@ -473,7 +473,7 @@ def test_scalar(session):
 
 @nox.session(name="test-emulated", python=False)
 def test_emulated(session):
-    """The cache's kernels for AVX-512 and for AVX512_BF16 on a processor without them, their instructions as functions.
+    """The cache's kernels for AVX-512, AVX512_BF16 and AMX on a processor without them, their instructions as functions.
 
     Needs libsimde-dev, or SIMDE=folder of its headers, and a processor with AVX2.
     """

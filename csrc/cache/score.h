@@ -10,13 +10,14 @@
 enum {
     SCORE_LANES = 2 * VEC_LANES,
     SCORE_BLOCK = 8 * VEC_ROWS, /* products of so many keys stay in the nearest cache */
-    SCORE_SPARE = 16            /* products that may be written behind those of the last key */
+    SCORE_TILE = 32,            /* keys that are widened, copied or taken apart at once, at most */
+    SCORE_SPARE = 32            /* products that may be written behind those of the last key */
 };
 
 /* What a thread works with: all for SCORE_LANES of the queries that a key head serves. */
 typedef struct {
     float *queries;  /* [D, SCORE_LANES] times scale * log2(e), zeros where there is no query */
-    float *tile;     /* [VEC_ROWS, D] keys widened to float32 */
+    float *tile;     /* [SCORE_TILE, D] keys widened to float32, or copied or in two parts of 16 bits */
     float *products; /* [n + SCORE_SPARE, SCORE_LANES] products, then exponentials */
     float *maxima;   /* [blocks, SCORE_LANES] the maximum that a block's exponentials are relative to */
     int sides;       /* 1 if the right half of the lanes has no query, else 2 */
@@ -30,7 +31,7 @@ typedef void (*multiply_function)(const cache_attention *attn, int64_t b, int64_
 static size_t score_lay_out(const cache_attention *attn, void *memory, score_scratch *s)
 {
     int64_t n = attn->stop - attn->start, size = attn->keys.size, blocks = (n + SCORE_BLOCK - 1) / SCORE_BLOCK;
-    int64_t counts[4] = {size * SCORE_LANES, size * VEC_ROWS, (n + SCORE_SPARE) * SCORE_LANES, blocks * SCORE_LANES};
+    int64_t counts[4] = {size * SCORE_LANES, size * SCORE_TILE, (n + SCORE_SPARE) * SCORE_LANES, blocks * SCORE_LANES};
     float **members[4] = {&s->queries, &s->tile, &s->products, &s->maxima};
     size_t used = 0;
     for (int i = 0; i < 4; i++) {
@@ -274,7 +275,7 @@ static void score_group(const cache_attention *attn, int64_t b, int64_t key_head
 #if defined(LEVEL_AMX)
     if (has_tiles(attn)) {
         pack = tiles_pack_queries;
-        multiply = tiles_multiply_block;
+        multiply = attn->keys.dtype == FLOAT16 ? tiles_multiply_block_f16 : tiles_multiply_block;
         tiles_begin();
     }
 #endif

@@ -8,7 +8,7 @@
 #if CPU_HAS_AVX512_BF16 && !defined(CPU_EMULATED)
 #include <cpuid.h>
 #endif
-#if CPU_HAS_AMX
+#if CPU_HAS_AMX && !defined(CPU_EMULATED)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -60,10 +60,14 @@ static int has_neon_bf16(void)
 /* Linux lends tile registers, for good, to processes that ask; older kernels and some sandboxes don't. */
 static int has_amx(void)
 {
+#if defined(CPU_EMULATED)
+    return 1;
+#else
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, TILE = 1 << 24, TILE_BF16 = 1 << 22 };
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & TILE) && (d & TILE_BF16) &&
            syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#endif
 }
 #endif
 

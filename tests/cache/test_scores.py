@@ -86,6 +86,18 @@ def test_sizes_that_fill_registers_and_blocks_and_those_that_do_not(level, dtype
         assert_close(got, expected(queries, keys, **options), error_bound(queries, keys))
 
 
+@pytest.mark.parametrize("where", ["queries", "keys"])
+def test_float16_loses_no_digit_whatever_the_size_of_its_numbers(level, where):
+    """Some levels compute with parts of the numbers. The smallest have fewer digits than others, the largest none above."""
+    for exponent in range(-24, 16, 3):
+        queries, keys = random(1, 2, 5, 64), random(1, 1, 50, 64, seed=1)
+        (queries if where == "queries" else keys).mul_(2.0**exponent).clamp_(-65504, 65504)
+        queries, keys = queries.half(), keys.half()
+        options = dict(start=0, stop=50, scale=2.0**-exponent / 8)
+        got = attention_scores(queries, keys, **options)
+        assert_close(got, expected(queries, keys, **options), error_bound(queries, keys, options["scale"]))
+
+
 @pytest.mark.parametrize("slope", [-0.1, 0.1])
 def test_maxima_that_rise_or_fall_along_the_keys(level, slope):
     queries, keys = torch.ones(1, 1, 2, 1), (torch.arange(2000.0) * slope).view(1, 1, -1, 1)
