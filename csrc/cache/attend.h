@@ -594,8 +594,9 @@ static void merge_pieces(const cache_decode *decode, const cache_piece *piece, v
 }
 
 const cache_kernels KERNELS = {.thread_bytes = score_bytes,
-                               .group_sums = group_sums,
-                               .group_maxima = group_maxima,
+                               .part_sums = part_sums,
+                               .part_maxima = part_maxima,
+                               .powers = powers,
                                .decode_thread_bytes = decode_bytes,
                                .partial_bytes = partial_bytes,
                                .attend_piece = attend_piece,

@@ -60,13 +60,20 @@ typedef struct {
     int64_t pieces, first; /* how many there are of the same rows, and the number of the first of them */
 } cache_piece;
 
+/* The queries [from, to) of those that key head `head` of row `b` serves, counted through its query heads. */
 typedef struct {
-    /* Bytes that one thread needs for the job, and bytes that all share. */
+    int64_t b, head, from, to;
+} cache_part;
+
+typedef struct {
+    /* Bytes that one thread needs for the job. */
     size_t (*thread_bytes)(const cache_attention *);
-    /* The sums of attention weights over the queries of one group: sums[stop - start] for key head `head` of row `b`. */
-    void (*group_sums)(const cache_attention *, int64_t b, int64_t head, float *sums, void *scratch);
-    /* Their maxima; the first of them is NaN if a product is not finite. */
-    void (*group_maxima)(const cache_attention *, int64_t b, int64_t head, float *maxima, void *scratch);
+    /* The sums of attention weights over the queries of a part: sums[stop - start]. */
+    void (*part_sums)(const cache_attention *, const cache_part *, float *sums, void *scratch);
+    /* The logarithms of their maxima to the base of 2; the first of them is NaN if a product is not finite. */
+    void (*part_maxima)(const cache_attention *, const cache_part *, float *logarithms, void *scratch);
+    /* Two to the power of each of n numbers, in place. */
+    void (*powers)(float *numbers, int64_t n);
     /* Bytes that one thread needs for a decode whose pieces have at most so many rows, and what a piece comes to. */
     size_t (*decode_thread_bytes)(const cache_decode *, int64_t rows);
     size_t (*partial_bytes)(const cache_decode *, int64_t rows);
@@ -77,6 +84,13 @@ typedef struct {
 } cache_kernels;
 
 const cache_kernels *cache_current_kernels(void);
+
+/* How many of a head's queries make a part, so that there is enough for threads to share evenly: all of them if there are
+ * many heads. It is the same for any number of threads, and so is what parts add up to. */
+int64_t cache_part_size(int64_t heads, int64_t queries);
+
+/* The part of that number among those of so many queries, of the first head. */
+cache_part cache_part_at(int64_t number, int64_t size, int64_t queries);
 
 /* Computes attn->scores. Returns 0, 1 if a score is NaN, or -1 without memory. */
 int cache_attention_scores(const cache_attention *attn);

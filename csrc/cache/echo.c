@@ -12,17 +12,18 @@ static const double parallel_work = 1e6;
 typedef struct {
     const cache_echo *echo;
     const cache_kernels *kernels;
-    const int64_t *offsets; /* of a head's numbers in `maxima` */
-    float *maxima;
+    int64_t queries, part_size, parts; /* of a head */
+    const int64_t *offsets;            /* of a head's numbers, of which each part has as many */
+    float *logarithms;
     char *scratch;
     size_t thread_bytes;
 } echo_job;
 
 /* One head as what attention_scores works on, with a region of all that is no padding. */
-static cache_attention head_alone(const cache_echo *echo, int64_t unit)
+static cache_attention head_alone(const cache_echo *echo, int64_t head)
 {
-    const cache_span *span = &echo->spans[unit];
-    const int64_t b = unit / echo->heads, group = echo->queries.heads / echo->heads, first = unit % echo->heads * group;
+    const cache_span *span = &echo->spans[head];
+    const int64_t b = head / echo->heads, group = echo->queries.heads / echo->heads, first = head % echo->heads * group;
     cache_attention attn = {.queries = echo->queries, .keys = echo->keys, .scale = echo->scale};
     const int64_t at = b * echo->queries.batch_stride + first * echo->queries.head_stride;
     attn.queries.data = (char *)echo->queries.data + at * float_size(echo->queries.dtype);
@@ -37,53 +38,79 @@ static cache_attention head_alone(const cache_echo *echo, int64_t unit)
 static void find_maxima(void *argument, int64_t unit, int thread)
 {
     const echo_job *job = argument;
-    const cache_attention attn = head_alone(job->echo, unit);
-    if (attn.start < attn.stop)
-        job->kernels->group_maxima(&attn, 0, 0, job->maxima + job->offsets[unit],
-                                   job->scratch + (size_t)thread * job->thread_bytes);
+    const int64_t head = unit / job->parts, number = unit % job->parts, n = job->offsets[head + 1] - job->offsets[head];
+    const cache_part part = cache_part_at(number, job->part_size, job->queries);
+    const cache_attention attn = head_alone(job->echo, head);
+    if (n)
+        job->kernels->part_maxima(&attn, &part, job->logarithms + job->offsets[head] * job->parts + number * n,
+                                  job->scratch + (size_t)thread * job->thread_bytes);
+}
+
+/* Raises the logarithms of a head's first part to the largest of all its parts. A NaN stays at the front. */
+static void merge_parts(float *logarithms, int64_t parts, int64_t n)
+{
+    for (int64_t part = 1; part < parts; part++) {
+        const float *others = logarithms + part * n;
+        for (int64_t t = 0; t < n; t++)
+            logarithms[t] = others[t] > logarithms[t] ? others[t] : logarithms[t];
+        if (isnan(others[0]))
+            logarithms[0] = NAN;
+    }
 }
 
 int cache_echo_scores(const cache_echo *echo)
 {
-    const int64_t units = echo->queries.batch * echo->heads;
-    echo_job job = {.echo = echo, .kernels = cache_current_kernels()};
-    int64_t *offsets = malloc((size_t)(units + 1) * sizeof *offsets);
+    const int64_t heads = echo->queries.batch * echo->heads;
+    const int64_t queries = echo->queries.heads / echo->heads * echo->queries.tokens, size = cache_part_size(heads, queries);
+    const int64_t parts = (queries + size - 1) / size, units = heads * parts;
+    echo_job job = {
+        .echo = echo, .kernels = cache_current_kernels(), .queries = queries, .part_size = size, .parts = parts};
+    int64_t *offsets = malloc((size_t)(heads + 1) * sizeof *offsets);
     if (!offsets)
         return -1;
     offsets[0] = 0;
-    for (int64_t unit = 0; unit < units; unit++) {
-        const cache_attention attn = head_alone(echo, unit);
+    for (int64_t head = 0; head < heads; head++) {
+        const cache_attention attn = head_alone(echo, head);
         const int64_t n = attn.start < attn.stop ? attn.stop - attn.start : 0;
         const size_t bytes = n ? job.kernels->thread_bytes(&attn) : 0;
-        offsets[unit + 1] = offsets[unit] + n;
+        offsets[head + 1] = offsets[head] + n;
         job.thread_bytes = bytes > job.thread_bytes ? bytes : job.thread_bytes;
     }
     job.offsets = offsets;
 
-    const double rows = (double)(echo->queries.heads / echo->heads * echo->queries.tokens);
-    int threads = (double)offsets[units] * rows * (double)echo->keys.size < parallel_work ? 1 : echo->threads;
+    const double work = (double)offsets[heads] * (double)queries * (double)echo->keys.size;
+    int threads = work < parallel_work ? 1 : echo->threads;
     if (threads > CPU_MAX_THREADS)
         threads = CPU_MAX_THREADS;
     if (threads > units)
         threads = (int)units;
-    const size_t maxima_bytes = ((size_t)offsets[units] * sizeof(float) + 63) & ~(size_t)63;
-    char *memory = malloc(64 + maxima_bytes + (size_t)threads * job.thread_bytes);
+    const size_t logarithms_bytes = ((size_t)(offsets[heads] * parts) * sizeof(float) + 63) & ~(size_t)63;
+    char *memory = malloc(64 + logarithms_bytes + (size_t)threads * job.thread_bytes);
     if (!memory) {
         free(offsets);
         return -1;
     }
-    job.maxima = (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
-    job.scratch = (char *)job.maxima + maxima_bytes;
+    job.logarithms = (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    job.scratch = (char *)job.logarithms + logarithms_bytes;
     cpu_fork_join(threads, units, find_maxima, &job);
 
     int odd = 0;
-    for (int64_t unit = 0; unit < units; unit++)
-        odd |= offsets[unit] < offsets[unit + 1] && isnan(job.maxima[offsets[unit]]);
-    for (int64_t unit = 0; unit < units && !odd; unit++) {
-        float *evidence = echo->evidence + echo->spans[unit].value + echo->spans[unit].first;
-        for (int64_t t = offsets[unit]; t < offsets[unit + 1]; t++, evidence++)
-            if (job.maxima[t] > *evidence)
-                *evidence = job.maxima[t];
+    for (int64_t head = 0; head < heads; head++) {
+        const int64_t n = offsets[head + 1] - offsets[head];
+        float *logarithms = job.logarithms + offsets[head] * parts;
+        if (n) {
+            merge_parts(logarithms, parts, n);
+            odd |= isnan(logarithms[0]);
+        }
+    }
+    for (int64_t head = 0; head < heads && !odd; head++) {
+        const int64_t n = offsets[head + 1] - offsets[head];
+        float *maxima = job.logarithms + offsets[head] * parts;
+        float *evidence = echo->evidence + echo->spans[head].value + echo->spans[head].first;
+        job.kernels->powers(maxima, n);
+        for (int64_t t = 0; t < n; t++)
+            if (maxima[t] > evidence[t])
+                evidence[t] = maxima[t];
     }
     free(memory);
     free(offsets);

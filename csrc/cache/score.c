@@ -39,21 +39,37 @@ const cache_kernels *cache_current_kernels(void)
     }
 }
 
+int64_t cache_part_size(int64_t heads, int64_t queries)
+{
+    enum { FULL = 32, PARTS = 32 }; /* queries that fill the widest vectors, and parts of all heads that are enough */
+    const int64_t most = (queries + FULL - 1) / FULL, wanted = (PARTS + heads - 1) / heads;
+    return most > wanted ? (most + wanted - 1) / wanted * FULL : FULL;
+}
+
+cache_part cache_part_at(int64_t number, int64_t size, int64_t queries)
+{
+    const int64_t from = number * size;
+    return (cache_part){.from = from, .to = queries - from < size ? queries : from + size};
+}
+
 typedef struct {
     const cache_attention *attn;
     const cache_kernels *kernels;
-    float *sums; /* [B, Hkv, n] */
+    int64_t queries, part_size, parts; /* of a head */
+    float *sums;                       /* [B, Hkv, parts, n] */
     char *scratch;
     size_t thread_bytes;
 } score_job;
 
-static void run_group(void *argument, int64_t unit, int thread)
+static void run_part(void *argument, int64_t unit, int thread)
 {
     score_job *job = argument;
     const cache_attention *attn = job->attn;
-    int64_t heads = attn->keys.heads, n = attn->stop - attn->start;
-    job->kernels->group_sums(attn, unit / heads, unit % heads, job->sums + unit * n,
-                             job->scratch + (size_t)thread * job->thread_bytes);
+    cache_part part = cache_part_at(unit % job->parts, job->part_size, job->queries);
+    part.b = unit / job->parts / attn->keys.heads;
+    part.head = unit / job->parts % attn->keys.heads;
+    job->kernels->part_sums(attn, &part, job->sums + unit * (attn->stop - attn->start),
+                            job->scratch + (size_t)thread * job->thread_bytes);
 }
 
 /* scores[t] = (1 / w) * sum of mean[t - (w-1)/2 .. t + (w-1)/2], with zeros outside of [0, n). */
@@ -75,16 +91,17 @@ static int smooth(const float *mean, int64_t n, int64_t kernel, float *scores)
 
 int cache_attention_scores(const cache_attention *attn)
 {
-    const int64_t n = attn->stop - attn->start, batch = attn->keys.batch, heads = attn->keys.heads, units = batch * heads;
-    const int64_t group = attn->queries.heads / heads, recent = attn->queries.tokens;
-    const double work = (double)units * (double)group * (double)recent * (double)n * (double)attn->keys.size;
+    const int64_t n = attn->stop - attn->start, batch = attn->keys.batch, heads = attn->keys.heads;
+    const int64_t queries = attn->queries.heads / heads * attn->queries.tokens, size = cache_part_size(batch * heads, queries);
+    const int64_t parts = (queries + size - 1) / size, units = batch * heads * parts;
+    const double work = (double)(batch * heads) * (double)queries * (double)n * (double)attn->keys.size;
     int threads = work < parallel_work ? 1 : attn->threads, nan = 0;
     if (threads > CPU_MAX_THREADS)
         threads = CPU_MAX_THREADS;
     if (threads > units)
         threads = (int)units;
 
-    score_job job = {.attn = attn, .kernels = cache_current_kernels()};
+    score_job job = {.attn = attn, .kernels = cache_current_kernels(), .queries = queries, .part_size = size, .parts = parts};
     job.thread_bytes = job.kernels->thread_bytes(attn);
     size_t sums_bytes = ((size_t)(units * n) * sizeof(float) + 63) & ~(size_t)63;
     char *memory = malloc(sums_bytes + (size_t)threads * job.thread_bytes + 64);
@@ -92,21 +109,18 @@ int cache_attention_scores(const cache_attention *attn)
         return -1;
     job.sums = (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
     job.scratch = (char *)job.sums + sums_bytes;
-    cpu_fork_join(threads, units, run_group, &job);
+    cpu_fork_join(threads, units, run_part, &job);
 
-    const float share = 1 / (float)(recent * group * (attn->by_group ? 1 : heads));
-    for (int64_t b = 0; b < batch; b++) {
-        float *sums = job.sums + b * heads * n;
-        if (!attn->by_group)
-            for (int64_t head = 1; head < heads; head++)
-                for (int64_t t = 0; t < n; t++)
-                    sums[t] += sums[head * n + t];
-        for (int64_t row = 0; row < (attn->by_group ? heads : 1); row++) {
-            float *mean = sums + row * n;
+    const int64_t rows = attn->by_group ? batch * heads : batch, together = units / rows;
+    const float share = 1 / (float)(queries * (attn->by_group ? 1 : heads));
+    for (int64_t row = 0; row < rows; row++) {
+        float *mean = job.sums + row * together * n;
+        for (int64_t part = 1; part < together; part++)
             for (int64_t t = 0; t < n; t++)
-                mean[t] *= share;
-            nan |= smooth(mean, n, attn->kernel, attn->scores + (attn->by_group ? b * heads + row : b) * n);
-        }
+                mean[t] += mean[part * n + t];
+        for (int64_t t = 0; t < n; t++)
+            mean[t] *= share;
+        nan |= smooth(mean, n, attn->kernel, attn->scores + row * n);
     }
     free(memory);
     return nan;

@@ -257,9 +257,8 @@ static void raise_logarithms(const cache_attention *attn, int64_t b, int64_t key
         logarithms[0] = NAN; /* and so it stays: nothing is above it */
 }
 
-static void score_group(const cache_attention *attn, int64_t b, int64_t key_head, int largest, float *row, void *memory)
+static void score_part(const cache_attention *attn, const cache_part *part, int largest, float *row, void *memory)
 {
-    const int64_t queries = attn->queries.heads / attn->keys.heads * attn->queries.tokens;
     score_scratch s;
     score_lay_out(attn, memory, &s);
     for (int64_t t = 0; t < attn->stop - attn->start; t++)
@@ -279,11 +278,11 @@ static void score_group(const cache_attention *attn, int64_t b, int64_t key_head
         tiles_begin();
     }
 #endif
-    for (int64_t first = 0; first < queries; first += SCORE_LANES) {
-        const int64_t lanes = queries - first < SCORE_LANES ? queries - first : SCORE_LANES;
+    for (int64_t first = part->from; first < part->to; first += SCORE_LANES) {
+        const int64_t lanes = part->to - first < SCORE_LANES ? part->to - first : SCORE_LANES;
         s.sides = lanes > VEC_LANES ? 2 : 1;
-        pack(attn, b, key_head, first, lanes, s.queries);
-        (largest ? raise_logarithms : add_weights)(attn, b, key_head, lanes, row, &s, multiply);
+        pack(attn, part->b, part->head, first, lanes, s.queries);
+        (largest ? raise_logarithms : add_weights)(attn, part->b, part->head, lanes, row, &s, multiply);
     }
 #if defined(LEVEL_AMX)
     if (has_tiles(attn))
@@ -291,18 +290,21 @@ static void score_group(const cache_attention *attn, int64_t b, int64_t key_head
 #endif
 }
 
-static void group_sums(const cache_attention *attn, int64_t b, int64_t key_head, float *sums, void *memory)
+static void part_sums(const cache_attention *attn, const cache_part *part, float *sums, void *memory)
 {
-    score_group(attn, b, key_head, 0, sums, memory);
+    score_part(attn, part, 0, sums, memory);
 }
 
-static void group_maxima(const cache_attention *attn, int64_t b, int64_t key_head, float *maxima, void *memory)
+static void part_maxima(const cache_attention *attn, const cache_part *part, float *logarithms, void *memory)
 {
-    const int64_t n = attn->stop - attn->start;
+    score_part(attn, part, 1, logarithms, memory);
+}
+
+static void powers(float *numbers, int64_t n)
+{
     int64_t t = 0;
-    score_group(attn, b, key_head, 1, maxima, memory);
     for (; t + VEC_LANES <= n; t += VEC_LANES)
-        vec_store(maxima + t, vec_exp2(vec_load(maxima + t)));
+        vec_store(numbers + t, vec_exp2(vec_load(numbers + t)));
     for (; t < n; t++)
-        maxima[t] = exp2f(maxima[t]);
+        numbers[t] = exp2f(numbers[t]);
 }

@@ -83,6 +83,16 @@ def test_new_entries_lie_behind_the_others(cache, new):
     assert torch.equal(keys, expected[0]) and torch.equal(values, expected[1])
 
 
+@pytest.mark.parametrize("query", [0, 31, 32, 98])
+def test_one_query_that_is_not_finite_is_seen_wherever_it_is(level, query):
+    """Queries of a head are worked on in parts."""
+    keys, queries, evidence = torch.randn(50, 8), torch.randn(1, 3, 33, 8), torch.full((50,), 0.01)
+    queries.view(99, 8)[query, 3] = nan
+    with pytest.raises(ValueError, match="queries, keys: expected finite numbers"):
+        echo_scores_(evidence, queries, keys, starts=torch.zeros(1, 1, dtype=torch.long), lengths=torch.full((1, 1), 50))
+    assert (evidence == 0.01).all()
+
+
 def test_many_threads_come_to_the_same():
     keys, queries = torch.randn(20_000, 64), torch.randn(2, 6, 33, 64)
     starts, lengths = torch.tensor([[0, 9000], [10_000, 19_000]]), torch.tensor([[9000, 1000], [9000, 1000]])
