@@ -10,60 +10,26 @@ time, once keys and values are larger than the caches. Writes results/attention.
 a C compiler and Linux."""
 
 import argparse
-import ctypes
-import os
 import statistics
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from harness import Contestant, median_ratio, prepare, taking_turns, write
 from lzpenalty import attend, set_num_threads
+from peak import loops, multiply_add, on_all
 
 MODELS = {"SmolLM2-135M": (9, 3, 64), "Qwen2.5-7B": (28, 4, 128), "QwQ-32B": (40, 8, 128)}
 TOKENS = (1024, 4096, 32768)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = 1 << 25  # floats: more than caches hold
-MULTIPLICATIONS = 200_000
-
-
-def peaks():
-    """The two loops of peak.c."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "peak.so"
-        flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
-        subprocess.run([os.environ.get("CC", "cc"), *flags, Path(__file__).parent / "peak.c", "-o", library], check=True)
-        loaded = ctypes.CDLL(str(library))
-    loaded.read_numbers.restype, loaded.read_numbers.argtypes = ctypes.c_float, [ctypes.c_void_p, ctypes.c_long]
-    loaded.multiply_add.restype, loaded.multiply_add.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.c_void_p]
-    return loaded
 
 
 def machine_alone(threads: int) -> dict:
-    """Reads READ floats; multiplies and adds, so many times a thread."""
-    loops, memory, helper = peaks(), torch.ones(READ), ThreadPoolExecutor(1)
-    kept = [(ctypes.c_float * 2)(0.5, 1.0) for _ in range(threads)]
-
-    def on_all(function):
-        others = [helper.submit(function, i) for i in range(1, threads)]
-        function(0)
-        for other in others:
-            other.result()
-
-    share = READ // threads
-    return {
-        "read": lambda: on_all(lambda i: loops.read_numbers(memory.data_ptr() + 4 * i * share, share)),
-        "multiply": lambda: on_all(lambda i: loops.multiply_add(MULTIPLICATIONS, kept[i])),
-    }
-
-
-def operations() -> float:
-    """What one thread does in `multiply`."""
-    return peaks().multiply_add(MULTIPLICATIONS, (ctypes.c_float * 2)(0.5, 1.0))
+    """Reads READ floats; multiplies and adds."""
+    memory, share = torch.ones(READ), READ // threads
+    read = on_all(threads, lambda thread: loops().read_numbers(memory.data_ptr() + 4 * thread * share, share))
+    return {"read": read, "multiply": multiply_add(threads)[0]}
 
 
 def made_up(*shape, dtype):
@@ -119,7 +85,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a corner of the grid, nothing written")
     quick = parser.parse_args().quick
     ours, torchs, machine = (Contestant() for _ in range(3))
-    contestants = ours, torchs, machine, operations()
+    contestants = ours, torchs, machine, multiply_add()[1]
     rows = []
     for model in MODELS:
         for batch in (1,) if quick else (1, 4):

@@ -17,8 +17,8 @@ import time
 import torch
 
 import lzpenalty
-from cache import multiply_add
 from harness import write
+from peak import multiply_add
 
 MODELS = {"SmolLM2-135M": (3, 9, 64), "Qwen2.5-7B": (4, 28, 128), "QwQ-32B": (8, 40, 128)}  # key heads, heads, size
 LENGTHS = (1024, 4096, 16384)

@@ -108,10 +108,12 @@ def _loops(name: str, least: float) -> int:
 
 
 def _turn(name: str, loops: int) -> float:
-    """Seconds per call. What comes before isn't timed, and be it the first call of the turn: threads wake up, and caches
-    hold what another contestant left there."""
+    """Seconds per call. The first call of the turn isn't timed: threads wake up, and caches hold what another contestant
+    left there."""
     function = prepared[name]
-    prepared.get("before", function)()
+    function()
+    if "before" in prepared:
+        prepared["before"]()
     start = time.perf_counter()
     for _ in range(loops):
         function()
