@@ -63,8 +63,7 @@ int cache_echo_scores(const cache_echo *echo)
     const int64_t heads = echo->queries.batch * echo->heads;
     const int64_t queries = echo->queries.heads / echo->heads * echo->queries.tokens, size = cache_part_size(heads, queries);
     const int64_t parts = (queries + size - 1) / size, units = heads * parts;
-    echo_job job = {
-        .echo = echo, .kernels = cache_current_kernels(), .queries = queries, .part_size = size, .parts = parts};
+    echo_job job = {.echo = echo, .kernels = cache_current_kernels(), .queries = queries, .part_size = size, .parts = parts};
     int64_t *offsets = malloc((size_t)(heads + 1) * sizeof *offsets);
     if (!offsets)
         return -1;

@@ -92,7 +92,8 @@ static int smooth(const float *mean, int64_t n, int64_t kernel, float *scores)
 int cache_attention_scores(const cache_attention *attn)
 {
     const int64_t n = attn->stop - attn->start, batch = attn->keys.batch, heads = attn->keys.heads;
-    const int64_t queries = attn->queries.heads / heads * attn->queries.tokens, size = cache_part_size(batch * heads, queries);
+    const int64_t queries = attn->queries.heads / heads * attn->queries.tokens,
+                  size = cache_part_size(batch * heads, queries);
     const int64_t parts = (queries + size - 1) / size, units = batch * heads * parts;
     const double work = (double)(batch * heads) * (double)queries * (double)n * (double)attn->keys.size;
     int threads = work < parallel_work ? 1 : attn->threads, nan = 0;
@@ -101,7 +102,8 @@ int cache_attention_scores(const cache_attention *attn)
     if (threads > units)
         threads = (int)units;
 
-    score_job job = {.attn = attn, .kernels = cache_current_kernels(), .queries = queries, .part_size = size, .parts = parts};
+    score_job job = {
+        .attn = attn, .kernels = cache_current_kernels(), .queries = queries, .part_size = size, .parts = parts};
     job.thread_bytes = job.kernels->thread_bytes(attn);
     size_t sums_bytes = ((size_t)(units * n) * sizeof(float) + 63) & ~(size_t)63;
     char *memory = malloc(sums_bytes + (size_t)threads * job.thread_bytes + 64);

@@ -19,8 +19,7 @@
 #endif
 
 /* Tile registers have to be asked of the system for, which is written for Linux. */
-#if CPU_HAS_X86_LEVELS && defined(__linux__) &&                                                                             \
-    ((defined(__clang__) && __clang_major__ >= 12) || __GNUC__ >= 11)
+#if CPU_HAS_X86_LEVELS && defined(__linux__) && ((defined(__clang__) && __clang_major__ >= 12) || __GNUC__ >= 11)
 #define CPU_HAS_AMX 1
 #else
 #define CPU_HAS_AMX 0
