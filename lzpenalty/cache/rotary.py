@@ -11,6 +11,7 @@ for. The two are rows of a batch that see nothing but themselves, so that all bu
 """
 
 import contextlib
+import threading
 import weakref
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from lzpenalty.cache.attention import mark, watched
 __all__ = ["Attention", "Rotation", "examine"]
 
 _DISTANCE = 61  # of the two positions: most frequencies tell them apart, and no model is too short
+_stance = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,15 @@ class _Probe(DynamicLayer):
         pass
 
 
+@contextlib.contextmanager
 def _uncompiled():
-    """A model whose forward goes through torch.compile runs as it is: a graph would show a probe nothing."""
-    if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
-        return torch.compiler.set_stance("force_eager")
-    return contextlib.nullcontext()
+    """A model whose forward goes through torch.compile runs as it is: a graph would show a probe nothing. Compilers are off
+    in the whole process meanwhile. One thread at a time, or the last would leave behind what the first had set."""
+    with contextlib.ExitStack() as stack:
+        if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
+            stack.enter_context(_stance)
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 @dataclass(frozen=True)
