@@ -92,8 +92,8 @@ static int smooth(const float *mean, int64_t n, int64_t kernel, float *scores)
 int cache_attention_scores(const cache_attention *attn)
 {
     const int64_t n = attn->stop - attn->start, batch = attn->keys.batch, heads = attn->keys.heads;
-    const int64_t queries = attn->queries.heads / heads * attn->queries.tokens,
-                  size = cache_part_size(batch * heads, queries);
+    const int64_t queries = attn->queries.heads / heads * attn->queries.tokens;
+    const int64_t size = cache_part_size(batch * heads, queries);
     const int64_t parts = (queries + size - 1) / size, units = batch * heads * parts;
     const double work = (double)(batch * heads) * (double)queries * (double)n * (double)attn->keys.size;
     int threads = work < parallel_work ? 1 : attn->threads, nan = 0;
