@@ -1,6 +1,5 @@
 /* What has to hold of a tensor before its memory is touched. */
-#include <stdlib.h>
-
+#include "../cpu/strided.h"
 #include "api.h"
 
 /* Items that any dimension may reach, so that sums of addresses stay far from overflowing. */
@@ -47,68 +46,22 @@ int api_check_tensor(const lzpenalty_tensor *t, int least_dims, int most_dims)
     return LZPENALTY_OK;
 }
 
-/* Each dimension, from the tightest on, has to step over the others. */
-int api_check_distinct(const lzpenalty_tensor *t)
+static strided as_strided(const lzpenalty_tensor *t)
 {
-    int64_t extent = 1;
-    unsigned done = 0;
-    if (api_items(t) == 0)
-        return LZPENALTY_OK;
-    for (int n = 0; n < t->dims; n++) {
-        int tightest = -1;
-        for (int i = 0; i < t->dims; i++)
-            if (!(done >> i & 1) && (tightest < 0 || llabs(t->strides[i]) < llabs(t->strides[tightest])))
-                tightest = i;
-        done |= 1u << tightest;
-        if (t->shape[tightest] == 1)
-            continue;
-        WANT(llabs(t->strides[tightest]) >= extent, LZPENALTY_BAD_STRIDES);
-        extent += llabs(t->strides[tightest]) * (t->shape[tightest] - 1);
-    }
-    return LZPENALTY_OK;
+    return (strided){t->data, api_item_size(t->dtype), t->dims, t->shape, t->strides};
 }
 
-/* Whether an item of `a` and one of `b` may be the same, `distance` items after the start of each: a sum of
- * strides[i] * z[i] with -b->shape[i] < z[i] < a->shape[i]. Each stride is wider than all narrower ones can add up to, so
- * that only z next to the quotient come into question. */
-static int items_meet(const lzpenalty_tensor *a, const lzpenalty_tensor *b, int64_t distance, unsigned done)
+int api_check_distinct(const lzpenalty_tensor *t)
 {
-    int widest = -1;
-    for (int i = 0; i < a->dims; i++)
-        if (!(done >> i & 1) && (a->shape[i] > 1 || b->shape[i] > 1) &&
-            (widest < 0 || llabs(a->strides[i]) > llabs(a->strides[widest])))
-            widest = i;
-    if (widest < 0)
-        return distance == 0;
-    const int64_t stride = a->strides[widest], quotient = stride ? distance / stride : 0;
-    for (int64_t z = quotient - 1; z <= quotient + 1; z++)
-        if (z > -b->shape[widest] && z < a->shape[widest] && items_meet(a, b, distance - z * stride, done | 1u << widest))
-            return 1;
-    return 0;
+    const strided a = as_strided(t);
+    WANT(strided_collision(&a) < 0, LZPENALTY_BAD_STRIDES);
+    return LZPENALTY_OK;
 }
 
 int api_check_apart(const lzpenalty_tensor *written, const lzpenalty_tensor *read)
 {
-    const lzpenalty_tensor *both[2] = {written, read};
-    intptr_t first[2], last[2];
-    int same = written->dtype == read->dtype && written->dims == read->dims;
-    for (int n = 0; n < 2; n++) {
-        const int64_t size = api_item_size(both[n]->dtype);
-        if (api_items(both[n]) == 0)
-            return LZPENALTY_OK;
-        first[n] = last[n] = (intptr_t)both[n]->data;
-        for (int i = 0; i < both[n]->dims; i++) {
-            const int64_t reach = (both[n]->shape[i] - 1) * both[n]->strides[i] * size;
-            *(reach < 0 ? &first[n] : &last[n]) += (intptr_t)reach;
-        }
-        last[n] += (intptr_t)size - 1;
-    }
-    if (last[0] < first[1] || last[1] < first[0])
-        return LZPENALTY_OK;
-    for (int i = 0; same && i < written->dims; i++)
-        same = written->strides[i] == read->strides[i] || (written->shape[i] == 1 && read->shape[i] == 1);
-    const int64_t distance = (intptr_t)read->data - (intptr_t)written->data, size = api_item_size(read->dtype);
-    WANT(same && distance % size == 0 && !items_meet(written, read, distance / size, 0), LZPENALTY_OVERLAP);
+    const strided a = as_strided(written), b = as_strided(read);
+    WANT(!strided_meet(&a, &b, written->dtype == read->dtype), LZPENALTY_OVERLAP);
     return LZPENALTY_OK;
 }
 

@@ -81,46 +81,10 @@ int check_range(const char *name, int64_t got, int64_t least, int64_t most)
     return -1;
 }
 
-/* Whether a number of `a` and one of `b` may be the same, `distance` numbers after the start of each: a sum of
- * strides[i] * z[i] with -b->shape[i] < z[i] < a->shape[i]. Each stride is wider than all narrower ones can add up to, so
- * that only z next to the quotient come into question. */
-static int numbers_meet(const tensor *a, const tensor *b, int64_t distance, unsigned done)
-{
-    int widest = -1;
-    for (int i = 0; i < a->ndim; i++)
-        if (!(done >> i & 1) && (a->shape[i] > 1 || b->shape[i] > 1) &&
-            (widest < 0 || llabs(a->strides[i]) > llabs(a->strides[widest])))
-            widest = i;
-    if (widest < 0)
-        return distance == 0;
-    const int64_t stride = a->strides[widest], quotient = distance / stride;
-    for (int64_t z = quotient - 1; z <= quotient + 1; z++)
-        if (z > -b->shape[widest] && z < a->shape[widest] && numbers_meet(a, b, distance - z * stride, done | 1u << widest))
-            return 1;
-    return 0;
-}
-
 int check_apart(const tensor *t, const tensor *from)
 {
-    const tensor *both[2] = {t, from};
-    intptr_t first[2], last[2];
-    int same_strides = t->dtype == from->dtype && t->ndim == from->ndim;
-    for (int n = 0; n < 2; n++) {
-        first[n] = last[n] = (intptr_t)both[n]->data;
-        for (int i = 0; i < both[n]->ndim; i++) {
-            const int64_t reach = (both[n]->shape[i] - 1) * both[n]->strides[i] * (int64_t)tensor_item_size(both[n]);
-            if (both[n]->shape[i] == 0)
-                return 0;
-            *(reach < 0 ? &first[n] : &last[n]) += (intptr_t)reach;
-        }
-        last[n] += (intptr_t)tensor_item_size(both[n]) - 1;
-    }
-    if (last[0] < first[1] || last[1] < first[0])
-        return 0;
-    for (int i = 0; same_strides && i < t->ndim; i++)
-        same_strides = t->strides[i] == from->strides[i] || (t->shape[i] == 1 && from->shape[i] == 1);
-    if (same_strides &&
-        !numbers_meet(t, from, ((intptr_t)from->data - (intptr_t)t->data) / (intptr_t)tensor_item_size(t), 0))
+    const strided a = tensor_strided(t), b = tensor_strided(from);
+    if (!strided_meet(&a, &b, t->dtype == from->dtype))
         return 0;
     PyErr_Format(PyExc_ValueError, "%s: expected memory apart from that of %s, got some of the same", t->name, from->name);
     return -1;

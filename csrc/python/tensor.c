@@ -78,6 +78,11 @@ size_t tensor_item_size(const tensor *t)
     return dtypes[t->dtype].size;
 }
 
+strided tensor_strided(const tensor *t)
+{
+    return (strided){t->data, (int64_t)tensor_item_size(t), t->ndim, t->shape, t->strides};
+}
+
 static void device_name(dl_device device, char text[32])
 {
     if (device.type == DL_CPU)
@@ -494,28 +499,13 @@ int tensor_check_writable(const tensor *t)
                      Py_TYPE(t->object)->tp_name);
         return -1;
     }
-    /* Two indices must never name the same number: each dimension, from the tightest on, has to step over the others. */
-    int64_t extent = 1;
-    int done[TENSOR_MAX_NDIM] = {0};
-    if (item_count(t) == 0)
+    const strided a = tensor_strided(t);
+    const int at = strided_collision(&a); /* two indices must never name the same number */
+    if (at < 0)
         return 0;
-    for (int n = 0; n < t->ndim; n++) {
-        int tightest = -1;
-        for (int i = 0; i < t->ndim; i++)
-            if (!done[i] && (tightest < 0 || llabs(t->strides[i]) < llabs(t->strides[tightest])))
-                tightest = i;
-        done[tightest] = 1;
-        if (t->shape[tightest] == 1)
-            continue;
-        if (llabs(t->strides[tightest]) < extent) {
-            PyErr_Format(PyExc_ValueError,
-                         "%s: expected a tensor without overlapping elements, got stride %lld in dimension %d", t->name,
-                         (long long)t->strides[tightest], tightest);
-            return -1;
-        }
-        extent += llabs(t->strides[tightest]) * (t->shape[tightest] - 1);
-    }
-    return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected a tensor without overlapping elements, got stride %lld in dimension %d",
+                 t->name, (long long)t->strides[at], at);
+    return -1;
 }
 
 int tensor_check_device(const tensor *t, const tensor *reference)

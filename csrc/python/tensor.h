@@ -3,6 +3,7 @@
 #define LZPENALTY_PYTHON_TENSOR_H
 
 #include "../abi/dlpack.h"
+#include "../cpu/strided.h"
 #include "state.h"
 
 enum { TENSOR_MAX_NDIM = 4 };
@@ -51,6 +52,7 @@ int tensor_check_cpu(const tensor *t);
 int tensor_fail_dtype(const tensor *t, const char *wanted);
 const char *tensor_dtype_name(tensor_dtype dtype);
 size_t tensor_item_size(const tensor *t);
+strided tensor_strided(const tensor *t); /* for as long as the tensor stays where it is */
 
 /* A new tensor of the kind that `like` was given as, holding a copy of compact row-major host data. */
 PyObject *tensor_new(module_state *st, const tensor *like, tensor_dtype dtype, int ndim, const int64_t *shape,
