@@ -84,11 +84,7 @@ int cache_attend(const cache_decode *decode)
         }
     }
     const double work = entries * (double)rows * (double)(decode->queries.size + decode->out.size);
-    int threads = work < parallel_work ? 1 : decode->threads;
-    if (threads > CPU_MAX_THREADS)
-        threads = CPU_MAX_THREADS;
-    if (threads > count)
-        threads = (int)count;
+    const int threads = cpu_threads_for(work < parallel_work ? 1 : decode->threads, count);
 
     job.partial_bytes = job.kernels->partial_bytes(decode, most_rows);
     job.thread_bytes = job.kernels->decode_thread_bytes(decode, most_rows) + job.partial_bytes;

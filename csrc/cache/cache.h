@@ -85,12 +85,15 @@ typedef struct {
 
 const cache_kernels *cache_current_kernels(void);
 
-/* How many of a head's queries make a part, so that there is enough for threads to share evenly: all of them if there are
- * many heads. It is the same for any number of threads, and so is what parts add up to. */
-int64_t cache_part_size(int64_t heads, int64_t queries);
+/* How the queries of each head are split into parts, so that there is enough for threads to share evenly: not at all if
+ * there are many heads. It is the same for any number of threads, and so is what parts add up to. */
+typedef struct {
+    int64_t queries, size, parts;
+} cache_split;
+cache_split cache_split_queries(int64_t heads, int64_t queries);
 
-/* The part of that number among those of so many queries, of the first head. */
-cache_part cache_part_at(int64_t number, int64_t size, int64_t queries);
+/* The part of that number, of the first head of the first row. */
+cache_part cache_part_at(const cache_split *split, int64_t number);
 
 /* Computes attn->scores. Returns 0, 1 if a score is NaN, or -1 without memory. */
 int cache_attention_scores(const cache_attention *attn);

@@ -12,8 +12,8 @@ static const double parallel_work = 1e6;
 typedef struct {
     const cache_echo *echo;
     const cache_kernels *kernels;
-    int64_t queries, part_size, parts; /* of a head */
-    const int64_t *offsets;            /* of a head's numbers, of which each part has as many */
+    cache_split split;
+    const int64_t *offsets; /* of a head's numbers, of which each part has as many */
     float *logarithms;
     char *scratch;
     size_t thread_bytes;
@@ -38,11 +38,12 @@ static cache_attention head_alone(const cache_echo *echo, int64_t head)
 static void find_maxima(void *argument, int64_t unit, int thread)
 {
     const echo_job *job = argument;
-    const int64_t head = unit / job->parts, number = unit % job->parts, n = job->offsets[head + 1] - job->offsets[head];
-    const cache_part part = cache_part_at(number, job->part_size, job->queries);
+    const int64_t parts = job->split.parts, head = unit / parts, number = unit % parts;
+    const int64_t n = job->offsets[head + 1] - job->offsets[head];
+    const cache_part part = cache_part_at(&job->split, number);
     const cache_attention attn = head_alone(job->echo, head);
     if (n)
-        job->kernels->part_maxima(&attn, &part, job->logarithms + job->offsets[head] * job->parts + number * n,
+        job->kernels->part_maxima(&attn, &part, job->logarithms + job->offsets[head] * parts + number * n,
                                   job->scratch + (size_t)thread * job->thread_bytes);
 }
 
@@ -61,9 +62,10 @@ static void merge_parts(float *logarithms, int64_t parts, int64_t n)
 int cache_echo_scores(const cache_echo *echo)
 {
     const int64_t heads = echo->queries.batch * echo->heads;
-    const int64_t queries = echo->queries.heads / echo->heads * echo->queries.tokens, size = cache_part_size(heads, queries);
-    const int64_t parts = (queries + size - 1) / size, units = heads * parts;
-    echo_job job = {.echo = echo, .kernels = cache_current_kernels(), .queries = queries, .part_size = size, .parts = parts};
+    const int64_t queries = echo->queries.heads / echo->heads * echo->queries.tokens;
+    const cache_split split = cache_split_queries(heads, queries);
+    const int64_t parts = split.parts, units = heads * parts;
+    echo_job job = {.echo = echo, .kernels = cache_current_kernels(), .split = split};
     int64_t *offsets = malloc((size_t)(heads + 1) * sizeof *offsets);
     if (!offsets)
         return -1;
@@ -78,11 +80,7 @@ int cache_echo_scores(const cache_echo *echo)
     job.offsets = offsets;
 
     const double work = (double)offsets[heads] * (double)queries * (double)echo->keys.size;
-    int threads = work < parallel_work ? 1 : echo->threads;
-    if (threads > CPU_MAX_THREADS)
-        threads = CPU_MAX_THREADS;
-    if (threads > units)
-        threads = (int)units;
+    const int threads = cpu_threads_for(work < parallel_work ? 1 : echo->threads, units);
     const size_t logarithms_bytes = ((size_t)(offsets[heads] * parts) * sizeof(float) + 63) & ~(size_t)63;
     char *memory = malloc(64 + logarithms_bytes + (size_t)threads * job.thread_bytes);
     if (!memory) {

@@ -39,24 +39,25 @@ const cache_kernels *cache_current_kernels(void)
     }
 }
 
-int64_t cache_part_size(int64_t heads, int64_t queries)
+cache_split cache_split_queries(int64_t heads, int64_t queries)
 {
     enum { FULL = 32, PARTS = 32 }; /* queries that fill the widest vectors, and parts of all heads that are enough */
     const int64_t most = (queries + FULL - 1) / FULL, wanted = (PARTS + heads - 1) / heads;
-    return most > wanted ? (most + wanted - 1) / wanted * FULL : FULL;
+    const int64_t size = most > wanted ? (most + wanted - 1) / wanted * FULL : FULL;
+    return (cache_split){queries, size, (queries + size - 1) / size};
 }
 
-cache_part cache_part_at(int64_t number, int64_t size, int64_t queries)
+cache_part cache_part_at(const cache_split *split, int64_t number)
 {
-    const int64_t from = number * size;
-    return (cache_part){.from = from, .to = queries - from < size ? queries : from + size};
+    const int64_t from = number * split->size, left = split->queries - from;
+    return (cache_part){.from = from, .to = from + (left < split->size ? left : split->size)};
 }
 
 typedef struct {
     const cache_attention *attn;
     const cache_kernels *kernels;
-    int64_t queries, part_size, parts; /* of a head */
-    float *sums;                       /* [B, Hkv, parts, n] */
+    cache_split split;
+    float *sums; /* [B, Hkv, parts, n] */
     char *scratch;
     size_t thread_bytes;
 } score_job;
@@ -65,9 +66,10 @@ static void run_part(void *argument, int64_t unit, int thread)
 {
     score_job *job = argument;
     const cache_attention *attn = job->attn;
-    cache_part part = cache_part_at(unit % job->parts, job->part_size, job->queries);
-    part.b = unit / job->parts / attn->keys.heads;
-    part.head = unit / job->parts % attn->keys.heads;
+    const int64_t head = unit / job->split.parts;
+    cache_part part = cache_part_at(&job->split, unit % job->split.parts);
+    part.b = head / attn->keys.heads;
+    part.head = head % attn->keys.heads;
     job->kernels->part_sums(attn, &part, job->sums + unit * (attn->stop - attn->start),
                             job->scratch + (size_t)thread * job->thread_bytes);
 }
@@ -93,17 +95,13 @@ int cache_attention_scores(const cache_attention *attn)
 {
     const int64_t n = attn->stop - attn->start, batch = attn->keys.batch, heads = attn->keys.heads;
     const int64_t queries = attn->queries.heads / heads * attn->queries.tokens;
-    const int64_t size = cache_part_size(batch * heads, queries);
-    const int64_t parts = (queries + size - 1) / size, units = batch * heads * parts;
+    const cache_split split = cache_split_queries(batch * heads, queries);
+    const int64_t units = batch * heads * split.parts;
     const double work = (double)(batch * heads) * (double)queries * (double)n * (double)attn->keys.size;
-    int threads = work < parallel_work ? 1 : attn->threads, nan = 0;
-    if (threads > CPU_MAX_THREADS)
-        threads = CPU_MAX_THREADS;
-    if (threads > units)
-        threads = (int)units;
+    const int threads = cpu_threads_for(work < parallel_work ? 1 : attn->threads, units);
+    int nan = 0;
 
-    score_job job = {
-        .attn = attn, .kernels = cache_current_kernels(), .queries = queries, .part_size = size, .parts = parts};
+    score_job job = {.attn = attn, .kernels = cache_current_kernels(), .split = split};
     job.thread_bytes = job.kernels->thread_bytes(attn);
     size_t sums_bytes = ((size_t)(units * n) * sizeof(float) + 63) & ~(size_t)63;
     char *memory = malloc(sums_bytes + (size_t)threads * job.thread_bytes + 64);

@@ -45,6 +45,12 @@ int cpu_thread_count(void)
     return 1;
 }
 
+int cpu_threads_for(int wanted, int64_t units)
+{
+    const int64_t most = units < CPU_MAX_THREADS ? units : CPU_MAX_THREADS;
+    return wanted < most ? wanted : (int)most;
+}
+
 #ifndef _WIN32
 
 /* To sleep and to be woken takes some ten microseconds, and longer where the system wakes a thread on the processor of who

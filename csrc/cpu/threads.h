@@ -11,6 +11,9 @@ enum { CPU_MAX_THREADS = 256 }; /* however many are asked for */
 /* Threads that this process may run at once. */
 int cpu_thread_count(void);
 
+/* How many of the wanted threads so many units of a job can have. */
+int cpu_threads_for(int wanted, int64_t units);
+
 /* Calls run(job, unit, thread) for every unit in [0, units), each once, with thread in [0, threads): the calling thread is
  * one of them, number 0. Fewer threads are used where more can't be had or come too late, and the caller alone while another
  * caller has the helpers: processors are busy then, and nobody waits for the work of somebody else. */
