@@ -5,10 +5,10 @@
 
 #include "target.h"
 
-#if CPU_HAS_AVX512_BF16 && !defined(CPU_EMULATED)
+#if CPU_HAS_AVX512_BF16
 #include <cpuid.h>
 #endif
-#if CPU_HAS_AMX && !defined(CPU_EMULATED)
+#if CPU_HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -19,6 +19,12 @@
 #endif
 
 static const char *const names[CPU_LEVELS] = {"scalar", "neon", "neon_bf16", "avx2", "avx512", "avx512_bf16", "amx"};
+
+#if defined(CPU_EMULATED)
+enum { EMULATED = 1 }; /* the levels beyond AVX2 are functions */
+#elif CPU_HAS_X86_LEVELS
+enum { EMULATED = 0 };
+#endif
 
 /* The level plus one, so that zero means "not chosen yet". */
 static atomic_int chosen;
@@ -31,13 +37,9 @@ const char *cpu_level_name(cpu_level level)
 #if CPU_HAS_AVX512_BF16
 static int has_avx512_bf16(void)
 {
-#if defined(CPU_EMULATED)
-    return 1;
-#else
     enum { BF16 = 1 << 5 };
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BF16);
-#endif
 }
 #endif
 
@@ -60,14 +62,10 @@ static int has_neon_bf16(void)
 /* Linux lends tile registers, for good, to processes that ask; older kernels and some sandboxes don't. */
 static int has_amx(void)
 {
-#if defined(CPU_EMULATED)
-    return 1;
-#else
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, TILE = 1 << 24, TILE_BF16 = 1 << 22 };
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & TILE) && (d & TILE_BF16) &&
            syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-#endif
 }
 #endif
 
@@ -88,19 +86,17 @@ int cpu_level_available(cpu_level level)
         /* Every processor with AVX2 has f16c, which not every compiler lets us ask for. */
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
     case CPU_AVX512:
-#if defined(CPU_EMULATED)
-        return 1;
-#endif
-        return cpu_level_available(CPU_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+        return EMULATED ||
+               (cpu_level_available(CPU_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"));
 #endif
 #if CPU_HAS_AVX512_BF16
     case CPU_AVX512_BF16:
-        return cpu_level_available(CPU_AVX512) && has_avx512_bf16();
+        return EMULATED || (cpu_level_available(CPU_AVX512) && has_avx512_bf16());
 #endif
 #if CPU_HAS_AMX
     case CPU_AMX:
-        return cpu_level_available(CPU_AVX512_BF16) && has_amx();
+        return EMULATED || (cpu_level_available(CPU_AVX512_BF16) && has_amx());
 #endif
     default:
         return 0;
