@@ -85,11 +85,10 @@ class _Probe(DynamicLayer):
 def _uncompiled():
     """A model whose forward goes through torch.compile runs as it is: a graph would show a probe nothing. Compilers are off
     in the whole process meanwhile. One thread at a time, or the last would leave behind what the first had set."""
-    with contextlib.ExitStack() as stack:
-        if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
-            stack.enter_context(_stance)
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
+    with _stance:
+        old = not hasattr(torch.compiler, "set_stance")  # before torch 2.6
+        with contextlib.nullcontext() if old else torch.compiler.set_stance("force_eager"):
+            yield
 
 
 @dataclass(frozen=True)
