@@ -1,0 +1,280 @@
+"""A cache of ours beside transformers' own, with one model: the same tokens are fed to both, and logits and counts compared.
+
+    python tests/served.py [ARCHITECTURE...]
+
+prints what isn't right. Right is: the logits are those of DynamicCache as long as nothing has been dropped, what is kept then
+is what the rule says, or the cache is refused when it is made, with a message that says why.
+"""
+
+import inspect
+import sys
+import time
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from architectures import LEFT_OUT, build, names
+from transformers import DynamicCache
+
+import lzpenalty
+from lzpenalty.hf import Forget, ForgetCache
+from lzpenalty.hf import RPCCache as CompressedCache
+
+INTERVAL, RATIO, RECENT = 16, 4, 4
+SMALL = {"interval": INTERVAL, "ratio": RATIO, "recent": RECENT}
+CLOSE, THEN = 18, (20, 21, 22, 19)
+CACHES = {
+    "interval=None": lambda model: CompressedCache(model, interval=None),
+    "echo": lambda model: CompressedCache(model, **SMALL),
+    "rpc": lambda model: CompressedCache(model, selector="rpc", **SMALL),
+    "ForgetCache": lambda model: ForgetCache(model, Forget(close=CLOSE, then=THEN)),
+}
+ATTENTIONS = ("sdpa", "eager")
+TOLERANCE = 2e-4  # of the largest logit
+
+
+@dataclass(frozen=True)
+class Situation:
+    """`pieces` are the lengths in which the text comes, `pads` how much of the first row is padding. A row's thought ends
+    with token `closes` behind the prompt, and began with token `begins`."""
+
+    pieces: list[int]
+    closes: tuple[int, int] = (9, 22)
+    begins: tuple[int, int] = (0, 0)
+    pads: int = 0
+
+    @property
+    def prompt(self) -> int:
+        return sum(self.pieces[: self.pieces.index(1)])
+
+    def ids(self) -> torch.Tensor:
+        ids = torch.randint(30, 200, (2, sum(self.pieces)), generator=torch.Generator().manual_seed(1))
+        for row, close in enumerate(self.closes):
+            at = self.prompt + close
+            ids[row, at : at + 1 + len(THEN)] = torch.tensor([CLOSE, *THEN])
+        ids[:, -2:] = ids[0, -2:]
+        return ids
+
+    def mask(self) -> torch.Tensor:
+        mask = torch.ones(2, sum(self.pieces), dtype=torch.int64)
+        mask[0, : self.pads] = 0
+        return mask
+
+
+SITUATIONS = {
+    "plain": Situation([20, *[1] * 38]),
+    "left padding": Situation([20, *[1] * 38], pads=7),
+    "chunks": Situation([8, 7, 5, *[1] * 38]),
+    "two turns": Situation([12, *[1] * 6, 7, *[1] * 10, 6, *[1] * 10], closes=(15, 31), begins=(13, 29)),
+}
+
+
+@dataclass
+class Found:
+    """`status` is 'same', 'refused', 'own' if transformers' own cache can't do this, or 'wrong'; `says` why. `notes` are
+    warnings of ours."""
+
+    status: str
+    says: str = ""
+    notes: list[str] = field(default_factory=list)
+    error: float = 0.0
+
+
+def kept(generated: int) -> int:
+    """Of so many generated tokens, which came one by one, those that stay."""
+    held = done = 0
+    for _ in range(generated):
+        held += 1
+        if held == RECENT + done * INTERVAL // RATIO + INTERVAL:
+            done += 1
+            held = RECENT + done * INTERVAL // RATIO
+    return held
+
+
+def feed(model, situation: Situation, cache):
+    """Yields the end of each piece, and its logits."""
+    ids, mask = situation.ids(), situation.mask()
+    known = inspect.signature(model.forward).parameters
+    if "past_key_values" not in known:
+        raise TypeError("forward takes no past_key_values")
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    end = 0
+    for piece in situation.pieces:
+        end += piece
+        new = slice(end - piece, end)
+        more = {"position_ids": positions[:, new]} if "position_ids" in known else {}
+        with torch.no_grad():
+            output = model(
+                input_ids=ids[:, new], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **more
+            )
+        if output.logits.shape[1] != piece:
+            raise ValueError(f"{piece} tokens got logits of {output.logits.shape[1]}")
+        yield end, output.logits.clone()
+
+
+def by_own_cache(model, situation: Situation) -> list[torch.Tensor]:
+    """Raises what transformers raises, or ValueError where its answers say nothing."""
+    logits = [of_piece for _, of_piece in feed(model, situation, DynamicCache(config=model.config))]
+    again = next(feed(model, situation, DynamicCache(config=model.config)))[1]
+    if not all(of_piece.isfinite().all() for of_piece in logits):
+        raise ValueError("logits are not finite")
+    if not torch.equal(again, logits[0]):
+        raise ValueError("two runs have different logits")
+    spread = (logits[-1][0] - logits[-1][1]).abs().max()
+    if not spread > 100 * TOLERANCE * logits[-1].abs().max():
+        raise ValueError("logits don't depend on the tokens before")
+    return logits
+
+
+def compare(model, situation: Situation, kind: str, right: list[torch.Tensor]) -> Found:
+    """One cache in one situation."""
+    mask, worst = situation.mask().bool(), 0.0
+    cache = CACHES[kind](model)
+    with cache:
+        for (end, ours), theirs in zip(feed(model, situation, cache), right, strict=True):
+            new = slice(end - ours.shape[1], end)
+            for row in range(2):
+                if not _is_whole(situation, kind, row, new.start, end):
+                    continue
+                seen = mask[row, new]
+                error = ((ours - theirs)[row, seen].abs().max() / theirs.abs().max()).item() if seen.any() else 0.0
+                worst = max(worst, error)
+                if not error <= TOLERANCE:
+                    at = end - situation.prompt
+                    return Found("wrong", f"logits of row {row} are off by {error:.1%} at token {at} behind the prompt")
+            told, rule = _counts(cache.stats(), kind), _expected(situation, kind, end)
+            if told != rule:
+                return Found("wrong", f"kept {told}, expected {rule}, {end - situation.prompt} tokens behind the prompt")
+    return Found("same", error=worst)
+
+
+def _is_whole(situation: Situation, kind: str, row: int, start: int, end: int) -> bool:
+    """Whether a row's logits of tokens from `start` to `end` come before anything is dropped from it."""
+    if kind == "interval=None":
+        return True
+    if kind == "ForgetCache":  # whose logits say what has to follow
+        return end - situation.prompt <= situation.closes[row]
+    return kept(max(0, start - situation.prompt)) == max(0, start - situation.prompt)
+
+
+def _counts(stats: dict, kind: str):
+    if kind == "ForgetCache":
+        return list(stats["kept_by_row"])
+    heads = list(_flat(stats.get("kept_by_head", [stats["kept"]])))
+    return {stats["kept"], sum(heads) / len(heads)}
+
+
+def _flat(numbers):
+    for one in numbers:
+        yield from _flat(one) if isinstance(one, list | tuple) else [one]
+
+
+def _expected(situation: Situation, kind: str, end: int):
+    generated = max(0, end - situation.prompt)
+    if kind == "interval=None":
+        return {end}
+    if kind != "ForgetCache":
+        return {end - generated + kept(generated)}
+    lost = [
+        close + 1 - begin if generated > close + len(THEN) else 0
+        for close, begin in zip(situation.closes, situation.begins, strict=True)
+    ]
+    return [end - of_row for of_row in lost]
+
+
+def made(model, kind: str) -> Found:
+    """Whether the cache can be had."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            CACHES[kind](model)
+        except Exception as error:
+            if is_ours(error) and isinstance(error, ValueError | TypeError | RuntimeError):
+                return Found("refused", str(error))
+            return Found("wrong", f"construction: {short(error)}")
+    package = str(Path(lzpenalty.__file__).parent)
+    ours = [str(one.message) for one in caught if one.filename.startswith((package, __file__))]
+    return Found("same", notes=ours)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the package itself raised this."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return Path(frames[-1].f_code.co_filename).is_relative_to(Path(lzpenalty.__file__).parent)
+
+
+def short(error: BaseException) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({Path(place.filename).name}:{place.lineno})"
+
+
+def examine(name: str, attentions=ATTENTIONS, kinds=tuple(CACHES), situations=tuple(SITUATIONS)) -> dict:
+    """By attention, cache and situation: what was found. A model that can't be built: {attention: why}."""
+    found = {}
+    for attention in attentions:
+        if name in LEFT_OUT:
+            found[attention] = LEFT_OUT[name]
+            continue
+        try:
+            model = build(name, attention)
+        except Exception as error:
+            found[attention] = short(error)
+            continue
+        found[attention] = _of_model(model, kinds, situations)
+    return found
+
+
+def _of_model(model, kinds, situations) -> dict:
+    right, own = {}, {}
+    for situation in situations:
+        try:
+            right[situation] = by_own_cache(model, SITUATIONS[situation])
+        except Exception as error:
+            own[situation] = Found("own", short(error))
+    found = {}
+    for kind in kinds:
+        first = made(model, kind)
+        found[kind] = {situation: own.get(situation) or first for situation in situations}
+        if first.status == "refused":
+            found[kind] = dict.fromkeys(situations, first)
+        elif first.status == "same":
+            for situation, logits in right.items():
+                found[kind][situation] = _compared(model, situation, kind, logits, first.notes)
+    return found
+
+
+def _compared(model, situation, kind, logits, notes) -> Found:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = compare(model, SITUATIONS[situation], kind, logits)
+    except Exception as error:
+        found = Found("wrong", f"{'refused late' if is_ours(error) else 'raised'}: {short(error)}")
+    found.notes = notes
+    return found
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    wrong = 0
+    for name in sys.argv[1:] or names():
+        started = time.perf_counter()
+        for attention, of_model in examine(name).items():
+            if isinstance(of_model, str):
+                print(f"{name} | {attention} | not built: {of_model}")
+                continue
+            for kind, by_situation in of_model.items():
+                for situation, found in by_situation.items():
+                    wrong += found.status == "wrong"
+                    print(f"{name} | {attention} | {kind} | {situation} | {found.status} | {found.error:.1e} | {found.says} | {found.notes}")
+        print(f"{name} took {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
