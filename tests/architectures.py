@@ -186,6 +186,7 @@ def configuration(name: str):
 def build(name: str, attention: str = "sdpa", seed: int = 0):
     """The tiny model of an architecture or variant, float32, in evaluation. Raises whatever keeps it from being built."""
     config = copy.deepcopy(configuration(name))  # models write into theirs
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     draw(model, seed)
     return model.eval()

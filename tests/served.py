@@ -2,8 +2,8 @@
 
     python tests/served.py [ARCHITECTURE...]
 
-prints what isn't right. Right is: the logits are those of DynamicCache as long as nothing has been dropped, what is kept then
-is what the rule says, or the cache is refused when it is made, with a message that says why.
+prints what isn't right. Right is: the logits are those of DynamicCache, from which a mask hides what has been dropped, and
+what is kept is as much as the rule says; or the cache is refused when it is made, with a message that says why.
 """
 
 import inspect
@@ -17,9 +17,12 @@ from pathlib import Path
 import torch
 import transformers
 from architectures import LEFT_OUT, build, names
+from dropped import hidden, told_apart
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 import lzpenalty
+from lzpenalty.cache.selectors import RPC, Echo, Recorder
 from lzpenalty.hf import Forget, ForgetCache
 from lzpenalty.hf import RPCCache as CompressedCache
 
@@ -28,8 +31,8 @@ SMALL = {"interval": INTERVAL, "ratio": RATIO, "recent": RECENT}
 CLOSE, THEN = 18, (20, 21, 22, 19)
 CACHES = {
     "interval=None": lambda model: CompressedCache(model, interval=None),
-    "echo": lambda model: CompressedCache(model, **SMALL),
-    "rpc": lambda model: CompressedCache(model, selector="rpc", **SMALL),
+    "echo": lambda model, selector=None: CompressedCache(model, selector=selector, **SMALL),
+    "rpc": lambda model, selector="rpc": CompressedCache(model, selector=selector, **SMALL),
     "ForgetCache": lambda model: ForgetCache(model, Forget(close=CLOSE, then=THEN)),
 }
 ATTENTIONS = ("sdpa", "eager")
@@ -94,16 +97,18 @@ def kept(generated: int) -> int:
     return held
 
 
-def feed(model, situation: Situation, cache):
-    """Yields the end of each piece, and its logits."""
+def feed(model, situation: Situation, cache, columns=None, now=None):
+    """Yields the end of each piece, and its logits. With `columns`, what is hidden from each piece, `now` becomes that."""
     ids, mask = situation.ids(), situation.mask()
     known = inspect.signature(model.forward).parameters
     if "past_key_values" not in known:
         raise TypeError("forward takes no past_key_values")
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     end = 0
-    for piece in situation.pieces:
+    for number, piece in enumerate(situation.pieces):
         end += piece
+        if now is not None:
+            now.update(columns[number])
         new = slice(end - piece, end)
         more = {"position_ids": positions[:, new]} if "position_ids" in known else {}
         with torch.no_grad():
@@ -129,35 +134,69 @@ def by_own_cache(model, situation: Situation) -> list[torch.Tensor]:
     return logits
 
 
-def compare(model, situation: Situation, kind: str, right: list[torch.Tensor]) -> Found:
-    """One cache in one situation."""
-    mask, worst = situation.mask().bool(), 0.0
-    cache = CACHES[kind](model)
+def compare(model, situation: Situation, kind: str, right: list[torch.Tensor], recorder=None) -> Found:
+    """One cache in one situation; `recorder` is a selector that says what was kept."""
+    cache = CACHES[kind](model, recorder) if recorder else CACHES[kind](model)
+    columns, logits, worst = [{}], [], 0.0
     with cache:
         for (end, ours), theirs in zip(feed(model, situation, cache), right, strict=True):
-            new = slice(end - ours.shape[1], end)
-            for row in range(2):
-                if not _is_whole(situation, kind, row, new.start, end):
-                    continue
-                seen = mask[row, new]
-                error = ((ours - theirs)[row, seen].abs().max() / theirs.abs().max()).item() if seen.any() else 0.0
-                worst = max(worst, error)
-                if not error <= TOLERANCE:
-                    at = end - situation.prompt
-                    return Found("wrong", f"logits of row {row} are off by {error:.1%} at token {at} behind the prompt")
+            if not columns[-1]:
+                worst = max(worst, _error_of(situation, kind, end, ours, theirs))
             told, rule = _counts(cache.stats(), kind), _expected(situation, kind, end)
             if told != rule:
-                return Found("wrong", f"kept {told}, expected {rule}, {end - situation.prompt} tokens behind the prompt")
+                raise Wrong(f"kept {told}, expected {rule}, {end - situation.prompt} tokens behind the prompt")
+            logits.append(ours)
+            columns.append(_dropped(model, cache, situation, kind, end + 1))
+    if columns[-1]:
+        theirs, now = told_apart(DynamicCache(config=model.config)), {}
+        with hidden(now):
+            for ours, (end, of_piece) in zip(logits, feed(model, situation, theirs, columns, now), strict=False):
+                worst = max(worst, _error_of(situation, kind, end, ours, of_piece))
     return Found("same", error=worst)
 
 
-def _is_whole(situation: Situation, kind: str, row: int, start: int, end: int) -> bool:
-    """Whether a row's logits of tokens from `start` to `end` come before anything is dropped from it."""
-    if kind == "interval=None":
-        return True
-    if kind == "ForgetCache":  # whose logits say what has to follow
-        return end - situation.prompt <= situation.closes[row]
-    return kept(max(0, start - situation.prompt)) == max(0, start - situation.prompt)
+class Wrong(Exception):
+    """What is not as it should be."""
+
+
+def _error_of(situation: Situation, kind: str, end: int, ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """How far a piece's logits are off, as a part of the largest. Raises Wrong if that is too far."""
+    new, worst = slice(end - ours.shape[1], end), 0.0
+    for row in range(2):
+        if kind == "ForgetCache" and 0 <= new.start - situation.prompt - situation.closes[row] < len(THEN):
+            continue  # they say what has to follow
+        seen = situation.mask()[row, new].bool()
+        error = (ours - theirs)[row, seen].abs().max() / theirs.abs().max() if seen.any() else torch.tensor(0.0)
+        if not error <= TOLERANCE:
+            raise Wrong(f"logits of row {row} are off by {error:.1%}, {end - situation.prompt} tokens behind the prompt")
+        worst = max(worst, error.item())
+    return worst
+
+
+def _dropped(model, cache, situation: Situation, kind: str, end: int) -> dict[int, torch.Tensor]:
+    """Of each layer, [B, 1 or Hkv, n], the columns that are hidden from tokens up to `end`. Nothing if there is none."""
+    own = [i for i, layer in enumerate(DynamicCache(config=model.config).layers) if type(layer) is DynamicLayer]
+    gone = torch.zeros(2, 1, sum(situation.pieces), dtype=torch.bool)
+    if kind == "ForgetCache":
+        for row, (begin, close) in enumerate(zip(situation.begins, situation.closes, strict=True)):
+            if end - situation.prompt > close + len(THEN):
+                gone[row, :, situation.prompt + begin : situation.prompt + close + 1] = True
+        return dict.fromkeys(own, gone) if gone.any() else {}
+    recorders = [selector for selector in cache.selectors if isinstance(selector, Recorder) and selector.history]
+    heads = len(recorders) // len(own)  # that have a recorder of their own
+    by_layer = {}
+    for place, layer in enumerate(own if recorders else ()):
+        by_head = [_of_recorder(one, gone, situation.prompt) for one in recorders[place * heads : (place + 1) * heads]]
+        by_layer[layer] = torch.cat(by_head, dim=1)
+    return by_layer
+
+
+def _of_recorder(recorder: Recorder, none: torch.Tensor, prompt: int) -> torch.Tensor:
+    """[B, heads, n]: what it was shown and did not keep."""
+    kept = recorder.history[-1]
+    gone = none.repeat(1, kept.shape[1], 1)
+    gone[:, :, prompt : prompt + recorder.seen] = True
+    return gone.scatter(2, kept + prompt, False)
 
 
 def _counts(stats: dict, kind: str):
@@ -247,10 +286,15 @@ def _of_model(model, kinds, situations) -> dict:
 
 
 def _compared(model, situation, kind, logits, notes) -> Found:
+    recorder = None
+    if kind in ("echo", "rpc"):  # what the default falls back to is said
+        recorder = Recorder(RPC() if kind == "rpc" or any("'rpc' is used" in note for note in notes) else Echo())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = compare(model, SITUATIONS[situation], kind, logits)
+            found = compare(model, SITUATIONS[situation], kind, logits, recorder)
+    except Wrong as error:
+        found = Found("wrong", str(error))
     except Exception as error:
         found = Found("wrong", f"{'refused late' if is_ours(error) else 'raised'}: {short(error)}")
     found.notes = notes
