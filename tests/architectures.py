@@ -1,4 +1,4 @@
-"""A tiny random model of every causal text architecture that the installed transformers has.
+"""A tiny random model of every causal architecture that the installed transformers has, those that see and hear included.
 
 Each starts from the registry's default configuration, in which every size that exists is made small, also in the
 configurations within it. Layers are chosen so that each kind that the default has appears. All parameters are drawn anew:
@@ -13,9 +13,12 @@ import re
 from functools import cache
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto import modeling_auto
 
+CAUSAL = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+MULTIMODAL = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {})  # transformers >= 5
 VOCAB = 211
 LAYERS = 4
 
@@ -68,7 +71,15 @@ INDEXER = {  # none by default
 LEFT_OUT = {
     **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts for another model, from whose keys it reads"),
     **dict.fromkeys(("musicgen", "musicgen_melody"), "several codes of sound a step, no text"),
+    "vibevoice_asr": "its part that hears stays large; its text part is qwen2",
 }
+
+
+def sections(*sizes: int) -> dict:
+    """Of the pairs that are turned, those of time, height and width. Their sum is what there is."""
+    return {"text_config": {"rope_parameters": {**TURNED, "mrope_section": list(sizes)}}}
+
+
 # By architecture: what the rules above can't know.
 OWN = {
     "bamba": {"attn_layer_indices": [1, 3]},  # the default has no attention at all
@@ -85,6 +96,10 @@ OWN = {
     "mamba2": {"num_heads": 8},  # times head_dim is expand times hidden_size
     "qwen4_exp_text": INDEXER,
     "qwen4_exp": {"text_config": INDEXER},
+    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": TURNED, "sliding_attention": TURNED}}},
+    **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl"), sections(2, 3, 3)),
+    "glm4v_moe": sections(1, 1, 2),
+    "qwen2_5_omni_thinker": sections(2, 3, 3),
     "reformer": {"axial_pos_embds_dim": [32, 32]},  # their sum is hidden_size
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # half of it is rounded up to 64
     "xmod": {"default_language": "en_XX"},  # it runs with none but this
@@ -107,8 +122,8 @@ VARIANTS = {
 
 
 def names() -> list[str]:
-    """All architectures that AutoModelForCausalLM knows, and the variants."""
-    return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
+    """All architectures that the registry has, and the variants."""
+    return sorted({*CAUSAL, *MULTIMODAL, *VARIANTS})
 
 
 def shrunk(config, own: dict):
@@ -118,14 +133,14 @@ def shrunk(config, own: dict):
     given = {name: vars(config).get(other_names.get(name, name)) for name in fields}
     count = next((given[name] for name in COUNTS if isinstance(given.get(name), int)), None)
     by_layer = {name: list(given[name]) for name in fields if _is_by_layer(given.get(name), count)}
-    small = {name: VOCAB - 1 for name in fields if _is_token(name, given.get(name))}
+    small = {name: _token(given.get(name)) for name in fields if OF_A_TOKEN.search(name)}
     for name, default in fields.items():
         value = given.get(name)
         if hasattr(value, "to_dict"):
             small[name] = shrunk(value, own.get(name, {}))
         elif value is None and name in NEEDED:
             small[name] = NEEDED[name]
-        elif name in BOUNDS and (default is not None or name in NEEDED or name == "sliding_window"):
+        elif name in BOUNDS and name not in small and (default is not None or name in NEEDED or name == "sliding_window"):
             small[name] = _at_most(BOUNDS[name], value)
     if by_layer:
         chosen = _layers(by_layer)
@@ -156,10 +171,10 @@ def _at_most(bound: int, value):
     return min(value, bound) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _is_token(name: str, value) -> bool:
+def _token(value):
     if isinstance(value, list | tuple):
-        return bool(OF_A_TOKEN.search(name)) and any(isinstance(one, int) and one >= VOCAB for one in value)
-    return bool(OF_A_TOKEN.search(name)) and isinstance(value, int) and value >= VOCAB
+        return [_token(one) for one in value]
+    return min(value, VOCAB - 1) if isinstance(value, int) else value
 
 
 def _is_by_layer(value, count) -> bool:
@@ -187,7 +202,9 @@ def build(name: str, attention: str = "sdpa", seed: int = 0):
     """The tiny model of an architecture or variant, float32, in evaluation. Raises whatever keeps it from being built."""
     config = copy.deepcopy(configuration(name))  # models write into theirs
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    is_known = type(config) in AutoModelForCausalLM._model_mapping
+    registry = AutoModelForCausalLM if is_known else transformers.AutoModelForMultimodalLM
+    model = registry.from_config(config, attn_implementation=attention, dtype=torch.float32)
     draw(model, seed)
     return model.eval()
 

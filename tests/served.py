@@ -250,38 +250,53 @@ def short(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({Path(place.filename).name}:{place.lineno})"
 
 
-def examine(name: str, attentions=ATTENTIONS, kinds=tuple(CACHES), situations=tuple(SITUATIONS)) -> dict:
-    """By attention, cache and situation: what was found. A model that can't be built: {attention: why}."""
-    found = {}
-    for attention in attentions:
+@dataclass
+class Report:
+    """What was found of an architecture, by attention, cache and situation, or why it could not be tried, by attention."""
+
+    name: str
+    found: dict[tuple[str, str, str], Found] = field(default_factory=dict)
+    untried: dict[str, str] = field(default_factory=dict)
+    model: str = ""  # its class
+
+    @property
+    def wrong(self) -> dict[tuple[str, str, str], str]:
+        return {case: found.says for case, found in self.found.items() if found.status == "wrong"}
+
+
+def examine(name: str) -> Report:
+    report = Report(name)
+    for attention in ATTENTIONS:
         if name in LEFT_OUT:
-            found[attention] = LEFT_OUT[name]
+            report.untried[attention] = LEFT_OUT[name]
             continue
         try:
             model = build(name, attention)
         except Exception as error:
-            found[attention] = short(error)
+            report.untried[attention] = short(error)
             continue
-        found[attention] = _of_model(model, kinds, situations)
-    return found
+        report.model = type(model).__name__
+        for (kind, situation), found in _of_model(model).items():
+            report.found[attention, kind, situation] = found
+    return report
 
 
-def _of_model(model, kinds, situations) -> dict:
-    right, own = {}, {}
-    for situation in situations:
+def _of_model(model) -> dict:
+    right, found = {}, {}
+    for name, situation in SITUATIONS.items():
         try:
-            right[situation] = by_own_cache(model, SITUATIONS[situation])
+            right[name] = by_own_cache(model, situation)
         except Exception as error:
-            own[situation] = Found("own", short(error))
-    found = {}
-    for kind in kinds:
+            right[name] = Found("own", short(error))
+    for kind in CACHES:
         first = made(model, kind)
-        found[kind] = {situation: own.get(situation) or first for situation in situations}
-        if first.status == "refused":
-            found[kind] = dict.fromkeys(situations, first)
-        elif first.status == "same":
-            for situation, logits in right.items():
-                found[kind][situation] = _compared(model, situation, kind, logits, first.notes)
+        for situation, logits in right.items():
+            if first.status != "same":
+                found[kind, situation] = first
+            elif isinstance(logits, Found):
+                found[kind, situation] = logits
+            else:
+                found[kind, situation] = _compared(model, situation, kind, logits, first.notes)
     return found
 
 
@@ -308,14 +323,12 @@ def main() -> int:
     wrong = 0
     for name in sys.argv[1:] or names():
         started = time.perf_counter()
-        for attention, of_model in examine(name).items():
-            if isinstance(of_model, str):
-                print(f"{name} | {attention} | not built: {of_model}")
-                continue
-            for kind, by_situation in of_model.items():
-                for situation, found in by_situation.items():
-                    wrong += found.status == "wrong"
-                    print(f"{name} | {attention} | {kind} | {situation} | {found.status} | {found.error:.1e} | {found.says} | {found.notes}")
+        report = examine(name)
+        wrong += len(report.wrong)
+        for attention, why in report.untried.items():
+            print(f"{name} | {attention} | not built: {why}")
+        for case, found in report.found.items():
+            print(name, *case, found.status, f"{found.error:.0e}", found.says, found.notes, sep=" | ")
         print(f"{name} took {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
     return 1 if wrong else 0
 
