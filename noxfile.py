@@ -125,6 +125,13 @@ def test_torch(session, torch):
     )
 
 
+@nox.session(name="test-architectures", python=False)
+def test_architectures(session):
+    """The caches with every architecture that the newest transformers has, beside transformers' own. Some ten minutes."""
+    develop(session)
+    pytest(session, "tests/hf/test_architectures.py", env={**ONE_THREAD, "LZPENALTY_ARCHITECTURES": "all"})
+
+
 # In one that is built with --disable-gil no module may bring the GIL back.
 @nox.session(name="test-pythons", python=PYTHONS)
 def test_pythons(session):

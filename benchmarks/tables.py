@@ -9,6 +9,7 @@ import json
 import re
 import statistics
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from facts import AGES, KINDS, difference, shared, wilson
@@ -1003,6 +1004,95 @@ def instructions() -> str:
     names = list(dict.fromkeys(name for found in counts.values() for name in found))
     rows = [[name, *(f"{found[name]:,}" if name in found else "" for found in counts.values())] for name in names]
     return markdown(["instructions", *counts], rows)
+
+
+def architectures_in(*wanted: str) -> dict[str, dict]:
+    """Those that the caches -- without compression, echo, rpc, and the one that forgets -- have this status with."""
+    rows = load("architectures")["architectures"].items()
+    found = {name: [cell["status"] for cell in row["caches"].values()] for name, row in rows}
+    return {name: row for name, row in rows if found[name] and all(map(fnmatch, found[name], wanted))}
+
+
+def by_reason(rows: dict[str, str], header: str) -> str:
+    """Architectures by what is said of them, the most frequent first."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in rows.items():
+        reasons.setdefault(re.sub(r"\d+", "some", why.removeprefix("model: ")), []).append(f"`{name}`")
+    lines = [[why, ", ".join(names)] for why, names in sorted(reasons.items(), key=lambda item: -len(item[1]))]
+    return markdown([header, "architectures"], lines).replace("---:", "---") if lines else "None."
+
+
+def says(row: dict, kind: str) -> str:
+    return row["caches"][kind].get("says", "")
+
+
+def architectures_elsewhere() -> dict[str, str]:
+    """What is in no other table, and why."""
+    known = {name for wanted in ARCHITECTURES for name in architectures_in(*wanted)}
+    others = {name: row for name, row in load("architectures")["architectures"].items() if name not in known}
+    return {name: row.get("untried") or said_of(row["caches"]) for name, row in others.items()}
+
+
+def said_of(caches: dict[str, dict]) -> str:
+    """What is wrong, or what transformers' own cache can't do, of the first cache of which there is something to say."""
+    return next(f"{kind}: {cell['says']}" for kind, cell in caches.items() if cell["status"] in ("wrong", "own"))
+
+
+SERVED, REFUSED = "served", "refused"
+ARCHITECTURES = (
+    (SERVED, SERVED, SERVED, SERVED),
+    (SERVED, SERVED, SERVED, REFUSED),
+    (SERVED, REFUSED, REFUSED, "*ed"),
+    (REFUSED, REFUSED, REFUSED, REFUSED),
+)
+
+
+@table
+def architectures_summary() -> str:
+    """How many there are, and what was run."""
+    results = load("architectures")
+    everything, forgetting, plain, refused = (len(architectures_in(*wanted)) for wanted in ARCHITECTURES)
+    tried = sum(bool(row["caches"]) for row in results["architectures"].values())
+    worst = max(cell.get("error", 0) for row in results["architectures"].values() for cell in row["caches"].values())
+    return (
+        f"Of {tried} architectures and variants that were tried, {everything} are served by all caches, {forgetting} more by "
+        f"all but `ForgetCache`, {plain} without compression only, and {refused} are refused. Logits differed by at most "
+        f"{worst:.0e} of the largest. interval {results['interval']}, ratio {results['ratio']}, recent {results['recent']}; "
+        f"{provenance(results)}"
+    )
+
+
+@table
+def architectures_served() -> str:
+    """What all caches serve, by what is said beside it."""
+    rows = architectures_in(*ARCHITECTURES[0])
+    return by_reason({name: " ".join(row["caches"]["echo"].get("notes", [])) for name, row in rows.items()}, "said beside it")
+
+
+@table
+def architectures_compressed() -> str:
+    """What all serve but the one that forgets."""
+    rows = architectures_in(*ARCHITECTURES[1])
+    notes = {name: " ".join(row["caches"]["echo"].get("notes", [])) for name, row in rows.items()}
+    return by_reason({name: f"{says(row, 'ForgetCache')} {notes[name]}".strip() for name, row in rows.items()}, "`ForgetCache` says")
+
+
+@table
+def architectures_plain() -> str:
+    """What is served as long as nothing is dropped."""
+    return by_reason({name: says(row, "echo") for name, row in architectures_in(*ARCHITECTURES[2]).items()}, "compression is refused")
+
+
+@table
+def architectures_refused() -> str:
+    """What no cache serves."""
+    return by_reason({name: says(row, "interval=None") for name, row in architectures_in(*ARCHITECTURES[3]).items()}, "refused")
+
+
+@table
+def architectures_others() -> str:
+    """What could not be tried."""
+    return by_reason(architectures_elsewhere(), "why")
 
 
 def fill(page: str) -> str:

@@ -7,6 +7,7 @@ an untrained model has zeros and ones that hide what they do.
 
 import copy
 import dataclasses
+import inspect
 import itertools
 import math
 import re
@@ -128,7 +129,7 @@ def names() -> list[str]:
 
 def shrunk(config, own: dict):
     """The same configuration with small sizes. What it derives from others is left to it."""
-    fields = {field.name: field.default for field in dataclasses.fields(config)}
+    fields = _fields(config)
     other_names = type(config).attribute_map
     given = {name: vars(config).get(other_names.get(name, name)) for name in fields}
     count = next((given[name] for name in COUNTS if isinstance(given.get(name), int)), None)
@@ -156,6 +157,14 @@ def shrunk(config, own: dict):
     if by_layer:  # layers that have sizes of their own
         result = type(config)(**small, per_layer_config={int(i): _of_layer(sizes) for i, sizes in by_layer.items()})
     return result
+
+
+def _fields(config) -> dict:
+    """What a configuration is made of, and the defaults."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: field.default for field in dataclasses.fields(config)}
+    parameters = list(inspect.signature(type(config).__init__).parameters.values())[1:]  # transformers < 5.13
+    return {one.name: one.default for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD}
 
 
 def _of_layer(sizes: dict) -> dict:

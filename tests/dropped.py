@@ -10,7 +10,9 @@ import torch
 from transformers import DynamicCache
 from transformers.modeling_utils import AttentionInterface
 
-__all__ = ["hidden", "told_apart"]
+__all__ = ["CAN_HIDE", "hidden", "told_apart"]
+
+CAN_HIDE = hasattr(AttentionInterface, "get_interface")  # transformers >= 5
 
 
 def told_apart(cache: DynamicCache) -> DynamicCache:
