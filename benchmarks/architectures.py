@@ -2,10 +2,10 @@
 
     python benchmarks/architectures.py
 
-A tiny random model of each (tests/architectures.py) is fed the same tokens with each cache as with transformers' own, by both
-attention functions, plain, with left padding, in chunks and in two turns (tests/served.py). Nothing is measured but whether
-the logits and what is kept are right. Writes results/architectures.json, from which docs/reference/architectures.md is made.
-Takes about ten minutes on one core."""
+A tiny random model of each (tests/architectures.py) is fed the same tokens with each cache as with transformers' own, by
+both attention functions, plain, with left padding, in chunks and in two turns (tests/served.py). Nothing is timed: logits and
+what is kept are right or not. Writes results/architectures.json, from which docs/reference/architectures.md is made. Takes
+about ten minutes on one core."""
 
 import sys
 import time
@@ -32,13 +32,10 @@ def verdict(report: Report, kind: str) -> dict:
     cases = {case: one for case, one in found.items() if one.status == status}
     says = next(iter(cases.values())).says.replace(report.model, "the model")
     notes = {note.replace(report.model, "the model") for one in cases.values() for note in one.notes}
-    return {
-        "status": {"same": "served"}.get(status, status),
-        **({"says": says} if says else {}),
-        **({"notes": sorted(notes)} if notes else {}),
-        **({"exceptions": {case: one.says for case, one in found.items() if case not in cases}} if len(statuses) > 1 else {}),
-        **({"error": max(one.error for one in cases.values())} if status == "same" else {}),
-    }
+    others = {case: one.says for case, one in found.items() if case not in cases}
+    optional = {"says": says, "notes": sorted(notes), "exceptions": others}
+    cell = {"status": "served" if status == "same" else status, **{key: value for key, value in optional.items() if value}}
+    return {**cell, "error": max(one.error for one in cases.values())} if status == "same" else cell
 
 
 def main() -> None:

@@ -1006,93 +1006,89 @@ def instructions() -> str:
     return markdown(["instructions", *counts], rows)
 
 
-def architectures_in(*wanted: str) -> dict[str, dict]:
-    """Those that the caches -- without compression, echo, rpc, and the one that forgets -- have this status with."""
-    rows = load("architectures")["architectures"].items()
-    found = {name: [cell["status"] for cell in row["caches"].values()] for name, row in rows}
-    return {name: row for name, row in rows if found[name] and all(map(fnmatch, found[name], wanted))}
+# What becomes of an architecture with interval=None, with echo, with rpc, and with ForgetCache.
+SERVED_BY = {
+    "all": ("served", "served", "served", "served"),
+    "compressed": ("served", "served", "served", "refused"),
+    "plain": ("served", "refused", "refused", "*ed"),
+    "none": ("refused", "refused", "refused", "refused"),
+}
 
 
-def by_reason(rows: dict[str, str], header: str) -> str:
-    """Architectures by what is said of them, the most frequent first."""
-    reasons: dict[str, list[str]] = {}
-    for name, why in rows.items():
-        reasons.setdefault(re.sub(r"\d+", "some", why.removeprefix("model: ")), []).append(f"`{name}`")
-    lines = [[why, ", ".join(names)] for why, names in sorted(reasons.items(), key=lambda item: -len(item[1]))]
+def architectures(group: str) -> dict[str, dict]:
+    """What each cache says to the architectures of a group of SERVED_BY; of "others", which are in no group, if tried."""
+    caches = {name: row["caches"] for name, row in load("architectures")["architectures"].items() if row["caches"]}
+    if group == "others":
+        known = {name for of in SERVED_BY for name in architectures(of)}
+        return {name: of_name for name, of_name in caches.items() if name not in known}
+    status = {name: [cell["status"] for cell in of_name.values()] for name, of_name in caches.items()}
+    return {name: caches[name] for name in caches if all(map(fnmatch, status[name], SERVED_BY[group]))}
+
+
+def by_reason(header: str, reasons: dict[str, str]) -> str:
+    """Architectures by what is said of them, what is said of most first."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names.setdefault(re.sub(r"\d+", "some", why.removeprefix("model: ")), []).append(f"`{name}`")
+    lines = [[why, ", ".join(names[why])] for why in sorted(names, key=lambda why: -len(names[why]))]
     return markdown([header, "architectures"], lines).replace("---:", "---") if lines else "None."
 
 
-def says(row: dict, kind: str) -> str:
-    return row["caches"][kind].get("says", "")
-
-
-def architectures_elsewhere() -> dict[str, str]:
-    """What is in no other table, and why."""
-    known = {name for wanted in ARCHITECTURES for name in architectures_in(*wanted)}
-    others = {name: row for name, row in load("architectures")["architectures"].items() if name not in known}
-    return {name: row.get("untried") or said_of(row["caches"]) for name, row in others.items()}
-
-
-def said_of(caches: dict[str, dict]) -> str:
-    """What is wrong, or what transformers' own cache can't do, of the first cache of which there is something to say."""
-    return next(f"{kind}: {cell['says']}" for kind, cell in caches.items() if cell["status"] in ("wrong", "own"))
-
-
-SERVED, REFUSED = "served", "refused"
-ARCHITECTURES = (
-    (SERVED, SERVED, SERVED, SERVED),
-    (SERVED, SERVED, SERVED, REFUSED),
-    (SERVED, REFUSED, REFUSED, "*ed"),
-    (REFUSED, REFUSED, REFUSED, REFUSED),
-)
+def warnings_of(caches: dict) -> str:
+    return " ".join(caches["echo"].get("notes", []))
 
 
 @table
 def architectures_summary() -> str:
     """How many there are, and what was run."""
     results = load("architectures")
-    everything, forgetting, plain, refused = (len(architectures_in(*wanted)) for wanted in ARCHITECTURES)
-    tried = sum(bool(row["caches"]) for row in results["architectures"].values())
-    worst = max(cell.get("error", 0) for row in results["architectures"].values() for cell in row["caches"].values())
+    count = {group: len(architectures(group)) for group in (*SERVED_BY, "others")}
+    errors = [cell.get("error", 0) for row in results["architectures"].values() for cell in row["caches"].values()]
     return (
-        f"Of {tried} architectures and variants that were tried, {everything} are served by all caches, {forgetting} more by "
-        f"all but `ForgetCache`, {plain} without compression only, and {refused} are refused. Logits differed by at most "
-        f"{worst:.0e} of the largest. interval {results['interval']}, ratio {results['ratio']}, recent {results['recent']}; "
-        f"{provenance(results)}"
+        f"Of {sum(count.values())} architectures and variants {count['all']} are served by all caches, "
+        f"{count['compressed']} by all but `ForgetCache`, {count['plain']} without compression only. {count['none']} are "
+        f"refused. Where they are served, logits are off by {max(errors):.0e} of the largest at most. "
+        f"interval {results['interval']}, ratio {results['ratio']}, recent {results['recent']}; {provenance(results)}"
     )
 
 
 @table
-def architectures_served() -> str:
-    """What all caches serve, by what is said beside it."""
-    rows = architectures_in(*ARCHITECTURES[0])
-    return by_reason({name: " ".join(row["caches"]["echo"].get("notes", [])) for name, row in rows.items()}, "said beside it")
+def architectures_all() -> str:
+    """What all caches serve, by the warnings that they give."""
+    return by_reason("warning", {name: warnings_of(caches) for name, caches in architectures("all").items()})
 
 
 @table
 def architectures_compressed() -> str:
     """What all serve but the one that forgets."""
-    rows = architectures_in(*ARCHITECTURES[1])
-    notes = {name: " ".join(row["caches"]["echo"].get("notes", [])) for name, row in rows.items()}
-    return by_reason({name: f"{says(row, 'ForgetCache')} {notes[name]}".strip() for name, row in rows.items()}, "`ForgetCache` says")
+    found = architectures("compressed").items()
+    says = {name: f"{caches['ForgetCache']['says']} {warnings_of(caches)}".strip() for name, caches in found}
+    return by_reason("`ForgetCache` says, and warnings of the others", says)
 
 
 @table
 def architectures_plain() -> str:
     """What is served as long as nothing is dropped."""
-    return by_reason({name: says(row, "echo") for name, row in architectures_in(*ARCHITECTURES[2]).items()}, "compression is refused")
+    says = {name: caches["echo"]["says"] for name, caches in architectures("plain").items()}
+    return by_reason("a cache that compresses says", says)
 
 
 @table
-def architectures_refused() -> str:
+def architectures_none() -> str:
     """What no cache serves."""
-    return by_reason({name: says(row, "interval=None") for name, row in architectures_in(*ARCHITECTURES[3]).items()}, "refused")
+    says = {name: caches["interval=None"]["says"] for name, caches in architectures("none").items()}
+    return by_reason("all caches say", says)
 
 
 @table
 def architectures_others() -> str:
-    """What could not be tried."""
-    return by_reason(architectures_elsewhere(), "why")
+    """What could not be tried, and what isn't right."""
+    untried = {name: row.get("untried") for name, row in load("architectures")["architectures"].items()}
+    tried = {
+        name: next(f"{kind}: {cell['says']}" for kind, cell in caches.items() if cell["status"] in ("wrong", "own"))
+        for name, caches in architectures("others").items()
+    }
+    return by_reason("why", {name: why for name, why in untried.items() if why} | tried)
 
 
 def fill(page: str) -> str:

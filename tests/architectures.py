@@ -31,7 +31,7 @@ SIZES = [
     (128, "intermediate_size_mlp dense_intermediate_size mlp_dim d_ff num_position_embeddings mamba_d_ssm codebook_size"),
     (64, "hidden_size d_model n_embd embedding_size emb_dim embedding_dim word_embed_proj_dim input_embedding_size"),
     (64, "output_embedding_size backbone_hidden_size out_hidden_size hidden_size_global lru_width input_size"),
-    (64, "projector_input_dim projector_output_dim adapter_out_dim adapter_in_dim adapter_input_size output_channels"),
+    (64, "projector_input_dim projector_output_dim adapter_out_dim adapter_in_dim adapter_input_size embed_dim output_channels"),
     (32, "moe_intermediate_size expert_ffn_hidden_size shared_expert_intermediate_size shared_experts_intermediate_size"),
     (32, "shared_intermediate_size moe_shared_expert_intermediate_size router_hidden_size dim_model_base index_topk"),
     (32, "image_size base_channels prompt_mid_dim mamba_d_state ssm_state_size state_size rel_extent num_filters"),
@@ -44,17 +44,18 @@ SIZES = [
     (8, "qk_rope_head_dim qk_nope_head_dim rotary_dim d_rel patch_size mamba_n_heads mamba_num_heads"),
     (4, "num_attention_heads n_head n_heads num_heads decoder_attention_heads num_decoder_attention_heads attention_heads"),
     (4, "swa_num_attention_heads linear_num_value_heads linear_num_heads index_n_heads num_experts n_routed_experts"),
-    (4, "num_local_experts moe_num_experts zero_expert_num num_codebooks num_quantizers num_attention_heads_per_layer"),
+    (4, "num_local_experts moe_num_experts zero_expert_num num_codebooks num_quantizers split_ngram_parts"),
+    (4, "num_attention_heads_per_layer"),
     (2, "num_key_value_heads num_kv_heads num_query_groups swa_num_key_value_heads linear_num_key_heads kv_n_heads"),
-    (2, "num_experts_per_tok num_experts_per_token moe_topk moe_top_k moe_k heads_per_ngram o_groups n_groups mamba_n_groups"),
+    (2, "num_experts_per_tok num_experts_per_token moe_topk moe_top_k moe_k heads_per_ngram n_groups mamba_n_groups"),
     (2, "encoder_attention_heads num_encoder_attention_heads attn_layer_period expert_layer_period layer_group_size"),
-    (2, "index_topk_blocks centroid_intermediate_top_k num_global_layers n_layers_per_attn_res_block split_ngram_parts"),
+    (2, "index_topk_blocks centroid_intermediate_top_k num_global_layers n_layers_per_attn_res_block o_groups"),
     (1, "n_group topk_group num_expert_group n_shared_experts first_k_dense_replace attn_layer_offset num_dense_layers"),
 ]  # fmt: skip
-COUNTS = (  # of layers; a decoder alone asks for its cache by its encoder's
-    "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_decoder_layers num_encoder_layers "
-    "num_blocks depth num_layers_per_stack"
-).split()
+COUNTS = [  # of layers; a decoder alone asks for its cache by its encoder's
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers", "num_decoder_layers",
+    "num_encoder_layers", "num_blocks", "depth", "num_layers_per_stack", "layers",
+]  # fmt: skip
 BOUNDS = {name: bound for bound, names in SIZES for name in names.split()} | dict.fromkeys(COUNTS, LAYERS)
 # Where the default is None, which no model can be built with.
 NEEDED = {

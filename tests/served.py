@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from architectures import LEFT_OUT, build, names
-from dropped import CAN_HIDE, hidden, told_apart
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 import lzpenalty
+from architectures import LEFT_OUT, build, names
+from dropped import CAN_HIDE, hidden, told_apart
 from lzpenalty.cache.selectors import RPC, Echo, Recorder
 from lzpenalty.hf import Forget, ForgetCache
 from lzpenalty.hf import RPCCache as CompressedCache

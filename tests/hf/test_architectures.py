@@ -1,5 +1,5 @@
-"""Caches of ours beside transformers' own: a sample of its architectures that differ in how they attend, and all of them with
-LZPENALTY_ARCHITECTURES=all, as `make test-architectures` has it."""
+"""Caches of ours beside transformers' own: with a sample of architectures that differ in how they attend, and with all where
+LZPENALTY_ARCHITECTURES says "all", as in `make test-architectures`."""
 
 import os
 
