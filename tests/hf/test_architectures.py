@@ -8,8 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from architectures import CAUSAL, VARIANTS, names  # noqa: E402
-from served import examine  # noqa: E402
+from transformers import AutoConfig, DynamicCache  # noqa: E402
+
+import served  # noqa: E402
+from architectures import CAUSAL, VARIANTS, build, configuration, names  # noqa: E402
+from dropped import CAN_HIDE, hidden, told_apart  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
@@ -44,9 +47,62 @@ ALL = os.environ.get("LZPENALTY_ARCHITECTURES") == "all"
 def test_logits_are_those_of_transformers_own_cache(name):
     if VARIANTS.get(name, (name,))[0] not in CAUSAL and not ALL:
         pytest.skip("not in this version of transformers")
-    report = examine(name)
+    report = served.examine(name)
     assert not report.wrong
     refusals = {found.says for found in report.found.values() if found.status == "refused"}
     assert all(message.startswith("model: ") and report.model in message for message in refusals), refusals
     if not report.found:
         pytest.skip("; ".join(sorted(set(report.untried.values()))))
+
+
+# What the comparison stands on.
+
+
+def test_each_kind_of_layer_is_in_the_tiny_model():
+    for name in names():
+        try:
+            small = configuration(name).get_text_config(decoder=True)
+        except Exception:  # what is no model by default; examine says so
+            continue
+        if name not in VARIANTS:
+            default = AutoConfig.for_model(name).get_text_config(decoder=True)
+            kinds = [set(getattr(config, "layer_types", None) or ()) for config in (default, small)]
+            assert kinds[0] <= kinds[1], name
+
+
+def test_no_parameter_is_zero_or_one():
+    for name in ("llama", "gemma3_text", "gpt2", "jamba"):
+        for parameter in build(name).parameters():
+            assert not ((parameter == 0) | (parameter == 1)).any(), name
+
+
+@pytest.mark.skipif(not CAN_HIDE, reason="needs transformers 5")
+@pytest.mark.parametrize("attention", served.ATTENTIONS)
+def test_what_is_hidden_is_what_a_mask_hides(attention):
+    model = build("llama", attention)
+    situation = served.Situation([5, 4, 1, 1], closes=(-9, -9))
+    masked = served.Situation([5, 4, 1, 1], closes=(-9, -9), pads=3)
+    right = [logits for _, logits in served.feed(model, masked, DynamicCache(config=model.config))]
+    gone = torch.zeros(2, 1, 11, dtype=torch.bool)
+    gone[0, :, :3] = True
+    with hidden(dict.fromkeys(range(4), gone)):
+        cache = told_apart(DynamicCache(config=model.config))
+        ours = [logits for _, logits in served.feed(model, situation, cache)]
+    for a, b in zip(ours[1:], right[1:], strict=True):  # rotary positions count from anywhere
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", served.CACHES)
+def test_a_value_that_is_a_little_off_is_found(kind, monkeypatch):
+    make = served.CACHES[kind]
+
+    def spoilt(model, *selector):
+        cache = make(model, *selector)
+        update = cache.update
+        cache.update = lambda keys, values, *args, **kwargs: update(keys, values * 1.01, *args, **kwargs)
+        return cache
+
+    monkeypatch.setitem(served.CACHES, kind, spoilt)
+    monkeypatch.setattr(served, "ATTENTIONS", ("sdpa",))
+    found = served.examine("llama").found
+    assert {case for case, one in found.items() if one.status == "wrong"} == {case for case in found if case[1] == kind}
