@@ -1029,9 +1029,16 @@ def by_reason(header: str, reasons: dict[str, str]) -> str:
     """Architectures by what is said of them, what is said of most first."""
     names: dict[str, list[str]] = {}
     for name, why in reasons.items():
-        names.setdefault(re.sub(r"\d+", "some", why.removeprefix("model: ")), []).append(f"`{name}`")
+        names.setdefault(plain(why), []).append(f"`{name}`")
     lines = [[why, ", ".join(names[why])] for why in sorted(names, key=lambda why: -len(names[why]))]
     return markdown([header, "architectures"], lines).replace("---:", "---") if lines else "None."
+
+
+def plain(message: str) -> str:
+    """A message as it stands in a table, without the numbers of layers and the place in transformers that it is from."""
+    message = re.sub(r"^model: | \([\w.]+:\d+\)$|\d+ of \d+ (?=layers)", "", message)
+    message = re.sub(r"(?<=layers )\d+", "some", message)
+    return message.replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
 
 
 def warnings_of(caches: dict) -> str:

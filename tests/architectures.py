@@ -32,7 +32,7 @@ SIZES = [
     (64, "hidden_size d_model n_embd embedding_size emb_dim embedding_dim word_embed_proj_dim input_embedding_size"),
     (64, "output_embedding_size backbone_hidden_size out_hidden_size hidden_size_global lru_width input_size"),
     (64, "projector_input_dim projector_output_dim adapter_out_dim adapter_in_dim adapter_input_size embed_dim"),
-    (64, "output_channels"),
+    (64, "output_channels text_hidden_size audio_hidden_size"),
     (32, "moe_intermediate_size expert_ffn_hidden_size shared_expert_intermediate_size shared_experts_intermediate_size"),
     (32, "shared_intermediate_size moe_shared_expert_intermediate_size router_hidden_size dim_model_base index_topk"),
     (32, "image_size base_channels prompt_mid_dim mamba_d_state ssm_state_size state_size rel_extent num_filters"),
@@ -42,7 +42,8 @@ SIZES = [
     (16, "mamba_dt_rank time_step_rank chunk_size mamba_chunk_size block_size index_block_size pronunciation_embed_dim"),
     (16, "sliding_window window_size local_attention local_attention_window_len sliding_window_size attention_chunk_size"),
     (16, "attention_window_size vector_quantization_hidden_dimension shape_embed_dim gated_norm_rank"),
-    (8, "qk_rope_head_dim qk_nope_head_dim v_head_dim swa_v_head_dim rotary_dim d_rel patch_size mamba_n_heads mamba_num_heads"),
+    (8, "qk_rope_head_dim qk_nope_head_dim v_head_dim swa_v_head_dim rotary_dim d_rel patch_size"),
+    (8, "mamba_n_heads mamba_num_heads"),
     (4, "num_attention_heads n_head n_heads num_heads decoder_attention_heads num_decoder_attention_heads attention_heads"),
     (4, "swa_num_attention_heads linear_num_value_heads linear_num_heads index_n_heads num_experts n_routed_experts"),
     (4, "num_local_experts moe_num_experts zero_expert_num num_codebooks num_quantizers split_ngram_parts"),
@@ -101,8 +102,17 @@ OWN = {
     "qwen4_exp": {"text_config": INDEXER},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": TURNED, "sliding_attention": TURNED}}},
     **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl"), sections(2, 3, 3)),
+    "chameleon": {"vocabulary_map": {"<image>": 5}},  # none by default
+    "cosmos3_edge": sections(2, 3, 3),
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"] * 2}},  # none by default
+    "ernie4_5_vl_moe": sections(3, 3, 2),
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},  # a quarter of hidden_size
     "glm4v_moe": sections(1, 1, 2),
+    "hunyuan_vl": sections(2, 3, 3),
+    "molmo2": {"adapter_config": {"vision_feature_layer": [2, 1]}},  # of four
+    "step3p7": {"text_config": {"sliding_window": 16}},  # none by default
     "qwen2_5_omni_thinker": sections(2, 3, 3),
+    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},  # that of the whole
     "reformer": {"axial_pos_embds_dim": [32, 32]},  # their sum is hidden_size
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # half of it is rounded up to 64
     "xmod": {"default_language": "en_XX"},  # it runs with none but this

@@ -194,9 +194,12 @@ def _dropped(model, cache, situation: Situation, kind: str, end: int) -> dict[in
 def _of_recorder(recorder: Recorder, none: torch.Tensor, prompt: int) -> torch.Tensor:
     """[B, heads, n]: what it was shown and did not keep."""
     kept = recorder.history[-1]
-    gone = none.repeat(1, kept.shape[1], 1)
+    gone = none.repeat(1, len(kept[0]), 1)
     gone[:, :, prompt : prompt + recorder.seen] = True
-    return gone.scatter(2, kept + prompt, False)
+    for row, of_row in enumerate(kept):
+        for head, positions in enumerate(of_row):  # rows may keep more or less than others
+            gone[row, head, prompt + torch.as_tensor(positions)] = False
+    return gone
 
 
 def _counts(stats: dict, kind: str):
