@@ -38,11 +38,12 @@ from facts import AGES, HALVES, KINDS, difference, fact, shared, texts
 from harness import RESULTS, write
 from lzpenalty.analysis import find_loops, seq_rep, token_bits
 from lzpenalty.cache import selectors
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.selectors.base import attention
 from lzpenalty.commands.models import load_model
-from lzpenalty.hf import RPCCache
+from lzpenalty.hf import CompressedCache
 
 PROMPT, RECENT, BATCH = 64, 32, 8
 INTERVALS = 9
@@ -174,14 +175,14 @@ def open_cache(model, ids: torch.Tensor, rule: str, setting: dict):
         return DynamicCache(config=model.config)
     options = {"recent": RECENT, **setting, **RULES[rule](ids, model.config.get_text_config().vocab_size)}
     budgets = options.pop("budgets", None)
-    cache = RPCCache(model, **options)
+    cache = CompressedCache(model, **options)
     if budgets:
         next(layer for layer in cache.layers if isinstance(layer, RaggedLayer)).budgets.__class__ = budgets
     return cache
 
 
 def watching(cache):
-    return cache if isinstance(cache, RPCCache) else contextlib.nullcontext()
+    return cache if isinstance(cache, CompressedCache) else contextlib.nullcontext()
 
 
 def sizes(tokens: int, recent: int = RECENT) -> list[int]:
@@ -199,10 +200,10 @@ def sizes_to_questions(interval: int) -> list[int]:
 def ask(model, cache, tails: torch.Tensor, answers: list[int]) -> list[bool]:
     """Whether each row's tail ends as the model would end it; the cache stays as it is."""
     longest = max(answers)
-    croppable = not isinstance(cache, RPCCache) and not any(cache.is_sliding)
+    croppable = not isinstance(cache, CompressedCache) and not any(cache.is_sliding)
     twin = cache if croppable else copy.deepcopy(cache)
     with watching(twin):
-        logits = model(tails, past_key_values=twin, logits_to_keep=longest + 1).logits
+        logits = model(tails, **{CACHE_ARGUMENT: twin}, logits_to_keep=longest + 1).logits
     hits = logits[:, :-1].argmax(-1) == tails[:, -longest:]
     if twin is cache:
         cache.crop(-tails.shape[1])
@@ -252,8 +253,8 @@ def facts(model, tokenizer, half: str, rule: str, setting: dict, batch: int) -> 
     ids = torch.tensor([row.ids for row in rows])
     cache, fed, known = open_cache(model, ids, rule, setting), 0, {}
     with torch.inference_mode(), watching(cache):
-        for size in sizes(PROMPT + end) if isinstance(cache, RPCCache) else sizes_to_questions(interval):
-            model(ids[:, fed : fed + size], past_key_values=cache, logits_to_keep=1)
+        for size in sizes(PROMPT + end) if isinstance(cache, CompressedCache) else sizes_to_questions(interval):
+            model(ids[:, fed : fed + size], **{CACHE_ARGUMENT: cache}, logits_to_keep=1)
             fed += size
             generated = fed - PROMPT
             due = [(generated // interval - 1, 0)] if generated and generated % interval == 0 else []
@@ -296,7 +297,7 @@ def bits_of(model, ids: torch.Tensor, cache) -> torch.Tensor:
     bits, fed = [], 0
     with torch.inference_mode(), watching(cache):
         for size in sizes(ids.shape[1]):
-            logits = model(ids[:, fed : fed + size], past_key_values=cache).logits.float()
+            logits = model(ids[:, fed : fed + size], **{CACHE_ARGUMENT: cache}).logits.float()
             targets = ids[:, fed + 1 : fed + 1 + size]
             logits = logits[:, : targets.shape[1]]
             bits.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") / math.log(2))
@@ -334,7 +335,7 @@ def passcode(model, tokenizer, half: str, rule: str, setting: dict, batch: int) 
     cache, fed, tail = open_cache(model, ids, rule, setting), 0, max(answers) + 1
     with torch.inference_mode(), watching(cache):
         for size in sizes(ids.shape[1] - tail, setting["recent"]):
-            model(ids[:, fed : fed + size], past_key_values=cache, logits_to_keep=1)
+            model(ids[:, fed : fed + size], **{CACHE_ARGUMENT: cache}, logits_to_keep=1)
             fed += size
         return "".join(str(int(one)) for one in ask(model, cache, ids[:, fed:], answers))
 
@@ -351,7 +352,7 @@ def generation(model, tokenizer, half: str, rule: str, setting: dict, greedy: bo
     torch.manual_seed(0)
     how = dict(do_sample=False) if greedy else dict(do_sample=True, temperature=0.6, top_p=0.95, top_k=0)
     with watching(cache):
-        out = model.generate(**inputs, **how, max_new_tokens=ANSWER_TOKENS, past_key_values=cache)
+        out = model.generate(**inputs, **how, max_new_tokens=ANSWER_TOKENS, **{CACHE_ARGUMENT: cache})
     found = []
     for answer in out[:, inputs.input_ids.shape[1] :].tolist():
         if tokenizer.eos_token_id in answer:

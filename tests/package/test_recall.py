@@ -14,7 +14,8 @@ facts = pytest.importorskip("facts")
 recall = pytest.importorskip("recall")
 
 from lzpenalty.cache import selectors  # noqa: E402
-from lzpenalty.hf import RPCCache  # noqa: E402
+from lzpenalty.cache.attention import CACHE_ARGUMENT  # noqa: E402
+from lzpenalty.hf import CompressedCache  # noqa: E402
 from tiny import prompt, tiny  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,9 +33,9 @@ def test_pieces_that_end_where_compressions_are_due_leave_the_cache_as_tokens_do
     ids, left = prompt(2, tokens), []
     for sizes in (recall.sizes(tokens, recent), [recall.PROMPT] + [1] * (tokens - recall.PROMPT)):
         recorder = selectors.Recorder(selectors.SELECTORS[name]())
-        with RPCCache(tiny(), 16, 4, recent, selector=recorder, budget=budget) as cache, torch.inference_mode():
+        with CompressedCache(tiny(), 16, 4, recent, selector=recorder, budget=budget) as cache, torch.inference_mode():
             for piece in ids.split(sizes, dim=1):
-                logits = tiny()(piece, past_key_values=cache).logits
+                logits = tiny()(piece, **{CACHE_ARGUMENT: cache}).logits
         left.append((logits[:, -1], [step for one in cache.selectors for step in one.history]))
     torch.testing.assert_close(left[0][0], left[1][0], rtol=1e-3, atol=1e-4)
     assert len(left[0][1]) == len(left[1][1]) >= 3 * 4
@@ -142,7 +143,7 @@ def test_a_question_leaves_a_cache_with_a_sliding_window_as_it_was():
     model, ids = tiny("gemma3_text"), prompt(2, 60)
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
-        model(ids[:, :40], past_key_values=cache)
+        model(ids[:, :40], **{CACHE_ARGUMENT: cache})
         wanted = model(ids, use_cache=False).logits[:, 48:-1].argmax(-1)
         tails = torch.cat([ids[:, 40:49], wanted[:, :1]], dim=1)
         assert [recall.ask(model, cache, tails, [1, 1]) for _ in range(2)] == [[True, True]] * 2
@@ -163,7 +164,7 @@ def test_first_budgets_are_kept_in_proportion(texts_of_letters):
     kept = []
     with cache, torch.inference_mode():
         for piece in ids.split(recall.sizes(ids.shape[1]), dim=1):
-            tiny()(piece, past_key_values=cache)
+            tiny()(piece, **{CACHE_ARGUMENT: cache})
             if cache.stats()["compressions"] > len(kept):
                 kept.append(
                     [entries - recall.PROMPT - recall.RECENT for of in cache.stats()["kept_by_head"] for entries in of]
