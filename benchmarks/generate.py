@@ -22,8 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, StoppingCriteria
 
 from harness import RESULTS, write
-from lzpenalty.cache.attention import CACHE_ARGUMENT
-from lzpenalty.cache.layer import RPCLayer
+from lzpenalty.cache.attention import CACHE_ARGUMENT, Call
 from lzpenalty.cache.selectors import SELECTORS
 from lzpenalty.hf import CompressedCache
 
@@ -89,15 +88,17 @@ class Run:
             before, spent = self.length, self.cache.stats()["seconds"] if self.ours else 0
             for layer in self.cache.layers:
                 keys = torch.randn(self.batch, *self._shape, dtype=self.model.dtype)[:, :, None].expand(-1, -1, new, -1)
-                compresses = isinstance(layer, RPCLayer) and layer.settings.compresses
-                if compresses:
-                    layer.answering = True  # or it would take these for the prompt
+                if self.ours and layer is self.cache.layers[0]:
+                    layer.text.prompt = PROMPT  # or it would take these for a part of it
+                    layer.text.begins(layer.seen, new, None, None)
+                    layer.text.sees(None)
                 layer.update(keys, keys)
-                if compresses:
+                if self.ours and layer.settings.compresses:
                     scores = layer.own_selector.keeps_evidence  # of all queries, not of the last ones alone
                     queries = new if scores else min(new, layer.settings.plan.recent)
                     shape = (self.batch, self.model.config.num_attention_heads, queries, keys.shape[3])
-                    layer.attended(torch.randn(shape, dtype=keys.dtype), None)
+                    queries = torch.randn(shape, dtype=keys.dtype)
+                    layer.attended(Call(None, queries, keys, keys, None, {}, "sdpa"))
             if left == 1:
                 self.compressions.append((self.generated + 1, self.cache.stats()["seconds"] - spent))
             elif self.ours and self.cache._own[0].own_selector.keeps_evidence:

@@ -104,11 +104,11 @@ class EchoOfOthers(selectors.Echo):
 
     def ask(self, layer, queries, behind):
         new = queries.shape[2]
-        for head in layer.heads():
-            length = head.length - behind
-            products = head.of_group(queries) @ head.keys[:, :, :length].mT * layer.scale
+        for cell in (cell for of_row in layer.cells() for cell in of_row):
+            length = cell.length - behind
+            products = cell.of_group(queries) @ cell.keys[:, :, :length].mT * layer.scale
             products[..., length - new :].diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
-            evidence = head.evidence[:, 0, :length]
+            evidence = cell.evidence[:, 0, :length]
             torch.maximum(evidence, products.softmax(-1).amax((1, 2)), out=evidence)
 
 
@@ -119,16 +119,16 @@ class EchoWithoutBound(selectors.Echo):
 
 
 class FirstBudgets(Budgets):
-    """What the first compression gave each head is what it gets for every interval."""
+    """What the first compression gave each head of a row is what it gets for every interval."""
 
     first = None
 
-    def _of_heads(self, scores, keep):
+    def of_rows(self, scores, keep):
         if self.first is None:
-            self.first = super()._of_heads(scores, keep), keep
+            self.first = super().of_rows(scores, keep), keep
         budgets, at_first = self.first
         assert keep % at_first == 0
-        return [budget * keep // at_first for budget in budgets]
+        return [[budget * keep // at_first for budget in of_row] for of_row in budgets]
 
 
 def novelty(ids: torch.Tensor, vocab: int, times_attention: bool) -> Novelty:

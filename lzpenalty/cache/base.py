@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lzpenalty.cache.attention import attention_modules, find_attention, is_watched, looking_modules, places, watched
 from lzpenalty.cache.compiled import new_ticket, note
-from lzpenalty.cache.layer import Layer, count
+from lzpenalty.cache.layer import Layer, count, lasting
 from lzpenalty.cache.plan import check_integer
 from lzpenalty.cache.text import Text
 from lzpenalty.engines.adaptor import callers
@@ -57,6 +57,7 @@ class BaseCache(DynamicCache):
 
     # Copies and files.
 
+    @lasting
     def __deepcopy__(self, memo):
         """A copy of the tensors, as for a prompt that several answers start from."""
         twin = type(self).__new__(type(self))
@@ -105,6 +106,7 @@ class BaseCache(DynamicCache):
         """What `_of_state` makes the cache of, in tensors, numbers, lists and dictionaries."""
         return {"text": self.text.state(), "layers": [_layer_state(layer) for layer in self.layers]}
 
+    @lasting
     def _set_state(self, state: dict) -> None:
         kinds = [type(layer).__name__ for layer in self.layers]
         if kinds != [each["kind"] for each in state["layers"]]:

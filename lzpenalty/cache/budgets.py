@@ -55,14 +55,15 @@ class Budgets:
 
     def _compress(self, keep: int) -> None:
         scores = [layer.scores(keep) for layer in self.layers]  # by layer, row and head
-        rows = len(scores[0])
-        budgets = [self._of_row([score for of_layer in scores for score in of_layer[row]], keep) for row in range(rows)]
+        by_row = [[score for of_layer in of_row for score in of_layer] for of_row in zip(*scores, strict=True)]
+        budgets = self.of_rows(by_row, keep)
         for layer, of_layer in zip(self.layers, scores, strict=True):
             heads = len(of_layer[0])
             layer.compress(of_layer, [of_row[:heads] for of_row in budgets])
             budgets = [of_row[heads:] for of_row in budgets]
 
-    def _of_row(self, scores: list[torch.Tensor], keep: int) -> list[int]:
+    def of_rows(self, scores: list[list[torch.Tensor]], keep: int) -> list[list[int]]:
+        """Entries for all heads of each row, from their scores."""
         if self.allocation == "even":
-            return [keep] * len(scores)
-        return share(scores, keep, self.layers[0].own_selector.certain)
+            return [[keep] * len(of_row) for of_row in scores]
+        return [share(of_row, keep, self.layers[0].own_selector.certain) for of_row in scores]

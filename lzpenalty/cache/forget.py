@@ -206,10 +206,10 @@ class ForgetCache(BaseCache):
     """A preallocated cache from which a thought is dropped once it has been summed up (arXiv 2502.15589, 2604.09852).
 
     Pass it to `generate(cache=cache)`, `past_key_values=cache` before transformers 5.24, inside of its `with` block, in
-    which the ids that have to follow the end of a thought are forced on the model's logits; they are part of the text and count as
-    new tokens. Prompts, and messages of further turns that are fed several tokens at a time or to `generate`, are never
-    dropped. Sampling, beam search, num_return_sequences and left-padded batches work as with transformers' own cache. Every
-    forward reads the newest ids from the device.
+    which the ids that have to follow the end of a thought are forced on the model's logits; they are part of the text and
+    count as new tokens. Prompts, and messages of further turns that are fed several tokens at a time or to `generate`, are
+    never dropped. Sampling, beam search, num_return_sequences and left-padded batches work as with transformers' own cache.
+    Every forward reads the newest ids from the device.
 
     Parameters
     ----------

@@ -171,15 +171,16 @@ def test_ragged_attention_at_once_is_that_of_each_head(dtype, padded, monkeypatc
     cache = hf.CompressedCache(model, interval=64, ratio=4, recent=8, selector="echo")
     fed(model, tiny.prompt(2, 150).cuda(), cache)
     layer, size = cache.layers[1], 64  # a model's heads are too small for FlashAttention
-    assert len(set(layer.entries)) > 1
+    assert len({entries for row in cache.stats()["kept_by_head"][1] for entries in row}) > 1
     layer.key_slots, layer.value_slots = (torch.randn(len(layer.key_slots), size, device="cuda", dtype=dtype) for _ in "kv")
-    layer.pads = torch.tensor([7, 0], device="cuda") if padded else None
+    pads = torch.tensor([7, 0], device="cuda") if padded else None
     queries = torch.randn(2, 4, 1, size, device="cuda", dtype=dtype)
-    if not attend.at_once(queries, layer.value_slots, 0.0):
+    call = attend.Call(None, queries, queries, queries, None, {}, "sdpa")
+    if not attend._at_once(call, layer.value_slots):
         pytest.skip("torch has no variable-length attention for this GPU")
-    got = attend.attend_heads(queries, layer, None, {})
-    monkeypatch.setattr(attend, "at_once", lambda *args: False)
-    torch.testing.assert_close(got, attend.attend_heads(queries, layer, None, {}), rtol=2e-2, atol=2e-3)
+    got = attend.attend_heads(call, layer, pads)
+    monkeypatch.setattr(attend, "_at_once", lambda *args: False)
+    torch.testing.assert_close(got, attend.attend_heads(call, layer, pads), rtol=2e-2, atol=2e-3)
 
 
 def test_every_device():

@@ -153,9 +153,9 @@ def test_a_question_leaves_a_cache_with_a_sliding_window_as_it_was():
 def test_who_finds_itself_alone_is_not_found_by_others():
     """Queries are the keys of their own tokens: with itself, each finds itself best; without, its only copy."""
     keys = 9 * torch.eye(8)[[0, 1, 2, 3, 4, 1, 5, 6]]  # token 5 is token 1 again
-    head = SimpleNamespace(length=8, keys=keys[None, None], evidence=torch.zeros(1, 1, 8), of_group=lambda queries: queries)
-    recall.EchoOfOthers().ask(SimpleNamespace(heads=lambda: [head], scale=1.0), keys[None, None, 4:], behind=0)
-    assert head.evidence[0, 0, 1] > 0.9 and (head.evidence[0, 0, [0, 2, 3, 4, 5, 6, 7]] < 0.2).all()
+    cell = SimpleNamespace(length=8, keys=keys[None, None], evidence=torch.zeros(1, 1, 8), of_group=lambda queries: queries)
+    recall.EchoOfOthers().ask(SimpleNamespace(cells=lambda: [[cell]], scale=1.0), keys[None, None, 4:], behind=0)
+    assert cell.evidence[0, 0, 1] > 0.9 and (cell.evidence[0, 0, [0, 2, 3, 4, 5, 6, 7]] < 0.2).all()
 
 
 def test_first_budgets_are_kept_in_proportion(texts_of_letters):
@@ -166,7 +166,6 @@ def test_first_budgets_are_kept_in_proportion(texts_of_letters):
         for piece in ids.split(recall.sizes(ids.shape[1]), dim=1):
             tiny()(piece, **{CACHE_ARGUMENT: cache})
             if cache.stats()["compressions"] > len(kept):
-                kept.append(
-                    [entries - recall.PROMPT - recall.RECENT for of in cache.stats()["kept_by_head"] for entries in of]
-                )
+                by_head = [entries for layer in cache.stats()["kept_by_head"] for row in layer for entries in row]
+                kept.append([entries - recall.PROMPT - recall.RECENT for entries in by_head])
     assert len(set(kept[0])) > 1 and kept[1:] == [[n * i for n in kept[0]] for i in (2, 3)]

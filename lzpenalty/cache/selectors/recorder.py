@@ -20,7 +20,7 @@ class Recorder(Selector):
         self.selector, self.history, self.seen = selector, [], 0
 
     def __getattr__(self, name):
-        if name == "selector":  # while a copy is being made
+        if name == "selector" or name.startswith("__"):  # while a copy is being made
             raise AttributeError(name)
         return getattr(self.selector, name)
 
