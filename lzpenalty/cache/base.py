@@ -15,8 +15,7 @@ from lzpenalty.cache.compiled import new_ticket, note
 from lzpenalty.cache.layer import Layer, count, lasting
 from lzpenalty.cache.plan import check_integer
 from lzpenalty.cache.text import Text
-from lzpenalty.engines.adaptor import callers
-from lzpenalty.engines.prompts import cache_prompt_length, unfinished_rows
+from lzpenalty.engines.prompts import cache_prompt_length, callers, unfinished_rows
 
 __all__ = ["BaseCache", "check_model", "full_layers"]
 
