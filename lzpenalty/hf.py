@@ -1,7 +1,7 @@
 """Hugging Face transformers: the LZ penalty as a logits processor, a hard stop for loops, a cache that forgets.
 
-    with RPCCache(model) as cache:
-        model.generate(**inputs, do_sample=False, logits_processor=[LZPenaltyLogitsProcessor()], past_key_values=cache)
+    with CompressedCache(model) as cache:
+        model.generate(**inputs, do_sample=False, logits_processor=[LZPenaltyLogitsProcessor()], cache=cache)
 
 Works with transformers >= 4.56: greedy decoding, sampling, beam search, left-padded batches and assisted decoding.
 """
@@ -13,12 +13,20 @@ import torch
 from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
 
 from lzpenalty._core import LZOptions, loop_evidence, lz_penalize_, repetition_period
+from lzpenalty.cache.compressed import CompressedCache
 from lzpenalty.cache.forget import Forget, ForgetCache
 from lzpenalty.cache.rpc import RPCCache
 from lzpenalty.engines.adaptor import callers, check_prompt_length
 from lzpenalty.presets import resolve
 
-__all__ = ["Forget", "ForgetCache", "LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
+__all__ = [
+    "CompressedCache",
+    "Forget",
+    "ForgetCache",
+    "LZPenaltyLogitsProcessor",
+    "RPCCache",
+    "RepetitionStoppingCriteria",
+]
 
 _GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 

@@ -25,9 +25,10 @@ except ModuleNotFoundError as error:
     sys.exit(f"lzpenalty: this needs lm-evaluation-harness ({error}): pip install 'lzpenalty[eval]'")
 
 from lzpenalty import livecodebench
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.cache.forget import PUBLISHED
 from lzpenalty.commands.cli import UserError, positive
-from lzpenalty.hf import Forget, ForgetCache, LZPenaltyLogitsProcessor, RPCCache
+from lzpenalty.hf import CompressedCache, Forget, ForgetCache, LZPenaltyLogitsProcessor
 
 __all__ = ["LZPenaltyLM", "local_task", "main"]
 
@@ -70,12 +71,12 @@ class LZPenaltyLM(HFLM):
         no penalty. Several numbers are joined by colons, `lz_gate=20:28`. The tokenizer of `lz_preset=reasoning` is the
         model's.
     rpc_interval, rpc_ratio, ...
-        Options of :class:`lzpenalty.hf.RPCCache` with `rpc_` before their names; without any of them the cache is
+        Options of :class:`lzpenalty.hf.CompressedCache` with `rpc_` before their names; without any of them the cache is
         transformers' own.
     lt_setting, or lt_close, lt_then, ...
         One of `lightthinker_qwen`, `lightthinker_llama`, `memento_qwen`, `memento_phi`, with the ids that the model's
         tokenizer has, or options of :class:`lzpenalty.hf.Forget` with `lt_` before their names: thoughts are dropped once
-        they have been summed up. Not together with options of RPCCache.
+        they have been summed up. Not together with options of CompressedCache.
     pretrained, ...
         As of `hf`.
 
@@ -105,16 +106,16 @@ class LZPenaltyLM(HFLM):
             self.penalty["tokenizer"] = self.tokenizer
             LZPenaltyLogitsProcessor(**self.penalty)
         if self.cache:
-            RPCCache(self.model, **self.cache)
+            CompressedCache(self.model, **self.cache)
 
     def _model_generate(self, context, max_length, stop, **generation_kwargs):
         if self.penalty:
             generation_kwargs["logits_processor"] = [LZPenaltyLogitsProcessor(**self.penalty)]
         if not self.cache and not self.forget:
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
-        held = ForgetCache(self.model, self.forget) if self.forget else RPCCache(self.model, **self.cache)
+        held = ForgetCache(self.model, self.forget) if self.forget else CompressedCache(self.model, **self.cache)
         with held:
-            return super()._model_generate(context, max_length, stop, past_key_values=held, **generation_kwargs)
+            return super()._model_generate(context, max_length, stop, **{CACHE_ARGUMENT: held}, **generation_kwargs)
 
 
 @cache

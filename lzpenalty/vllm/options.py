@@ -8,7 +8,7 @@
     rpc_selector     the rule
     rpc_aggregation  'layer' or 'group': whether all heads of a layer keep the same tokens
 
-One of them is enough; the others have the defaults of :class:`lzpenalty.cache.rpc.RPCCache`. What a server does for requests
+One of them is enough; the others have the defaults of :class:`lzpenalty.cache.rpc.CompressedCache`. What a server does for requests
 that name none is the object `rpc` of `--additional-config`, with the same names without `rpc_`, and
 
     slots         requests whose newest queries are kept at the same time; others wait a step

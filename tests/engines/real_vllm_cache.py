@@ -5,9 +5,9 @@
                                       mode, but the order of its calls can be had
 
 A tiny random model says something else once a token of its cache is another, so that answers show what caches held. They
-have to be those of transformers with RPCCache to the token; where requests are compared with themselves, it is with fewer of
-them at a time and nothing preempted. All tests share one engine, since a process has room for one, with a pool that is too
-small for most of them.
+have to be those of transformers with CompressedCache to the token; where requests are compared with themselves, it is with
+fewer of them at a time and nothing preempted. All tests share one engine, since a process has room for one, with a pool that
+is too small for most of them.
 """
 
 import json
@@ -24,7 +24,8 @@ from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 import tiny
-from lzpenalty.cache.rpc import RPCCache
+from lzpenalty.cache.attention import CACHE_ARGUMENT
+from lzpenalty.cache.rpc import CompressedCache
 from lzpenalty.cache.selectors import SELECTORS, Selector
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 from lzpenalty.vllm import checks, options
@@ -40,7 +41,7 @@ in_order = pytest.mark.skipif(AHEAD, reason="does not depend on the order of cal
 
 
 def asks(**changes):
-    """extra_args of a request, by the names that RPCCache has."""
+    """extra_args of a request, by the names that CompressedCache has."""
     return {f"rpc_{name}": value for name, value in {**OPTIONS, **changes}.items()}
 
 
@@ -119,7 +120,7 @@ EXPECTED = {}
 
 
 def of_transformers(model, prompt, extra=None, tokens=TOKENS):
-    """The same with transformers: plain, or with RPCCache, or with the penalty, or both."""
+    """The same with transformers: plain, or with CompressedCache, or with the penalty, or both."""
     key = (tuple(prompt), json.dumps(extra, sort_keys=True), tokens)
     if key not in EXPECTED:
         ids, extra = torch.tensor([prompt]), extra or {}
@@ -130,8 +131,8 @@ def of_transformers(model, prompt, extra=None, tokens=TOKENS):
             logits_processor=[LZPenaltyLogitsProcessor(**lz)] if lz else [],
         )  # fmt: skip
         if rpc:
-            with RPCCache(model[0], **{"selector": "rpc", **rpc}) as cache:
-                found = model[0].generate(ids, past_key_values=cache, **common)
+            with CompressedCache(model[0], **{"selector": "rpc", **rpc}) as cache:
+                found = model[0].generate(ids, **{CACHE_ARGUMENT: cache}, **common)
         else:
             found = model[0].generate(ids, **common)
         EXPECTED[key] = found[0, len(prompt) :].tolist()

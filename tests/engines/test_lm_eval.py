@@ -15,7 +15,8 @@ datasets = pytest.importorskip("datasets")
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 import lzpenalty.lm_eval as ours  # noqa: E402
-from lzpenalty.hf import Forget, ForgetCache, LZPenaltyLogitsProcessor, RPCCache  # noqa: E402
+from lzpenalty.cache.attention import CACHE_ARGUMENT  # noqa: E402
+from lzpenalty.hf import CompressedCache, Forget, ForgetCache, LZPenaltyLogitsProcessor  # noqa: E402
 from tiny import generate, tiny, tokenizer, words  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,8 +62,8 @@ def expected(penalty, cache):
     for row in ROWS:
         ids = tokenizer()(row["said"], return_tensors="pt").input_ids
         processors = [LZPenaltyLogitsProcessor(**penalty)] if penalty else []
-        with RPCCache(model(), **cache) if cache else nullcontext() as held:
-            answer = generate(model(), ids, 40, logits_processor=processors, past_key_values=held)[0, ids.shape[1] :]
+        with CompressedCache(model(), **cache) if cache else nullcontext() as held:
+            answer = generate(model(), ids, 40, logits_processor=processors, **{CACHE_ARGUMENT: held})[0, ids.shape[1] :]
         assert tokenizer().eos_token_id not in answer  # where the harness would stop
         texts.append(tokenizer().decode(answer, skip_special_tokens=True))
     return texts
@@ -90,7 +91,7 @@ def test_thoughts_are_dropped(folder, batch_size):
     for row in ROWS:
         ids = tokenizer()(row["said"], return_tensors="pt").input_ids
         with ForgetCache(model(), forget) as cache:
-            answer = generate(model(), ids, 40, past_key_values=cache)[0, ids.shape[1] :]
+            answer = generate(model(), ids, 40, **{CACHE_ARGUMENT: cache})[0, ids.shape[1] :]
         wanted.append(tokenizer().decode(answer, skip_special_tokens=True))
         dropped += cache.stats()["thoughts"]
     assert sum(dropped) > 0

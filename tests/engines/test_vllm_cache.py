@@ -218,7 +218,7 @@ def test_slots_are_those_of_a_cache_that_is_told_of_each_token(plan, prompt, gen
         held += 1
         most = max(most, held)
         assert request.slots(computed) == held and request.peak(computed) == most
-        if held - prompt - plan.recent >= plan.due(done):
+        if held - prompt - plan.recent >= plan.kept(done) + plan.interval:
             assert request.boundary(computed - 1) == computed
             done += 1
             held = prompt + plan.kept(done) + plan.recent
