@@ -19,7 +19,7 @@ from harness import write
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from architectures import names  # noqa: E402
+from architectures import names, text_part  # noqa: E402
 from served import CACHES, INTERVAL, RATIO, RECENT, TOLERANCE, Report, examine  # noqa: E402
 
 
@@ -51,6 +51,7 @@ def main() -> None:
             "attention": sorted({attention for attention, _, _ in report.found}),
             "caches": caches,
             **({} if report.found else {"untried": "; ".join(sorted(set(report.untried.values())))}),
+            **({"text": part} if (part := text_part(name)) else {}),
         }
         print(f"{name:40}", {kind: cell["status"] for kind, cell in caches.items()} or rows[name]["untried"], flush=True)
     write(

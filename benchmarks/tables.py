@@ -1033,16 +1033,17 @@ def architectures(group: str) -> dict[str, dict]:
 
 def by_reason(header: str, reasons: dict[str, str]) -> str:
     """Architectures by what is said of them, what is said of most first."""
-    names: dict[str, list[str]] = {}
+    rows, names = load("architectures")["architectures"], {}
     for name, why in reasons.items():
-        names.setdefault(plain(why), []).append(f"`{name}`")
+        text = f" (text: `{rows[name]['text']}`)" if header == "why" and "text" in rows[name] else ""
+        names.setdefault(plain(why), []).append(f"`{name}`{text}")
     lines = [[why, ", ".join(names[why])] for why in sorted(names, key=lambda why: -len(names[why]))]
     return markdown([header, "architectures"], lines).replace("---:", "---") if lines else "None."
 
 
 def plain(message: str) -> str:
     """A message as it stands in a table, without the numbers of layers and the place in transformers that it is from."""
-    message = re.sub(r"^model: | \([\w.]+:\d+\)$|\d+ of \d+ (?=layers)", "", message)
+    message = re.sub(r"^model: |the model: | \([\w.]+:\d+\)$|\d+ of \d+ (?=layers)", "", message)
     message = re.sub(r"(?<=layers )\d+", "some", message)
     return message.replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
 

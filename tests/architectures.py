@@ -230,6 +230,15 @@ def build(name: str, attention: str = "sdpa", seed: int = 0):
     return model.eval()
 
 
+def text_part(name: str) -> str | None:
+    """What reads and writes in an architecture that sees or hears as well, if the registry has that as one of its own."""
+    try:
+        part = AutoConfig.for_model(VARIANTS.get(name, (name,))[0]).get_text_config(decoder=True).model_type
+    except Exception:  # whatever keeps the default from being made
+        return None
+    return part if part != name and part in CAUSAL else None
+
+
 @torch.no_grad()
 def draw(model, seed: int) -> None:
     """New parameters. Matrices keep the size of what they multiply; scales and offsets move around what they were."""

@@ -23,8 +23,7 @@ import lzpenalty
 from architectures import LEFT_OUT, build, names
 from dropped import CAN_HIDE, hidden, told_apart
 from lzpenalty.cache.selectors import RPC, Echo, Recorder
-from lzpenalty.hf import Forget, ForgetCache
-from lzpenalty.hf import RPCCache as CompressedCache
+from lzpenalty.hf import CompressedCache, Forget, ForgetCache
 
 INTERVAL, RATIO, RECENT = 16, 4, 4
 SMALL = {"interval": INTERVAL, "ratio": RATIO, "recent": RECENT}
@@ -176,42 +175,44 @@ def _error_of(situation: Situation, kind: str, end: int, ours: torch.Tensor, the
 def _dropped(model, cache, situation: Situation, kind: str, end: int) -> dict[int, torch.Tensor]:
     """Of each layer, [B, 1 or Hkv, n], the columns that are hidden from tokens up to `end`. Nothing if there is none."""
     own = [i for i, layer in enumerate(DynamicCache(config=model.config).layers) if type(layer) is DynamicLayer]
-    gone = torch.zeros(2, 1, sum(situation.pieces), dtype=torch.bool)
+    if kind == "interval=None":
+        return {}
     if kind == "ForgetCache":
+        gone = torch.zeros(2, 1, sum(situation.pieces), dtype=torch.bool)
         for row, (begin, close) in enumerate(zip(situation.begins, situation.closes, strict=True)):
             if end - situation.prompt > close + len(THEN):
                 gone[row, :, situation.prompt + begin : situation.prompt + close + 1] = True
         return dict.fromkeys(own, gone) if gone.any() else {}
-    recorders = [selector for selector in cache.selectors if isinstance(selector, Recorder) and selector.history]
-    heads = len(recorders) // len(own)  # that have a recorder of their own
-    by_layer = {}
-    for place, layer in enumerate(own if recorders else ()):
-        by_head = [_of_recorder(one, gone, situation.prompt) for one in recorders[place * heads : (place + 1) * heads]]
-        by_layer[layer] = torch.cat(by_head, dim=1)
-    return by_layer
+    if not cache.selectors or not cache.selectors[0].history:
+        return {}
+    rows = [cache.selectors_of(row) for row in range(2)]
+    heads = len(rows[0]) // len(own)  # that have a recorder of their own
+    return {
+        layer: torch.stack([_by_head(of[i * heads : (i + 1) * heads], row, situation) for row, of in enumerate(rows)])
+        for i, layer in enumerate(own)
+    }
 
 
-def _of_recorder(recorder: Recorder, none: torch.Tensor, prompt: int) -> torch.Tensor:
-    """[B, heads, n]: what it was shown and did not keep."""
-    kept = recorder.history[-1]
-    gone = none.repeat(1, len(kept[0]), 1)
-    gone[:, :, prompt : prompt + recorder.seen] = True
-    for row, of_row in enumerate(kept):
-        for head, positions in enumerate(of_row):  # rows may keep more or less than others
-            gone[row, head, prompt + torch.as_tensor(positions)] = False
-    return gone
+def _by_head(recorders: list[Recorder], row: int, situation: Situation) -> torch.Tensor:
+    """[heads, n]: what was shown of a row, and not kept."""
+    found = []
+    for recorder in recorders:
+        kept = recorder.history[-1]
+        for positions in kept[row] if len(kept) > 1 else kept[0]:  # a recorder of all rows, or of this one
+            gone = torch.zeros(sum(situation.pieces), dtype=torch.bool)
+            gone[situation.prompt : situation.prompt + recorder.seen] = True
+            gone[situation.prompt + positions] = False
+            found.append(gone)
+    return torch.stack(found)
 
 
 def _counts(stats: dict, kind: str):
+    """Of each row, or the one number that all of them must have, the mean of all layers and heads."""
     if kind == "ForgetCache":
         return list(stats["kept_by_row"])
-    heads = list(_flat(stats.get("kept_by_head", [stats["kept"]])))
-    return {stats["kept"], sum(heads) / len(heads)}
-
-
-def _flat(numbers):
-    for one in numbers:
-        yield from _flat(one) if isinstance(one, list | tuple) else [one]
+    by_head = stats.get("kept_by_head", [[[stats["kept"]]]])  # of each layer, of each row
+    totals = [sum(sum(of_row) for of_row in rows) / sum(map(len, rows)) for rows in zip(*by_head, strict=True)]
+    return {stats["kept"], *totals}
 
 
 def _expected(situation: Situation, kind: str, end: int):
