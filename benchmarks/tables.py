@@ -1076,8 +1076,11 @@ def architectures_all() -> str:
 def architectures_compressed() -> str:
     """What all serve but the one that forgets."""
     found = architectures("compressed").items()
-    says = {name: f"{caches['ForgetCache']['says']} {warnings_of(caches)}".strip() for name, caches in found}
-    return by_reason("`ForgetCache` says, and warnings of the others", says)
+    says = {
+        name: "; the others warn: ".join(filter(None, (caches["ForgetCache"]["says"], warnings_of(caches))))
+        for name, caches in found
+    }
+    return by_reason("`ForgetCache` says", says)
 
 
 @table
