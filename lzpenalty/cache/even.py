@@ -5,9 +5,9 @@ import time
 
 import torch
 
-from lzpenalty._core import compact_, select_top
+from lzpenalty._core import select_top
 from lzpenalty.cache.attention import Call
-from lzpenalty.cache.layer import Layer, Settings, lasting
+from lzpenalty.cache.layer import Layer, Settings, compact, lasting
 from lzpenalty.cache.selectors import Selector
 from lzpenalty.cache.text import Text
 
@@ -173,9 +173,7 @@ class EvenLayer(Compressed):
         columns = columns.expand(-1, max(columns.shape[1], positions.shape[1]), -1)
         kept = columns[..., self.start : stop].gather(2, positions.expand(-1, columns.shape[1], -1))
         self._columns = torch.cat([columns[..., : self.start], kept, columns[..., stop:]], dim=2)
-        self.length = compact_(
-            self._key_buffer, self._value_buffer, positions, start=self.start, stop=stop, length=self.length
-        )
+        self.length = compact(self._key_buffer, self._value_buffer, positions, self.start, stop, self.length)
         self._view()
         self.own_selector.compacted(positions, region)
         self.positions = positions

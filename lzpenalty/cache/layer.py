@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from lzpenalty._core import append_
+from lzpenalty._core import append_, compact_
 from lzpenalty.cache.attend import attend_one, check_call, is_ours
 from lzpenalty.cache.attention import Call, mark
 from lzpenalty.cache.masks import follow
 from lzpenalty.cache.plan import Plan, check_integer
 from lzpenalty.cache.text import Text
 
-__all__ = ["GROWTH", "Layer", "Settings", "count", "lasting"]
+__all__ = ["GROWTH", "Layer", "Settings", "compact", "count", "lasting", "promoted"]
 
 _COUNTS = ("seen", "length", "start", "dropped", "seconds")
 GROWTH = 1024  # tokens that a buffer grows by where no interval says how many
@@ -280,7 +280,12 @@ class Layer(DynamicLayer):
         return states.new_empty((*states.shape[:2], capacity, states.shape[3]))
 
     def _reserve(self, key_states, value_states) -> None:
-        """Makes room for the new tokens. Both buffers are there before either is used."""
+        """Makes room for the new tokens. Both buffers are there before either is used. As with torch.cat, what comes with
+        more digits than there are gets them."""
+        if self._key_buffer is not None:
+            self._key_buffer = promoted(self._key_buffer, key_states)
+            self._value_buffer = promoted(self._value_buffer, value_states)
+            self._view()
         needed = self.length + key_states.shape[2]
         if self._key_buffer is None:
             capacity = self.settings.capacity(needed)
@@ -288,7 +293,8 @@ class Layer(DynamicLayer):
             capacity = max(needed, self._key_buffer.shape[2] + (self.settings.plan.interval or GROWTH))
         else:
             return
-        key_buffer, value_buffer = self._like(key_states, capacity), self._like(value_states, capacity)
+        held = (key_states, value_states) if self._key_buffer is None else (self._key_buffer, self._value_buffer)
+        key_buffer, value_buffer = (self._like(states, capacity) for states in held)
         if self._key_buffer is not None:
             key_buffer[:, :, : self.length] = self.keys
             value_buffer[:, :, : self.length] = self.values
@@ -297,6 +303,24 @@ class Layer(DynamicLayer):
     def _view(self) -> None:
         self.keys = self._key_buffer[:, :, : self.length]
         self.values = self._value_buffer[:, :, : self.length]
+
+
+def promoted(buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """The buffer, in the dtype that it and new states have in common."""
+    return buffer.to(torch.promote_types(buffer.dtype, states.dtype))
+
+
+def compact(keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, start: int, stop: int, length: int) -> int:
+    """Of the region [start, stop) of keys and values only `positions` are left: :func:`lzpenalty.compact_`, which takes no
+    dtypes of their own, as autocast makes them."""
+    if keys.dtype == values.dtype:
+        return compact_(keys, values, positions, start=start, stop=stop, length=length)
+    end = length - (stop - start) + positions.shape[2]
+    for states in (keys, values):
+        index = positions[..., None].expand(-1, states.shape[1], -1, states.shape[3])
+        left = torch.cat([states[:, :, start:stop].gather(2, index), states[:, :, stop:length]], dim=2)
+        states[:, :, start:end] = left
+    return end
 
 
 def count(query_length) -> int:

@@ -18,7 +18,7 @@ from lzpenalty.cache.attend import append_heads, attend_heads, attend_padded, ch
 from lzpenalty.cache.attention import Call
 from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.even import Compressed, scored
-from lzpenalty.cache.layer import Settings, lasting
+from lzpenalty.cache.layer import Settings, lasting, promoted
 from lzpenalty.cache.masks import follow
 from lzpenalty.cache.selectors import Selector
 from lzpenalty.cache.text import Text
@@ -153,6 +153,7 @@ class RaggedLayer(Compressed):
             self._lay_out(new + self.settings.room(0))
         elif new > self.room:
             self._lay_out(max(new, self.settings.plan.interval))
+        self.key_slots, self.value_slots = promoted(self.key_slots, key_states), promoted(self.value_slots, value_states)
         append_heads(self, key_states, value_states)
         self.lengths = self.lengths + new
         self._since += new
