@@ -190,7 +190,7 @@ class RaggedLayer(Compressed):
         """As the base says. The model's own function sees a prompt, and several tokens until something is dropped."""
         if not self.dropped:
             return super().attend(call)
-        self.text.check_module(call.module, self.what)
+        self._check_module(call.module)
         check_call(call, own=True)
         if call.values is not self._shown:
             raise ValueError("model: expected attention to the values that the cache returned, got others")

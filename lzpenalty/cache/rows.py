@@ -128,7 +128,7 @@ class RowsLayer(Layer):
             attend.check_call(call, own=True)
         if self.is_even and not (self.dropped and call.new > 1):
             return super().attend(call)
-        self.text.check_module(call.module, self.what)
+        self._check_module(call.module)
         self._measure()
         view = None if call.is_flash else self.text.sees(call.mask)
         if view is None or (view.plain and not view.empty):
