@@ -6,6 +6,7 @@ numbers. Nothing here is shared with the package.
 """
 
 import inspect
+import itertools
 from contextlib import contextmanager
 from fractions import Fraction
 from unittest import mock
@@ -42,14 +43,14 @@ class Masks:
         grown = n - self.left[layer].shape[2]
         self.left[layer] = torch.cat([self.left[layer], torch.ones(rows, key_heads, grown, dtype=torch.bool)], 2)
         self.evidence[layer] = torch.cat([self.evidence[layer], torch.zeros(rows, key_heads, grown)], 2)
-        self.queries[layer] = torch.cat([self.queries[layer], query], 2)
         self.keys[layer], self.scale[layer] = key, scale
-        self.visible = torch.ones(rows, n, dtype=torch.bool)
+        may = torch.ones(new, n, dtype=torch.bool).tril(n - new).expand(rows, new, n)
         if mask is not None:
-            self.visible = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
-        causal = torch.ones(new, n, dtype=torch.bool).tril(n - new)
+            may = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
+        self.visible = may[:, -1]
+        self.queries[layer] = torch.cat([self.queries[layer], self.of_the_text(layer, query, may)], 2)
         group = heads // key_heads
-        may = causal & (self.left[layer] & self.visible[:, None, :n])[:, :, None, None]
+        may = self.left[layer][:, :, None, None] & may[:, None, None]
         products = scale * torch.einsum("bhgqd,bhtd->bhgqt", query.unflatten(1, (key_heads, group)), key)
         if softcap:
             products = softcap * (products / softcap).tanh()
@@ -58,6 +59,16 @@ class Masks:
         if layer == last_layer:
             self.step(n, new)
         return output
+
+    def of_the_text(self, layer, query, may):
+        """Queries of tokens that don't see themselves are none of the text: behind the prompt the newest one that is stands
+        for them."""
+        query, new = query.clone(), query.shape[2]
+        if self.answering or new == 1:
+            for row, i in itertools.product(range(query.shape[0]), range(new)):
+                if not may[row, i, may.shape[2] - new + i]:
+                    query[row, :, i] = query[row, :, i - 1] if i else self.queries[layer][row, :, -1]
+        return query
 
     def step(self, n, new):
         self.answering |= new == 1
@@ -118,7 +129,8 @@ class Masks:
         group = self.queries[layer].shape[1] // self.left[layer].shape[1]
         last = self.seen - self.behind
         queries = self.queries[layer][row, head * group : (head + 1) * group, last - self.recent : last].flatten(0, 1)
-        mean = (self.scale[layer] * queries @ self.keys[layer][row, head, entries].T).softmax(-1).mean(0)
+        products = self.scale[layer] * queries @ self.keys[layer][row, head, entries].T
+        mean = products.masked_fill(~self.visible[row, entries], -torch.inf).softmax(-1).nan_to_num().mean(0)
         reach = self.kernel // 2
         around = torch.nn.functional.pad(mean, (reach, reach)).unfold(0, self.kernel, 1)
         return around.amax(1) if self.rule == "snapkv" else around.mean(1)
@@ -132,9 +144,10 @@ class Masks:
                     entries = left[row, head].nonzero()[:, 0]
                     entries = entries[(entries >= self.prompt) & (entries < self.seen - self.recent - self.behind)]
                     if self.rule == "echo":
-                        scores = self.evidence[layer][row, head, entries]
+                        scores = self.evidence[layer][row, head, entries].clone()
                     else:
                         scores = self.attention_to_region(layer, row, head, entries)
+                    scores[~self.visible[row, entries]] = -torch.inf  # the first to go
                     regions[layer, head, row] = entries, scores
         self.budgets = {}
         for row in sorted({row for _, _, row in regions}):
@@ -146,6 +159,7 @@ class Masks:
                 attended = self.attention_to_region(layer, row, head, entries).tolist()
                 scores = torch.stack([scores[max(i - 1, 0) : i + 2].max() for i in range(len(scores))])
                 scores[sorted(range(len(scores)), key=lambda i: -attended[i])[: budget // 4]] = 2
+                scores[~self.visible[row, entries]] = -torch.inf
             best = sorted(zip((-scores).tolist(), entries.tolist(), strict=True))[budget:]
             self.left[layer][row, head, [t for _, t in best]] = False
         self.compressions += 1

@@ -32,14 +32,15 @@ __all__ = [
 ]
 
 
-def is_ours(*states: torch.Tensor) -> bool:
+_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+def is_ours(first: torch.Tensor, *others: torch.Tensor) -> bool:
     """Whether kernels of ours take these together, and not torch: on the CPU, of one dtype, which nobody changes."""
-    return (
-        all(each.device.type == "cpu" for each in states)
-        and len({each.dtype for each in states}) == 1
-        and states[0].dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and not torch.is_autocast_enabled("cpu")
-    )
+    dtype = first.dtype
+    if not first.is_cpu or dtype not in _DTYPES or torch.is_autocast_enabled("cpu"):
+        return False
+    return all([other.is_cpu and other.dtype == dtype for other in others])
 
 
 # What models hand to their attention function besides queries, keys, values and a mask.

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import threading
+import warnings
 import weakref
 from contextlib import ExitStack, contextmanager
 
@@ -33,7 +34,7 @@ class BaseCache(DynamicCache):
             check_integer("prompt_length", prompt_length, 1)
         super().__init__(config=model.config)
         self._model, self._places = weakref.ref(model), places(model)
-        self._blocks: list[ExitStack] = []
+        self._blocks: list[tuple[ExitStack, int]] = []  # that are open, and what had been seen when they were opened
         self.text = Text(prompt_length, looking_modules(model))
 
     def _set_layers(self, layers: dict[int, Layer]) -> None:
@@ -48,11 +49,18 @@ class BaseCache(DynamicCache):
         block.enter_context(watched(model))
         block.enter_context(_announced(model))
         self._places = places(model)
-        self._blocks.append(block)
+        self._blocks.append((block, self._own[0].seen))
         return self
 
     def __exit__(self, *exception) -> None:
-        self._blocks.pop().close()
+        block, seen = self._blocks.pop()
+        block.close()
+        if not any(exception) and self._own[0].seen == seen == 0:
+            warnings.warn(
+                f"{type(self).__name__}: nothing was fed to it in its block; pass it to generate, unless the model has "
+                "another cache of its own, as with prefix tuning, which can't be compressed",
+                stacklevel=2,
+            )
 
     # Copies and files.
 
@@ -84,7 +92,7 @@ class BaseCache(DynamicCache):
             For a cache in which an earlier forward was interrupted.
         """
         self._check_whole()
-        torch.save({"cache": type(self).__name__, **self._state()}, file)
+        torch.save({"cache": type(self).__name__, **_alone(self._state())}, file)
 
     @classmethod
     def load(cls, file, model, map_location=None):
@@ -271,6 +279,15 @@ def full_layers(model, layers: list) -> list[int]:
             f"model: expected layers with full attention that hold keys and values alone, {type(model).__name__} has {kinds}"
         )
     return full
+
+
+def _alone(state):
+    """The same, with tensors that share no memory, of which a file would have all, and carry no marks."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {name: _alone(each) for name, each in state.items()}
+    return type(state)(map(_alone, state)) if isinstance(state, list | tuple) else state
 
 
 def _words(thing) -> str:

@@ -5,9 +5,9 @@ import time
 
 import torch
 
-from lzpenalty._core import compact_, select_top
+from lzpenalty._core import select_top
 from lzpenalty.cache.attention import Call
-from lzpenalty.cache.layer import Layer, Settings, lasting
+from lzpenalty.cache.layer import Layer, Settings, compact, lasting
 from lzpenalty.cache.selectors import Selector
 from lzpenalty.cache.text import Text
 
@@ -34,7 +34,8 @@ class Compressed(Layer):
     def reset(self) -> None:
         super().reset()
         self.compressions = self.behind = 0
-        self.keep = self.positions = self._last = None
+        self.keep = self.positions = self._last = self._queries = None
+        self._due = None  # how many tokens will have been generated at the next compression
         self._recent = []
         self.own_selector = copy.deepcopy(self.selector)
 
@@ -73,20 +74,21 @@ class Compressed(Layer):
     def _remember(self, queries: torch.Tensor) -> bool:
         """Keeps the queries that the next compression asks for. Returns whether it is due."""
         plan, generated = self.settings.plan, self.generated
-        if plan.compressions(generated) > self.compressions:
+        if self._due is None:
+            self._due = plan.next_due(generated - queries.shape[2])
+        is_due = generated >= self._due
+        if is_due:
             self.behind = plan.behind(generated)
-            needed = plan.recent + self.behind
-        else:
-            needed = generated - (plan.next_due(generated) - plan.recent)
+        needed = self.behind + plan.recent if is_due else generated - (self._due - plan.recent)
         if needed > 0:
             self._recent.append(queries[:, :, -min(needed, queries.shape[2]) :].clone())
-        return plan.compressions(generated) > self.compressions
+        return is_due
 
     def _done(self) -> None:
-        self.compressions = self.settings.plan.compressions(self.generated)
-        self.dropped = True
+        plan = self.settings.plan
+        self.compressions, self._due, self.dropped = plan.compressions(self.generated), plan.next_due(self.generated), True
         queries = torch.cat(self._recent, dim=2) if self.behind else None
-        needed = self.generated - (self.settings.plan.next_due(self.generated) - self.settings.plan.recent)
+        needed = self.generated - (self._due - plan.recent)
         self._recent = [queries[:, :, -min(needed, self.behind) :].clone()] if self.behind and needed > 0 else []
         self.behind = 0
 
@@ -173,9 +175,7 @@ class EvenLayer(Compressed):
         columns = columns.expand(-1, max(columns.shape[1], positions.shape[1]), -1)
         kept = columns[..., self.start : stop].gather(2, positions.expand(-1, columns.shape[1], -1))
         self._columns = torch.cat([columns[..., : self.start], kept, columns[..., stop:]], dim=2)
-        self.length = compact_(
-            self._key_buffer, self._value_buffer, positions, start=self.start, stop=stop, length=self.length
-        )
+        self.length = compact(self._key_buffer, self._value_buffer, positions, self.start, stop, self.length)
         self._view()
         self.own_selector.compacted(positions, region)
         self.positions = positions

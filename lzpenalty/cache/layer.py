@@ -2,20 +2,21 @@
 
 import functools
 import time
+import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from lzpenalty._core import append_
-from lzpenalty.cache.attend import attend_one, check_call, is_ours
+from lzpenalty._core import append_, compact_
+from lzpenalty.cache.attend import attend_one, check_call, is_ours, special
 from lzpenalty.cache.attention import Call, mark
 from lzpenalty.cache.masks import follow
 from lzpenalty.cache.plan import Plan, check_integer
 from lzpenalty.cache.text import Text
 
-__all__ = ["GROWTH", "Layer", "Settings", "count", "lasting"]
+__all__ = ["GROWTH", "Layer", "Settings", "compact", "count", "lasting", "promoted"]
 
 _COUNTS = ("seen", "length", "start", "dropped", "seconds")
 GROWTH = 1024  # tokens that a buffer grows by where no interval says how many
@@ -63,13 +64,16 @@ class Settings:
         return prompt + (self.plan.next_due(0) if self.compresses else GROWTH)
 
 
+_CAST = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
 def lasting(method):
     """A method whose tensors outlast the call, and are the same whoever calls: without autograd, outside of inference mode,
     whose tensors can't be written to once it has ended, and of autocast."""
 
     @functools.wraps(method)
     def outside(*args, **kwargs):
-        cast = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+        cast = [kind for kind in _CAST if torch.is_autocast_enabled(kind)]
         if not cast and not torch.is_inference_mode_enabled():
             return method(*args, **kwargs)
         with ExitStack() as stack:
@@ -103,7 +107,7 @@ class Layer(DynamicLayer):
         self.waiting = 0  # calls of attention that have to come before the next update
         self.dropped = False
         self.seconds = 0.0
-        self.scale = self.dtype = self.device = None
+        self.scale = self.dtype = self.device = self._module = None
 
     def state(self) -> dict:
         """What `set_state` takes: the entries, and what is counted."""
@@ -210,7 +214,7 @@ class Layer(DynamicLayer):
 
     def attend(self, call: Call) -> torch.Tensor | None:
         """The step's attention, [B, q, Hq, D], or None where the model's own function is to compute it."""
-        self.text.check_module(call.module, self.what)
+        self._check_module(call.module)
         if self.watches and not self.waiting:
             raise RuntimeError(
                 f"layer {self.index}: expected {self.calls} calls of attention in a step, as before, got more"
@@ -228,6 +232,11 @@ class Layer(DynamicLayer):
             call.mask = follow(call.mask, self.entry_columns(), call.queries.shape[1])
         return None
 
+    def _check_module(self, module) -> None:
+        if self._module is None or self._module() is not module:
+            self.text.check_module(module, self.what)
+            self._module = weakref.ref(module)
+
     def _check_watched(self, call: Call, view) -> None:
         """Raises ValueError for what a cache that will drop entries can't follow."""
         if view:
@@ -243,8 +252,9 @@ class Layer(DynamicLayer):
             and call.new == 1
             and is_ours(call.queries, call.keys, call.values)
             and call.values.shape[1] == call.keys.shape[1]
-            and not (call.options.get("dropout") or call.options.get("softcap") or call.more("s_aux", "sinks"))
-            and not any(call.options.get(name) is not None for name in ("s_aux", "sinks"))
+            and not call.options.get("dropout")
+            and call.options.get("softcap") is None
+            and special(call) is None
             and view.plain
             and not view.empty
         )
@@ -275,12 +285,22 @@ class Layer(DynamicLayer):
         """All memory that the layer holds for what has been seen."""
         return [buffer for buffer in (self._key_buffer, self._value_buffer) if buffer is not None]
 
+    def _is_other(self, key_states, value_states) -> bool:
+        """Whether new states are of other dtypes than those that are held."""
+        keys, values = self._key_buffer, self._value_buffer
+        return keys is not None and (keys.dtype != key_states.dtype or values.dtype != value_states.dtype)
+
     @staticmethod
     def _like(states: torch.Tensor, capacity: int) -> torch.Tensor:
         return states.new_empty((*states.shape[:2], capacity, states.shape[3]))
 
     def _reserve(self, key_states, value_states) -> None:
-        """Makes room for the new tokens. Both buffers are there before either is used."""
+        """Makes room for the new tokens. Both buffers are there before either is used. As with torch.cat, what comes with
+        more digits than there are gets them."""
+        if self._is_other(key_states, value_states):
+            self._key_buffer = promoted(self._key_buffer, key_states)
+            self._value_buffer = promoted(self._value_buffer, value_states)
+            self._view()
         needed = self.length + key_states.shape[2]
         if self._key_buffer is None:
             capacity = self.settings.capacity(needed)
@@ -288,7 +308,8 @@ class Layer(DynamicLayer):
             capacity = max(needed, self._key_buffer.shape[2] + (self.settings.plan.interval or GROWTH))
         else:
             return
-        key_buffer, value_buffer = self._like(key_states, capacity), self._like(value_states, capacity)
+        held = (key_states, value_states) if self._key_buffer is None else (self._key_buffer, self._value_buffer)
+        key_buffer, value_buffer = (self._like(states, capacity) for states in held)
         if self._key_buffer is not None:
             key_buffer[:, :, : self.length] = self.keys
             value_buffer[:, :, : self.length] = self.values
@@ -297,6 +318,24 @@ class Layer(DynamicLayer):
     def _view(self) -> None:
         self.keys = self._key_buffer[:, :, : self.length]
         self.values = self._value_buffer[:, :, : self.length]
+
+
+def promoted(buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """The buffer, in the dtype that it and new states have in common."""
+    return buffer.to(torch.promote_types(buffer.dtype, states.dtype))
+
+
+def compact(keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, start: int, stop: int, length: int) -> int:
+    """Of the region [start, stop) of keys and values only `positions` are left: :func:`lzpenalty.compact_`, which takes no
+    dtypes of their own, as autocast makes them."""
+    if keys.dtype == values.dtype:
+        return compact_(keys, values, positions, start=start, stop=stop, length=length)
+    end = length - (stop - start) + positions.shape[2]
+    for states in (keys, values):
+        index = positions[..., None].expand(-1, states.shape[1], -1, states.shape[3])
+        left = torch.cat([states[:, :, start:stop].gather(2, index), states[:, :, stop:length]], dim=2)
+        states[:, :, start:end] = left
+    return end
 
 
 def count(query_length) -> int:

@@ -18,7 +18,7 @@ from lzpenalty.cache.attend import append_heads, attend_heads, attend_padded, ch
 from lzpenalty.cache.attention import Call
 from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.even import Compressed, scored
-from lzpenalty.cache.layer import Settings, lasting
+from lzpenalty.cache.layer import Settings, lasting, promoted
 from lzpenalty.cache.masks import follow
 from lzpenalty.cache.selectors import Selector
 from lzpenalty.cache.text import Text
@@ -153,6 +153,7 @@ class RaggedLayer(Compressed):
             self._lay_out(new + self.settings.room(0))
         elif new > self.room:
             self._lay_out(max(new, self.settings.plan.interval))
+        self.key_slots, self.value_slots = promoted(self.key_slots, key_states), promoted(self.value_slots, value_states)
         append_heads(self, key_states, value_states)
         self.lengths = self.lengths + new
         self._since += new
@@ -189,7 +190,7 @@ class RaggedLayer(Compressed):
         """As the base says. The model's own function sees a prompt, and several tokens until something is dropped."""
         if not self.dropped:
             return super().attend(call)
-        self.text.check_module(call.module, self.what)
+        self._check_module(call.module)
         check_call(call, own=True)
         if call.values is not self._shown:
             raise ValueError("model: expected attention to the values that the cache returned, got others")

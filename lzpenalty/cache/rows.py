@@ -7,11 +7,10 @@ computed here: by `attend` on the CPU, elsewhere by torch with a mask of the len
 
 import torch
 
-from lzpenalty._core import compact_
 from lzpenalty.cache import attend
 from lzpenalty.cache.attention import Call
 from lzpenalty.cache.even import columns_behind
-from lzpenalty.cache.layer import Layer, lasting
+from lzpenalty.cache.layer import Layer, compact, lasting
 from lzpenalty.cache.masks import follow
 
 __all__ = ["RowsLayer"]
@@ -29,6 +28,13 @@ class RowsLayer(Layer):
         self._columns: list[torch.Tensor] = []  # of each row's first entries
         self.starts = self.lengths = self.capacity = self._shown = None
         self.peak = 0
+
+    def state(self) -> dict:
+        return {**super().state(), "entries": self.entries, "columns": self._columns, "peak": self.peak}
+
+    def set_state(self, state: dict) -> None:
+        super().set_state(state)
+        self.entries, self._columns, self.peak = state["entries"], state["columns"], state["peak"]
 
     @property
     def is_even(self) -> bool:
@@ -102,7 +108,7 @@ class RowsLayer(Layer):
         self._columns[row] = torch.cat([columns[:first], columns[end:]])
         keys, values = self._key_buffer[row : row + 1], self._value_buffer[row : row + 1]
         none = torch.empty((1, 1, 0), dtype=torch.int64, device=self.device)
-        self.entries[row] = compact_(keys, values, none, start=first, stop=end, length=self.entries[row])
+        self.entries[row] = compact(keys, values, none, first, end, self.entries[row])
         self.length = max(self.entries)
         self.lengths = None
         self.dropped = True
@@ -122,7 +128,7 @@ class RowsLayer(Layer):
             attend.check_call(call, own=True)
         if self.is_even and not (self.dropped and call.new > 1):
             return super().attend(call)
-        self.text.check_module(call.module, self.what)
+        self._check_module(call.module)
         self._measure()
         view = None if call.is_flash else self.text.sees(call.mask)
         if view is None or (view.plain and not view.empty):

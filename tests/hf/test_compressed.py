@@ -353,7 +353,7 @@ def test_an_interrupted_forward_breaks_the_cache(where, monkeypatch):
                 patch.setattr(torch.nn.functional, "scaled_dot_product_attention", fail)
                 patch.setattr("lzpenalty.cache.attend.attend", fail)
             elif where == "compression":
-                patch.setattr("lzpenalty.cache.even.compact_", fail)
+                patch.setattr("lzpenalty.cache.even.compact", fail)
             else:
                 patch.setattr(model.model.layers[1].mlp, "forward", fail)
             with pytest.raises(Interrupted):
