@@ -74,7 +74,7 @@ def expected(penalty, cache):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_answers_are_those_of_transformers(folder, penalty, cache, batch_size):
     options = {f"lz_{name}": value for name, value in penalty.items()} | {
-        f"rpc_{name}": value for name, value in cache.items()
+        f"cache_{name}": value for name, value in cache.items()
     }
     wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), batch_size=batch_size, **options)
     wanted = expected(penalty, cache)
@@ -125,7 +125,7 @@ def test_the_command(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     # Its own tasks, thousands of files, take long to read.
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
-    options = "pretrained=model,lz_strength=0.15,lz_min_match=2,rpc_interval=12,rpc_ratio=3,rpc_recent=4"
+    options = "pretrained=model,lz_strength=0.15,lz_min_match=2,cache_interval=12,cache_ratio=3,cache_recent=4"
     command = f"--model lzpenalty --model_args {options} --tasks aime24 --data aime24=aime.json --device cpu"
     command += " --gen_kwargs max_gen_toks=40 --output_path out --log_samples"
     assert ours.main(command.split()) == 0
@@ -183,12 +183,12 @@ def test_options_are_checked_before_the_model_is_loaded():
         (dict(lt_close=3), "then: expected at least one id"),
         (dict(lt_close=3, lt_then="3:4"), "then: expected ids that close has not, got 3"),
         (dict(lt_closed=3), "closed"),
-        (dict(lt_close=3, lt_then=4, rpc_interval=8), "lt_close: expected none together with rpc_interval"),
+        (dict(lt_close=3, lt_then=4, cache_interval=8), "lt_close: expected none together with cache_interval"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             ours.LZPenaltyLM("no/such/model", **options)
     with pytest.raises(ValueError, match="interval: expected a multiple of ratio"):
-        ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), rpc_interval=10)
+        ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), cache_interval=10)
     with pytest.raises(ValueError, match="close: expected ids below the model's vocabulary size"):
         ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), lt_close=5000, lt_then=4)
 

@@ -223,7 +223,7 @@ def check_lm_eval(words, model):
     given = given if isinstance(given, dict) else dict(pair.split("=") for pair in given.split(","))
     penalty, cache = (
         {name.removeprefix(prefix): float(value) for name, value in given.items() if name.startswith(prefix)}
-        for prefix in ("lz_", "rpc_")
+        for prefix in ("lz_", "cache_")
     )
     LZPenaltyLogitsProcessor(**penalty)
     CompressedCache(model, **{name: int(value) for name, value in cache.items()})
