@@ -6,39 +6,18 @@
 Works with transformers >= 4.56: greedy decoding, sampling, beam search, left-padded batches and assisted decoding.
 """
 
-import inspect
-
 import numpy as np
 import torch
-from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
 from lzpenalty._core import LZOptions, loop_evidence, lz_penalize_, repetition_period
 from lzpenalty.cache.forget import Forget, ForgetCache
 from lzpenalty.cache.rpc import RPCCache
-from lzpenalty.engines.adaptor import callers, check_prompt_length
+from lzpenalty.engines.adaptor import check_prompt_length
+from lzpenalty.engines.prompts import generate_prompt_length
 from lzpenalty.presets import resolve
 
 __all__ = ["Forget", "ForgetCache", "LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
-
-_GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
-
-
-def _prompt_length(owner: object) -> int:
-    """The prompt's length in the `generate` call that is running `owner`; 0 outside of any.
-
-    Assisted decoding runs a `generate` of the assistant within that of the user, whose prompt is the one that counts.
-    """
-    length = 0
-    for frame in callers():
-        if frame.f_code is _GENERATE:
-            variables = frame.f_locals
-            users = [
-                *variables.get("prepared_logits_processor", ()),
-                *variables.get("prepared_stopping_criteria", ()),
-            ]
-            if any(user is owner for user in users):
-                length = variables["input_ids_length"]
-    return length
 
 
 class LZPenaltyLogitsProcessor(LogitsProcessor):
@@ -116,10 +95,15 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
         self.inplace = inplace
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        start = _prompt_length(self) if self.prompt_length is None else self.prompt_length
+        start = generate_prompt_length(self) if self.prompt_length is None else self.prompt_length
         if not self.inplace:
             scores = scores.clone()
-        return lz_penalize_(scores, input_ids, starts=min(start, input_ids.shape[1]), **self.options)
+        try:
+            return lz_penalize_(scores, input_ids, starts=start, **self.options)
+        except ValueError:
+            if start <= input_ids.shape[1]:
+                raise
+            return lz_penalize_(scores, input_ids, starts=input_ids.shape[1], **self.options)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -166,7 +150,7 @@ class RepetitionStoppingCriteria(StoppingCriteria):
         loop_evidence(nothing, window=window)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor | None = None, **kwargs) -> torch.BoolTensor:
-        start = _prompt_length(self) if self.prompt_length is None else self.prompt_length
+        start = generate_prompt_length(self) if self.prompt_length is None else self.prompt_length
         start = min(start, input_ids.shape[1])
         if self.evidence is not None:
             return loop_evidence(input_ids, window=self.window, starts=start) >= self.evidence
