@@ -33,7 +33,7 @@ _LISTS = {"transformers.generation.logits_process", "transformers.generation.sto
 _LENGTH = "input_ids_length"  # 0 where the prompt is inputs_embeds and nothing else
 _USERS = "prepared_logits_processor", "prepared_stopping_criteria"
 _CONFIG = "generation_config"  # is_assistant: drafts for the `generate` outside of it, whose prompt is the user's
-_KWARGS = "model_kwargs"  # has the cache
+_GIVEN, _KWARGS = "kwargs", "model_kwargs"  # have the cache: what the caller gave, and what the model is given
 _INPUTS, _INPUT_NAME = "inputs_tensor", "model_input_name"  # what the model reads as prompt
 _SAMPLING, _UNFINISHED = "_sample", "unfinished_sequences"
 
@@ -174,7 +174,7 @@ def generate_prompt_length(owner: object) -> int:
 
 
 def _search(owner: object, frame: FrameType | None) -> int:
-    outermost, loop, listed, passed = 0, None, False, []
+    outermost, loop, listed, passed = None, None, False, []
     while frame is not None:
         name = frame.f_code.co_name
         if name == "__call__":
@@ -186,20 +186,22 @@ def _search(owner: object, frame: FrameType | None) -> int:
             if listed and frame in _lengths:
                 return _lengths[frame]
             length, config, *users = _read(frame, "transformers", _LENGTH, _CONFIG, *_USERS)
-            if length is not _UNBOUND:  # else it has left all to another `generate`
+            if length is not _UNBOUND:
                 outermost = length
                 if listed and loop is not None:
                     passed.append((frame, loop))
-                loop = None
                 if not getattr(config, "is_assistant", False):
                     if listed or any(_among(owner, some) for some in users if some is not _UNBOUND):
                         for outer, inner in passed:
                             _remember(_lengths, outer, inner, length)
                         return length
                     listed = False
+            elif outermost is None:
+                raise RuntimeError(_untold(frame, "transformers", f"has not set {_LENGTH!r}"))
+            loop = None
         frame = frame.f_back
     _check_no(loop)
-    return outermost
+    return outermost or 0
 
 
 def _check_no(loop: FrameType | None) -> None:
@@ -208,14 +210,13 @@ def _check_no(loop: FrameType | None) -> None:
         raise RuntimeError(_untold(loop, "transformers", "was not called by its generate()"))
 
 
-def _given(frame: FrameType, loop: FrameType | None) -> tuple[dict, int] | None:
-    """What this `generate` passes on to its model, and how many tokens of prompt that reads. None if it has left all to
-    another."""
+def _given(frame: FrameType, loop: FrameType | None) -> tuple[dict, int | None]:
+    """What this `generate` passes on, and the length of the prompt: None if it leaves that to a function of the user."""
     found = _caches.get(frame)
     if found is None:
         length, kwargs, inputs, name = _read(frame, "transformers", _LENGTH, _KWARGS, _INPUTS, _INPUT_NAME)
         if length is _UNBOUND:
-            return None
+            return _read(frame, "transformers", _GIVEN)[0], None
         found = kwargs, inputs.shape[1] if name == "inputs_embeds" else length
         if loop is not None:
             _remember(_caches, frame, loop, found)
@@ -230,11 +231,11 @@ def _generate_with(cache) -> tuple[int, FrameType | None] | None:
         if name in _LOOPS and _of_transformers(frame):
             loop = frame
         elif name == "generate" and _of_transformers(frame):
-            given = _given(frame, loop)
-            if given is not None:
-                kwargs, length = given
-                if any(value is cache or getattr(value, "self_attention_cache", None) is cache for value in kwargs.values()):
-                    return length, loop
+            kwargs, length = _given(frame, loop)
+            if any(value is cache or getattr(value, "self_attention_cache", None) is cache for value in kwargs.values()):
+                if length is None:
+                    raise RuntimeError(_untold(frame, "transformers", f"has not set {_LENGTH!r}"))
+                return length, loop
             loop = None
         frame = frame.f_back
     return None
