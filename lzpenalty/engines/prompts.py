@@ -190,12 +190,11 @@ def _search(owner: object, frame: FrameType | None) -> int:
                 outermost = length
                 if listed and loop is not None:
                     passed.append((frame, loop))
-                if not getattr(config, "is_assistant", False):
-                    if listed or any(_among(owner, some) for some in users if some is not _UNBOUND):
-                        for outer, inner in passed:
-                            _remember(_lengths, outer, inner, length)
-                        return length
-                    listed = False
+                holds = listed or any(_among(owner, some) for some in users if some is not _UNBOUND)
+                if holds and not getattr(config, "is_assistant", False):
+                    for outer, inner in passed:
+                        _remember(_lengths, outer, inner, length)
+                    return length
             elif outermost is None:
                 raise RuntimeError(_untold(frame, "transformers", f"has not set {_LENGTH!r}"))
             loop = None
