@@ -36,7 +36,8 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
         Whose ids "reasoning" releases, unless `release` says which.
     prompt_length : int, optional
         Tokens, padding included, at the beginning of each row that do not count. By default the prompt of the `generate`
-        call that is running; outside of `generate`, where prompt and answer can't be told apart, every token counts.
+        call that is running, also if the processor is called by another; outside of `generate`, where prompt and answer can't
+        be told apart, every token counts.
     inplace : bool, default False
         Whether to write to the scores that are passed in and save a copy. Leave it off with `output_logits=True`.
 
@@ -44,6 +45,8 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
     ------
     TypeError, ValueError
         For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
+    RuntimeError
+        When called, if `prompt_length` was not given and transformers does not say it in the way that is known.
     """
 
     supports_continuous_batching = False  # it hands processors the newest tokens only

@@ -29,12 +29,15 @@ class LZPenalty(PenaltyOptions):
         As for :class:`lzpenalty.hf.LZPenaltyLogitsProcessor`; mlx-lm's tokenizer.
     prompt_length : int, optional
         Tokens at the beginning that do not count. By default the prompt of the `stream_generate` or `generate` call that is
-        running; elsewhere, as in mlx-lm's `BatchGenerator`, every token counts.
+        running; outside of mlx-lm every token counts.
 
     Raises
     ------
     TypeError, ValueError
         For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
+    RuntimeError
+        When called, if `prompt_length` was not given and mlx-lm does not say it, as in speculative generation and in its
+        `BatchGenerator`.
     """
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:

@@ -48,6 +48,9 @@ class LZPenalty(PenaltyOptions):
     ------
     TypeError, ValueError
         For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
+    RuntimeError
+        When called, if `prompt_length` was not given and llama-cpp-python does not say it, or is asked for the first time in
+        the middle of an answer. It comes from a callback of ctypes, which prints it and goes on without the penalty.
     """
 
     def __init__(
