@@ -36,7 +36,7 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
         Whose ids "reasoning" releases, unless `release` says which.
     prompt_length : int, optional
         Tokens, padding included, at the beginning of each row that do not count. By default the prompt of the `generate`
-        call that is running, also if the processor is called by another; outside of `generate`, where prompt and answer can't
+        call that is running, also if another processor calls this one; outside of `generate`, where prompt and answer can't
         be told apart, every token counts.
     inplace : bool, default False
         Whether to write to the scores that are passed in and save a copy. Leave it off with `output_logits=True`.
