@@ -51,8 +51,9 @@ def test_logits_are_those_of_transformers_own_cache(name):
     assert not report.wrong
     refusals = {found.says for found in report.found.values() if found.status == "refused"}
     assert all(message.startswith("model: ") and report.model in message for message in refusals), refusals
-    if not report.found:
-        pytest.skip("; ".join(sorted(set(report.untried.values()))))
+    untried = {*report.untried.values(), *(found.says for found in report.found.values() if found.status == "own")}
+    if all(found.status == "own" for found in report.found.values()):
+        pytest.skip("; ".join(sorted(untried)))
 
 
 # What the comparison stands on.
