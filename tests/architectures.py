@@ -150,7 +150,8 @@ def shrunk(config, own: dict):
     for name, default in fields.items():
         value = given.get(name)
         if hasattr(value, "to_dict"):
-            small[name] = shrunk(value, own.get(name, {}))
+            part = shrunk(value, own.get(name, {}))
+            small[name] = part if dataclasses.is_dataclass(config) else part.to_dict()
         elif value is None and name in NEEDED:
             small[name] = NEEDED[name]
         elif name in BOUNDS and name not in small and (default is not None or name in NEEDED or name == "sliding_window"):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 import lzpenalty
@@ -36,6 +36,8 @@ CACHES = {
 }
 ATTENTIONS = ("sdpa", "eager")
 TOLERANCE = 1e-4  # of the largest logit
+# What transformers calls the argument: "cache" since 5.24.
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def feed(model, situation: Situation, cache, columns=None, now=None):
     """Yields the end of each piece, and its logits. With `columns`, what is hidden from each piece, `now` becomes that."""
     ids, mask = situation.ids(), situation.mask()
     known = inspect.signature(model.forward).parameters
-    if "past_key_values" not in known:
-        raise TypeError("forward takes no past_key_values")
+    if CACHE not in known:
+        raise TypeError(f"forward takes no {CACHE}")
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     end = 0
     for number, piece in enumerate(situation.pieces):
@@ -111,9 +113,7 @@ def feed(model, situation: Situation, cache, columns=None, now=None):
         new = slice(end - piece, end)
         more = {"position_ids": positions[:, new]} if "position_ids" in known else {}
         with torch.no_grad():
-            output = model(
-                input_ids=ids[:, new], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **more
-            )
+            output = model(input_ids=ids[:, new], attention_mask=mask[:, :end], use_cache=True, **{CACHE: cache}, **more)
         if output.logits.shape[1] != piece:
             raise ValueError(f"{piece} tokens got logits of {output.logits.shape[1]}")
         yield end, output.logits.clone()
