@@ -17,6 +17,7 @@ from facts import AGES, KINDS, difference, shared, wilson
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLES = {}
+VERSIONED = ("transformers", "torch", "numpy", "accelerate", "gguf", "python")  # in the list of what passed with what
 
 
 def table(function):
@@ -1001,6 +1002,18 @@ def peers_of(name: str) -> str:
     header = ["", *(f"tokens a CPU second, {place}" for place in places), *(f"MB, {place}" for place in places)]
     versions = {f"{name} {version}" for row in results["rows"] for name, version in row["versions"].items()}
     return f"{markdown(header, rows)}\n\n{provenance(results)}. Measured with {', '.join(sorted(versions))}"
+
+
+@table
+def versions() -> str:
+    """What passed with what, by package, as sessions of nox noted it."""
+    rows = []
+    for command, runs in load("versions").items():
+        for installed, day in runs.items():
+            found = dict(each.split() for each in installed.split(", "))
+            rows.append([found.get(name, "") for name in VERSIONED] + [f"`{command}`", day])
+    rows.sort(key=lambda row: [int(part) for part in re.findall(r"\d+", row[0])], reverse=True)
+    return markdown([*VERSIONED, "with", "last"], rows)
 
 
 @table

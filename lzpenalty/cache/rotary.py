@@ -202,9 +202,15 @@ def examine(model) -> Attention:
         for step in range(2):
             given = {"input_ids": ids, "use_cache": True, CACHE_ARGUMENT: cache}
             try:
-                model(position_ids=positions + step, **given)
-            except TypeError:  # a model that takes no positions
-                model(**given)
+                try:
+                    model(position_ids=positions + step, **given)
+                except TypeError:  # a model that takes no positions
+                    model(**given)
+            except Exception as error:
+                raise ValueError(
+                    f"model: expected one that goes on from a token and a cache, {type(model).__name__} raised "
+                    f"{type(error).__name__}: {error}"
+                ) from error
             rotations = rotations or [_rotation(model, probe, told) for probe in probes]
             found.append([(len(probe.calls), probe.placed(), probe.special()) for probe in probes])
     every = [each for step in found for each in step]
