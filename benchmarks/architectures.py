@@ -2,7 +2,7 @@
 
     python benchmarks/architectures.py
 
-A tiny random model of each (tests/architectures.py) is fed the same tokens with each cache as with transformers' own, by
+A tiny random model of each (tests/every_architecture.py) is fed the same tokens with each cache as with transformers' own, by
 both attention functions, plain, with left padding, in chunks and in two turns (tests/served.py). Nothing is timed: logits
 and what is kept are right or not. Writes results/architectures.json, from which docs/reference/architectures.md is made.
 Takes about ten minutes on one core."""
@@ -19,7 +19,7 @@ from harness import write
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from architectures import names, text_part  # noqa: E402
+from every_architecture import names, text_part  # noqa: E402
 from served import CACHES, INTERVAL, RATIO, RECENT, TOLERANCE, Report, examine  # noqa: E402
 
 

@@ -20,8 +20,8 @@ from transformers import DynamicCache, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 import lzpenalty
-from architectures import LEFT_OUT, build, names
 from dropped import CAN_HIDE, hidden, told_apart
+from every_architecture import LEFT_OUT, build, names
 from lzpenalty.cache.selectors import RPC, Echo, Recorder
 from lzpenalty.hf import CompressedCache, Forget, ForgetCache
 

@@ -87,7 +87,7 @@ class BaseCache(DynamicCache):
         Raises
         ------
         TypeError
-            For a selector that is not one of :data:`lzpenalty.cache.selectors.SELECTORS`.
+            For a selector that is not one of those of :mod:`lzpenalty.cache.selectors`.
         RuntimeError
             For a cache in which an earlier forward was interrupted.
         """
@@ -96,7 +96,7 @@ class BaseCache(DynamicCache):
 
     @classmethod
     def load(cls, file, model, map_location=None):
-        """The cache that `save` wrote, for the same model. `map_location` is as in :func:`torch.load`.
+        """The cache that `save` wrote, for the same model. `map_location` is as in ``torch.load``.
 
         Raises
         ------

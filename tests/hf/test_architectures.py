@@ -11,8 +11,8 @@ pytest.importorskip("transformers")
 from transformers import AutoConfig, DynamicCache  # noqa: E402
 
 import served  # noqa: E402
-from architectures import CAUSAL, OWN, VARIANTS, build, configuration, names  # noqa: E402
 from dropped import CAN_HIDE, hidden, told_apart  # noqa: E402
+from every_architecture import CAUSAL, OWN, VARIANTS, build, configuration, names  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
