@@ -8,7 +8,7 @@ import weakref
 from contextlib import ExitStack, contextmanager
 
 import torch
-from transformers import DynamicCache, GenerationMixin
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from lzpenalty.cache.attention import attention_modules, find_attention, is_watched, looking_modules, places, watched
@@ -221,7 +221,7 @@ class BaseCache(DynamicCache):
         """The model is about to be called with these arguments."""
         if given.get("use_cache") is False:
             raise ValueError("use_cache: expected True where a cache is passed, got False")
-        if model.training and getattr(model, "is_gradient_checkpointing", False):
+        if model.training and getattr(model, _CHECKPOINTING, False):
             raise ValueError(
                 "model: expected one without gradient checkpointing, which passes no cache on while it trains, got "
                 f"{type(model).__name__} in training; call model.eval()"
@@ -306,6 +306,12 @@ def _layer_state(layer) -> dict:
         "kind": type(layer).__name__,
         "values": {name: value for name, value in vars(layer).items() if isinstance(value, plain)},
     }
+
+
+# What models call it: 'gradient' before transformers 5.24.
+_CHECKPOINTING = next(
+    name for name in ("is_activation_checkpointing", "is_gradient_checkpointing") if hasattr(PreTrainedModel, name)
+)
 
 
 # A model's forward is told to the cache that is passed to it, whichever that is, as long as any block is open.

@@ -70,6 +70,39 @@ def test_the_shape_of_gemma3_270m():
     assert len(cache.stats()["kept_by_head"]) == 1
 
 
+def wrapped(kind):
+    """A model whose forward does something with positions before the model's own."""
+
+    class Wrapped(transformers.LlamaForCausalLM):
+        def forward(self, input_ids=None, position_ids=None, **kwargs):
+            if kind == "drops":
+                position_ids = None
+            elif kind == "replaces":
+                position_ids = torch.zeros_like(position_ids)
+            elif kind == "shifts":
+                position_ids = position_ids + 7
+            elif kind == "prepends":  # as PEFT's prompt tuning does, which drops positions as well
+                cache = kwargs[CACHE_ARGUMENT]
+                embeddings = self.get_input_embeddings()(input_ids)
+                if not cache.get_seq_length():
+                    embeddings = torch.cat([embeddings.new_ones(len(embeddings), 7, embeddings.shape[2]), embeddings], 1)
+                return super().forward(inputs_embeds=embeddings, **kwargs)
+            return super().forward(input_ids=input_ids, position_ids=position_ids, **kwargs)
+
+    torch.manual_seed(0)
+    return Wrapped(AutoConfig.for_model("llama", **SIZES)).eval()
+
+
+@pytest.mark.parametrize("kind", ["drops", "replaces", "shifts", "prepends"])
+def test_positions_that_were_not_used_say_nothing(kind):
+    """Queries at two positions are the same where the positions were dropped, which does not mean that they don't turn."""
+    model = wrapped(kind)
+    with pytest.warns(UserWarning, match="how queries of 3 of 3 layers change with their positions was not found out"):
+        cache = CompressedCache(model, **ECHO)
+    assert cache.selector.keeps_evidence and [layer.rotation.pairs for layer in cache.layers] == ["unknown"] * 3
+    assert [turn.pairs for turn in examine(wrapped("nothing")).rotations] == ["half"] * 3
+
+
 @pytest.mark.parametrize(
     "kind",
     [
