@@ -288,17 +288,22 @@ class ForgetCache(BaseCache):
             )
         if self._rows and len(self._rows) != ids.shape[0]:
             raise ValueError(f"input_ids: expected {len(self._rows)} rows, as before, got {ids.shape[0]}")
-        is_message = self._is_message(seen, new)
-        tokens = ids[:, 0].tolist()
-        self._rows = self._rows or [_Row() for _ in tokens]
+        if self._is_message(seen, new):
+            self._message(ids.shape[0], new)
+            return
         self._told = seen + new
-        for number, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
-            dropped = None if is_message else row.feed(self.forget, token, self._own[0].entries[number])
-            if dropped:
+        for number, (row, token) in enumerate(zip(self._rows, ids[:, 0].tolist(), strict=True)):
+            if dropped := row.feed(self.forget, token, self._own[0].entries[number]):
                 for layer in self._own:
                     layer.drop(number, *dropped)
-            if is_message:
-                row.message(self.forget, (self._own[0].entries[number] if seen else 0) + new)
+
+    def _message(self, rows: int, new: int) -> None:
+        """What comes next is somebody else's."""
+        first = self._own[0]
+        self._rows = self._rows or [_Row() for _ in range(rows)]
+        self._told = first.seen + new
+        for number, row in enumerate(self._rows):
+            row.message(self.forget, (first.entries[number] if first.seen else 0) + new)
 
     def _is_message(self, seen: int, new: int) -> bool:
         """Whether the new tokens are a part of what somebody else wrote. A text that is given to `generate` but for its last
@@ -319,9 +324,16 @@ class ForgetCache(BaseCache):
                 logits[number, -1, forced] = 0
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        compiling = torch.compiler.is_compiling()
-        if not compiling and self.layers[layer_idx].seen + key_states.shape[2] != self._told:
-            raise RuntimeError("cache: a forward whose tokens it was not shown. Use ForgetCache inside of its `with` block")
+        seen, new = self.layers[layer_idx].seen, key_states.shape[2]
+        if not torch.compiler.is_compiling() and seen + new != self._told:
+            # Up to transformers 5.3 generate calls a model's forward for the pieces of a prompt, past all hooks.
+            prompt = cache_prompt_length(self)
+            if layer_idx != self._indices[0] or prompt is None or seen + new > prompt or not self._is_message(seen, new):
+                raise RuntimeError(
+                    "cache: a forward whose tokens it was not shown. Use ForgetCache inside of its `with` block, and call "
+                    "the model, not its forward"
+                )
+            self._message(key_states.shape[0], new)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     # Rows that are chosen, as by beam search.

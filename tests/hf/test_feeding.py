@@ -148,6 +148,7 @@ def test_padding_that_fills_pieces_and_rows(name):
         mask = (torch.arange(20) >= torch.tensor(pads)[:, None]).long()
         for size in (3, 8, 10, 20):
             options = dict(prefill_chunk_size=size) if size < 20 else {}
+            options["suppress_tokens"] = [VOCAB - 1]  # which ForgetCache looks for
             wanted = generate(model, ids * mask, 30, mask, **options)
             with CACHES[name](model) as cache:
                 got = generate(model, ids * mask, 30, mask, **{CACHE_ARGUMENT: cache}, **options)
@@ -161,13 +162,20 @@ def test_messages_in_pieces_are_never_a_thought():
     model, rule = tiny(), Forget(close=18, then=[20, 21, 22, 19])
     ids = prompt(1, 9).masked_fill(prompt(1, 9) == 18, 17)
     ids[0, -1] = 18
+
+    def two_turns(cache, size):
+        text = generate(model, ids, 10, **{CACHE_ARGUMENT: cache}, prefill_chunk_size=size, suppress_tokens=[18])
+        more = torch.cat([text, ids], 1)
+        return generate(model, more, 10, **{CACHE_ARGUMENT: cache}, prefill_chunk_size=size, suppress_tokens=[18])
+
+    reference = DynamicCache(config=model.config)
+    two_turns(reference, 8)
+    if reference.get_seq_length() != 2 * (9 + 10) - 1:
+        pytest.skip("this transformers feeds a text anew, where it comes in pieces")
     answers = []
     for size in (8, 9):
         with ForgetCache(model, rule) as cache:
-            text = generate(model, ids, 10, **{CACHE_ARGUMENT: cache}, prefill_chunk_size=size)
-            more = torch.cat([text, ids], 1)
-            text = generate(model, more, 10, **{CACHE_ARGUMENT: cache}, prefill_chunk_size=size)
-        answers.append(text)
+            answers.append(two_turns(cache, size))
         assert cache.stats()["kept"] == cache.stats()["seen"] and cache.stats()["thoughts"] == [0]
     assert torch.equal(*answers)
 
