@@ -2,7 +2,8 @@
 
 
 def token_by_token(generated, interval, recent, kept):
-    """Compressions by then, and tokens since the last one. `kept(times)` tokens before the recent ones stay after so many."""
+    """Compressions by then, and tokens since the last one. After `times` of them `kept(times)` tokens stay before the
+    recent ones."""
     held = times = since = 0
     for _ in range(generated):
         held, since = held + 1, since + 1
