@@ -446,9 +446,9 @@ def test_models_that_cannot_be_served():
     t5 = AutoConfig.for_model("t5", vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     with pytest.raises(ValueError, match="T5ForConditionalGeneration, which has an encoder"):
         CompressedCache(AutoModelForSeq2SeqLM.from_config(t5))
-    codegen = AutoConfig.for_model("codegen", vocab_size=VOCAB, n_embd=32, n_layer=1, n_head=4, rotary_dim=4)
+    mpt = AutoConfig.for_model("mpt", vocab_size=VOCAB, d_model=32, n_layers=1, n_heads=4)
     with pytest.raises(ValueError, match="expected one that looks its attention up in transformers' AttentionInterface"):
-        CompressedCache(AutoModelForCausalLM.from_config(codegen, attn_implementation="eager"))
+        CompressedCache(AutoModelForCausalLM.from_config(mpt, attn_implementation="eager"))
     model = small("llama")
     model.config._attn_implementation_internal = "flex_attention"
     with pytest.raises(ValueError, match="expected attention 'sdpa', 'eager' or .* got 'flex_attention'"):
