@@ -566,7 +566,7 @@ TITLES = {
 }
 SHORT = ("none", "paper", "gentle", "repetition=1.1", "ngram=6", "dry-breakers=0.8,1.75,2")
 LONG = (
-    "none", "paper", "min_match 2", "min_match 2, min_count 2", "horizon 128", "strength 0.03", "strength 0.05", "gentle",
+    "none", "paper", "min_match 2", "strength 0.03", "strength 0.05", "gentle",
     "reasoning", "repetition=1.1", "ngram=6", "dry=0.8,1.75,2", "dry-breakers=0.8,1.75,2",
 )  # fmt: skip
 OURS = LONG[: LONG.index("repetition=1.1")]

@@ -68,7 +68,7 @@ def answer(llama, prompt, processor, n=60):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, dict(strength=0.4, min_match=2, neutral=[3], horizon=16), dict(gate=(6, 9), release=[[3, 4], 5], reset=7)],
+    [{}, dict(strength=0.4, min_match=2), dict(gate=(6, 9), release=[[3, 4], 5], reset=7)],
 )
 def test_answers_are_those_of_the_formula(options):
     llama, prompt = Llama(), [1, 2, 3, 1, 2]
@@ -116,7 +116,7 @@ def test_prompt_length_can_be_given():
 def test_bad_options_are_refused_at_construction(bad):
     with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
         LZPenalty(**bad)
-    assert eval(repr(LZPenalty(0.25, neutral=[4]))).options == LZPenalty(0.25, neutral=4).options
+    assert eval(repr(LZPenalty(0.25))).options == LZPenalty(0.25).options
 
 
 def test_needs_no_torch():

@@ -39,8 +39,8 @@ ASKS = [
     {"lz_strength": 0},
     {"lz_strength": 1.0},
     {"lz_window": 5, "lz_buffer": 2},
-    {"lz_strength": 0.5, "lz_min_match": 2, "lz_horizon": 8, "lz_neutral": [0, 3], "lz_escalation": 1.0},
-    {"lz_neutral": [VOCAB + 100]},
+    {"lz_strength": 0.5, "lz_min_match": 2},
+    {},
     {"lz_gate": [6, 9], "lz_release": [3, [4, 5]], "lz_release_after": 7, "lz_reset": [7, VOCAB + 1]},
     {"lz_preset": "reasoning", "lz_release": [[4, 5]], "lz_gate": [6, 7], "lz_until": [8]},
 ]
