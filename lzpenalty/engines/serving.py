@@ -120,9 +120,8 @@ def penalize_rows_(logits: torch.Tensor, rows: dict[int, tuple[LZOptions, Any]])
     On a GPU the tokens are sent along without waiting for it. Rows with ids that the model doesn't have are left alone, and
     that is logged: an exception would end the server.
     """
-    vocab = logits.shape[-1]
-    if any(options.vocab_size > vocab for options, _ in rows.values()):
-        rows = {row: pair for row, pair in rows.items() if _known(pair[0], vocab)}
+    if any(options.vocab_size > logits.shape[-1] for options, _ in rows.values()):
+        rows = {row: pair for row, pair in rows.items() if _known(pair[0], logits.shape[-1])}
     if not rows:
         return logits
     if logits.device.type == "cpu":

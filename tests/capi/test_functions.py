@@ -101,7 +101,7 @@ def test_callers_of_other_versions(library, ws, random):
 
 # ---- Penalties ----
 
-MARKS = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), max_size=2)
+MARKS = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), min_size=1, max_size=2)
 EXTRAS = st.fixed_dictionaries(
     {},
     optional=dict(

@@ -16,7 +16,7 @@ from tiny import VOCAB, generate, prompt, tiny, tokenizer, words
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = [
     {},
-    dict(strength=0.6, min_match=2),
+    dict(strength=0.1, min_match=2),
     dict(strength=0.05, window=20),
     dict(strength=0.1, window=200),
 ]

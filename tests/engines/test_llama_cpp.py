@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import oracle
+from lzpenalty import LZOptions
 from lzpenalty.llama_cpp import LZPenalty
 
 VOCAB = 23
@@ -116,7 +117,7 @@ def test_prompt_length_can_be_given():
 def test_bad_options_are_refused_at_construction(bad):
     with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
         LZPenalty(**bad)
-    assert eval(repr(LZPenalty(0.25))).options == LZPenalty(0.25).options
+    assert eval(repr(LZPenalty(strength=0.25))).options == LZPenalty(strength=0.25).options
 
 
 def test_needs_no_torch():
@@ -140,8 +141,8 @@ def test_a_llama_is_a_tokenizer():
             assert special
             return "".join(self.pieces[i] for i in ids).encode()
 
-    options = LZPenalty(preset="reasoning", tokenizer=Vocabulary()).options
+    options = LZPenalty(preset="reasoning", tokenizer=Vocabulary()).options.keywords()
     assert options["release"] == options["reset"] == (8, (0, 1, 2, 3, 4, 5, 6, 7))
-    assert LZPenalty(preset="gentle").options["gate"] == (20, 28)
+    assert LZPenalty(preset="gentle").options.keywords()["gate"] == (20, 28)
     with pytest.raises(ValueError, match="preset: expected release"):
         LZPenalty(preset="reasoning")

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, LogitsProcessor
 
 import oracle
-from lzpenalty import lz_penalize_, repetition_period
+from lzpenalty import LZOptions, lz_penalize_, repetition_period
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
 
 VOCAB, PROMPT = 97, 10
@@ -243,7 +243,7 @@ def test_what_transformers_asks_of_a_processor():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(strength=-1), dict(window=-1), dict(buffer=0), dict(cost="x"), dict(), dict(),
+    [dict(strength=-1), dict(window=-1), dict(buffer=0), dict(cost="x"), dict(until=[-1]), dict(release_after=1.5),
      dict(prompt_length=-1), dict(prompt_length=2.5)],
 )  # fmt: skip
 def test_bad_options_are_refused_at_construction(options):
