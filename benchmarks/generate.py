@@ -22,14 +22,14 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, StoppingCriteria
 
 from harness import RESULTS, write
-from lzpenalty.cache.layer import RPCLayer
+from lzpenalty.cache.attention import CACHE_ARGUMENT, Call
 from lzpenalty.cache.selectors import SELECTORS
-from lzpenalty.hf import RPCCache
+from lzpenalty.hf import CompressedCache
 
 PROMPT, STRIDE, STEPS = 64, 480, 3  # 480 falls on all phases of an interval
 POINTS = (1024, 2048, 4096, 8192)
 OURS = {
-    "RPCCache, interval=None": dict(interval=None),
+    "CompressedCache, interval=None": dict(interval=None),
     "RPC, P = 1024": dict(interval=1024, selector="rpc"),
     "RPC, P = 256": dict(interval=256, selector="rpc"),
     "RPC, P = 256, budget 1024": dict(interval=256, budget=1024, selector="rpc"),
@@ -56,12 +56,14 @@ class Run:
     def __init__(self, model, batch: int, options: dict | None, stack: ExitStack):
         self.model, self.batch = model, batch
         self.ours = options is not None
-        self.cache = stack.enter_context(RPCCache(model, **options)) if self.ours else DynamicCache(config=model.config)
+        self.cache = (
+            stack.enter_context(CompressedCache(model, **options)) if self.ours else DynamicCache(config=model.config)
+        )
         self.generated, self.bytes = 0, []
         self.held, self.seconds = [], []  # of timed steps
         self.compressions, self.scores = [], []  # seconds of each, and of scores between them
         self.lengths = []  # tokens held at each step
-        model(torch.full((batch, PROMPT), 7), past_key_values=self.cache, logits_to_keep=1)
+        model(torch.full((batch, PROMPT), 7), **{CACHE_ARGUMENT: self.cache}, logits_to_keep=1)
 
     @property
     def length(self) -> int:
@@ -70,7 +72,7 @@ class Run:
     def step(self) -> None:
         """A token for real."""
         before, started = self.length, time.perf_counter()
-        logits = self.model(torch.full((self.batch, 1), 7), past_key_values=self.cache, logits_to_keep=1).logits
+        logits = self.model(torch.full((self.batch, 1), 7), **{CACHE_ARGUMENT: self.cache}, logits_to_keep=1).logits
         logits[:, -1].argmax(-1)
         seconds = time.perf_counter() - started
         if self.length == before + 1:  # compressions are counted apart
@@ -86,15 +88,17 @@ class Run:
             before, spent = self.length, self.cache.stats()["seconds"] if self.ours else 0
             for layer in self.cache.layers:
                 keys = torch.randn(self.batch, *self._shape, dtype=self.model.dtype)[:, :, None].expand(-1, -1, new, -1)
-                compresses = isinstance(layer, RPCLayer) and layer.settings.compresses
-                if compresses:
-                    layer.answering = True  # or it would take these for the prompt
+                if self.ours and layer is self.cache.layers[0]:
+                    layer.text.prompt = PROMPT  # or it would take these for a part of it
+                    layer.text.begins(layer.seen, new, None, None)
+                    layer.text.sees(None)
                 layer.update(keys, keys)
-                if compresses:
+                if self.ours and layer.settings.compresses:
                     scores = layer.own_selector.keeps_evidence  # of all queries, not of the last ones alone
                     queries = new if scores else min(new, layer.settings.plan.recent)
                     shape = (self.batch, self.model.config.num_attention_heads, queries, keys.shape[3])
-                    layer.attended(torch.randn(shape, dtype=keys.dtype), None)
+                    queries = torch.randn(shape, dtype=keys.dtype)
+                    layer.attended(Call(None, queries, keys, keys, None, {}, "sdpa"))
             if left == 1:
                 self.compressions.append((self.generated + 1, self.cache.stats()["seconds"] - spent))
             elif self.ours and self.cache._own[0].own_selector.keeps_evidence:
@@ -111,7 +115,7 @@ class Run:
         if not self.ours or not self.cache.settings.compresses:
             return 1 << 30
         layer = self.cache._own[0]
-        return layer.settings.plan.due(layer.intervals) - (layer.stop - layer.start)
+        return layer.settings.plan.next_due(layer.generated) - layer.generated
 
     def _count(self, before: int, new: int) -> None:
         self.lengths.extend(range(before + 1, before + new + 1))
@@ -184,9 +188,9 @@ def check(model, batch: int, tokens: int) -> dict:
                 run.advance(at)
                 for _ in range(STEPS):
                     run.step()
-            cache = stack.enter_context(RPCCache(model, **options)) if run.ours else DynamicCache(config=model.config)
+            cache = stack.enter_context(CompressedCache(model, **options)) if run.ours else DynamicCache(config=model.config)
             started = time.perf_counter()
-            model.generate(ids, past_key_values=cache, **kwargs)
+            model.generate(ids, **{CACHE_ARGUMENT: cache}, **kwargs)
         whole = time.perf_counter() - started
         result[name] = {"batch": batch, "tokens": tokens, "seconds": whole, "sum": float(run.seconds_until(tokens)[-1])}
         print(f"  {name}: {whole:.1f} s for real, {result[name]['sum']:.1f} s by the sum")
@@ -209,8 +213,8 @@ def whole(model, batch: int, tokens: int) -> dict:
     name, clock = "RPC, P = 256, budget 1024", Clock()
     ids = torch.full((batch, PROMPT), 7)
     options = dict(attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, eos_token_id=None)
-    with RPCCache(model, **OURS[name]) as cache:
-        model.generate(ids, past_key_values=cache, stopping_criteria=[clock], **options)
+    with CompressedCache(model, **OURS[name]) as cache:
+        model.generate(ids, **{CACHE_ARGUMENT: cache}, stopping_criteria=[clock], **options)
     each = 1e3 * np.diff(clock.times)
     points = {p: float(each[p - 512 : p].mean()) for p in POINTS if p <= tokens}
     print(f"  {name}, every step for real: " + ", ".join(f"{ms:.0f} ms at {p:,}" for p, ms in points.items()))

@@ -1,23 +1,27 @@
 """How fast is the LZ penalty?
 
-    python benchmarks/lz.py [--quick | --presets]
+    python benchmarks/lz.py [--quick | --presets | --processor]
 
 Side by side in one process: lz_penalize_ in place, the transformers processor with its copy of the scores, transformers'
 own RepetitionPenaltyLogitsProcessor on the same input, and the dense PyTorch formula. Texts: random ids, real prose
 (Python's own manual), and a loop of one token, the worst case for matching. Writes results/lz.json.
 
 --presets does another thing, and that alone: a row under each preset beside the default's and transformers' repetition
-penalty, at each batch size. It writes results/lz-presets.json."""
+penalty, at each batch size. It writes results/lz-presets.json.
+
+--processor, alone too: what transformers' processor takes beside lz_penalize_ on the same input, in place, where `generate`
+calls it and outside of that. It prints a line for each length of text."""
 
 import argparse
 import pydoc_data.topics
 import re
 import statistics
+import time
 import zlib
 from functools import partial
 
 import torch
-from transformers import RepetitionPenaltyLogitsProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from dense import dense_penalize
 from harness import median_ratio, side_by_side, write
@@ -168,14 +172,60 @@ def parts(rounds: int) -> dict:
     return result
 
 
+def processor(rounds: int) -> None:
+    """In place, in `generate` and outside. Where the prompt ends is asked for in each call, so that it matters who calls: in
+    the second step the list of processors is another, which does nothing but call and time."""
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=64, **sizes))
+    prompt, vocab = torch.ones(1, 16, dtype=torch.int64), 151_936
+    penalty, logits = LZPenaltyLogitsProcessor(inplace=True), torch.randn(1, vocab)
+    now, calls, steps = time.perf_counter, LogitsProcessorList.__call__, []
+
+    def timed(self, input_ids, scores, **kwargs):
+        steps.append(0)
+        if len(steps) == 1:
+            return calls(self, input_ids, scores, **kwargs)
+        where = "outside" if self is None else "in generate"
+        for length in (64, 512 + BUFFER, 4096):
+            tokens, best = make_tokens("prose", 1, length, vocab), [1.0] * 4
+            options = penalty.options
+            for _ in range(20 * rounds):
+                start = now()
+                for _ in range(500):
+                    pass
+                nothing = now()
+                for _ in range(500):
+                    lz_penalize_(logits, tokens, starts=16)
+                row = now()
+                for _ in range(500):
+                    lz_penalize_(logits, tokens, starts=16, **options)
+                given = now()
+                for _ in range(500):
+                    penalty(tokens, logits)
+                taken = [nothing - start, row - nothing, given - row, now() - given]
+                best = [min(pair) for pair in zip(best, taken, strict=True)]
+            row, given, ours = ((one - best[0]) / 500 * 1e6 for one in best[1:])
+            print(f"{where}, {length} tokens: row {row:.2f} us, with all options {given:.2f} us, processor {ours:.2f} us: "
+                  f"{ours / row:.2f} and {ours / given:.2f} times", flush=True)  # fmt: skip
+        return scores
+
+    LogitsProcessorList.__call__ = timed
+    model.generate(prompt, do_sample=False, max_new_tokens=2, logits_processor=[penalty])
+    timed(None, prompt, logits)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a corner of the grid, nothing written")
     parser.add_argument("--presets", action="store_true", help="the presets alone, into lz-presets.json")
+    parser.add_argument("--processor", action="store_true", help="the processor in place alone, nothing written")
     args = parser.parse_args()
     quick = args.quick
     torch.set_grad_enabled(False)
     rounds = 3 if quick else 9
+    if args.processor:
+        processor(rounds)
+        return
     if args.presets:
         write("lz-presets", {"rows": presets(rounds)})
         return

@@ -68,12 +68,23 @@ def options_of(method: str, task: str, args) -> dict:
     if method == "lightthinker":
         return {"lt_setting": args.setting}
     if method == "rpc":
-        return {"rpc_selector": "rpc", "rpc_interval": args.interval, "rpc_ratio": args.ratio, "rpc_recent": args.recent}
+        return {
+            "cache_selector": "rpc",
+            "cache_interval": args.interval,
+            "cache_ratio": args.ratio,
+            "cache_recent": args.recent,
+        }
     budget = args.budget.get(task)
     if budget is None:
         budget = round(mean_length(task, args) / 4)
     recent = min(args.recent, budget)
-    return {"rpc_selector": method, "rpc_budget": budget, "rpc_interval": args.every, "rpc_recent": recent, "rpc_ratio": 1}
+    return {
+        "cache_selector": method,
+        "cache_budget": budget,
+        "cache_interval": args.every,
+        "cache_recent": recent,
+        "cache_ratio": 1,
+    }
 
 
 def mean_length(task: str, args) -> float:

@@ -38,11 +38,12 @@ from facts import AGES, HALVES, KINDS, difference, fact, shared, texts
 from harness import RESULTS, write
 from lzpenalty.analysis import find_loops, seq_rep, token_bits
 from lzpenalty.cache import selectors
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.selectors.base import attention
 from lzpenalty.commands.models import load_model
-from lzpenalty.hf import RPCCache
+from lzpenalty.hf import CompressedCache
 
 PROMPT, RECENT, BATCH = 64, 32, 8
 INTERVALS = 9
@@ -103,11 +104,11 @@ class EchoOfOthers(selectors.Echo):
 
     def ask(self, layer, queries, behind):
         new = queries.shape[2]
-        for head in layer.heads():
-            length = head.length - behind
-            products = head.of_group(queries) @ head.keys[:, :, :length].mT * layer.scale
+        for cell in (cell for of_row in layer.cells() for cell in of_row):
+            length = cell.length - behind
+            products = cell.of_group(queries) @ cell.keys[:, :, :length].mT * layer.scale
             products[..., length - new :].diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
-            evidence = head.evidence[:, 0, :length]
+            evidence = cell.evidence[:, 0, :length]
             torch.maximum(evidence, products.softmax(-1).amax((1, 2)), out=evidence)
 
 
@@ -118,16 +119,16 @@ class EchoWithoutBound(selectors.Echo):
 
 
 class FirstBudgets(Budgets):
-    """What the first compression gave each head is what it gets for every interval."""
+    """What the first compression gave each head of a row is what it gets for every interval."""
 
     first = None
 
-    def _of_heads(self, scores, keep):
+    def of_rows(self, scores, keep):
         if self.first is None:
-            self.first = super()._of_heads(scores, keep), keep
+            self.first = super().of_rows(scores, keep), keep
         budgets, at_first = self.first
         assert keep % at_first == 0
-        return [budget * keep // at_first for budget in budgets]
+        return [[budget * keep // at_first for budget in of_row] for of_row in budgets]
 
 
 def novelty(ids: torch.Tensor, vocab: int, times_attention: bool) -> Novelty:
@@ -174,14 +175,14 @@ def open_cache(model, ids: torch.Tensor, rule: str, setting: dict):
         return DynamicCache(config=model.config)
     options = {"recent": RECENT, **setting, **RULES[rule](ids, model.config.get_text_config().vocab_size)}
     budgets = options.pop("budgets", None)
-    cache = RPCCache(model, **options)
+    cache = CompressedCache(model, **options)
     if budgets:
         next(layer for layer in cache.layers if isinstance(layer, RaggedLayer)).budgets.__class__ = budgets
     return cache
 
 
 def watching(cache):
-    return cache if isinstance(cache, RPCCache) else contextlib.nullcontext()
+    return cache if isinstance(cache, CompressedCache) else contextlib.nullcontext()
 
 
 def sizes(tokens: int, recent: int = RECENT) -> list[int]:
@@ -199,10 +200,10 @@ def sizes_to_questions(interval: int) -> list[int]:
 def ask(model, cache, tails: torch.Tensor, answers: list[int]) -> list[bool]:
     """Whether each row's tail ends as the model would end it; the cache stays as it is."""
     longest = max(answers)
-    croppable = not isinstance(cache, RPCCache) and not any(cache.is_sliding)
+    croppable = not isinstance(cache, CompressedCache) and not any(cache.is_sliding)
     twin = cache if croppable else copy.deepcopy(cache)
     with watching(twin):
-        logits = model(tails, past_key_values=twin, logits_to_keep=longest + 1).logits
+        logits = model(tails, **{CACHE_ARGUMENT: twin}, logits_to_keep=longest + 1).logits
     hits = logits[:, :-1].argmax(-1) == tails[:, -longest:]
     if twin is cache:
         cache.crop(-tails.shape[1])
@@ -252,8 +253,8 @@ def facts(model, tokenizer, half: str, rule: str, setting: dict, batch: int) -> 
     ids = torch.tensor([row.ids for row in rows])
     cache, fed, known = open_cache(model, ids, rule, setting), 0, {}
     with torch.inference_mode(), watching(cache):
-        for size in sizes(PROMPT + end) if isinstance(cache, RPCCache) else sizes_to_questions(interval):
-            model(ids[:, fed : fed + size], past_key_values=cache, logits_to_keep=1)
+        for size in sizes(PROMPT + end) if isinstance(cache, CompressedCache) else sizes_to_questions(interval):
+            model(ids[:, fed : fed + size], **{CACHE_ARGUMENT: cache}, logits_to_keep=1)
             fed += size
             generated = fed - PROMPT
             due = [(generated // interval - 1, 0)] if generated and generated % interval == 0 else []
@@ -296,7 +297,7 @@ def bits_of(model, ids: torch.Tensor, cache) -> torch.Tensor:
     bits, fed = [], 0
     with torch.inference_mode(), watching(cache):
         for size in sizes(ids.shape[1]):
-            logits = model(ids[:, fed : fed + size], past_key_values=cache).logits.float()
+            logits = model(ids[:, fed : fed + size], **{CACHE_ARGUMENT: cache}).logits.float()
             targets = ids[:, fed + 1 : fed + 1 + size]
             logits = logits[:, : targets.shape[1]]
             bits.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") / math.log(2))
@@ -334,7 +335,7 @@ def passcode(model, tokenizer, half: str, rule: str, setting: dict, batch: int) 
     cache, fed, tail = open_cache(model, ids, rule, setting), 0, max(answers) + 1
     with torch.inference_mode(), watching(cache):
         for size in sizes(ids.shape[1] - tail, setting["recent"]):
-            model(ids[:, fed : fed + size], past_key_values=cache, logits_to_keep=1)
+            model(ids[:, fed : fed + size], **{CACHE_ARGUMENT: cache}, logits_to_keep=1)
             fed += size
         return "".join(str(int(one)) for one in ask(model, cache, ids[:, fed:], answers))
 
@@ -351,7 +352,7 @@ def generation(model, tokenizer, half: str, rule: str, setting: dict, greedy: bo
     torch.manual_seed(0)
     how = dict(do_sample=False) if greedy else dict(do_sample=True, temperature=0.6, top_p=0.95, top_k=0)
     with watching(cache):
-        out = model.generate(**inputs, **how, max_new_tokens=ANSWER_TOKENS, past_key_values=cache)
+        out = model.generate(**inputs, **how, max_new_tokens=ANSWER_TOKENS, **{CACHE_ARGUMENT: cache})
     found = []
     for answer in out[:, inputs.input_ids.shape[1] :].tolist():
         if tokenizer.eos_token_id in answer:

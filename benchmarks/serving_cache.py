@@ -24,8 +24,8 @@ PROMPT, TOKENS, REQUESTS, BLOCK, WATERMARK = 128, 1024, 6, 32, 0.05
 ROUNDS, SHORT = 5, 24
 MODES = {
     "full": None,
-    "interval 64, ratio 4": {"rpc_interval": 64, "rpc_ratio": 4, "rpc_recent": 16},
-    "interval 64, budget 128": {"rpc_interval": 64, "rpc_budget": 128, "rpc_recent": 16},
+    "interval 64, ratio 4": {"cache_interval": 64, "cache_ratio": 4, "cache_recent": 16},
+    "interval 64, budget 128": {"cache_interval": 64, "cache_budget": 128, "cache_recent": 16},
 }
 CLASSES = "classes"
 

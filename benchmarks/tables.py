@@ -9,6 +9,7 @@ import json
 import re
 import statistics
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from facts import AGES, KINDS, difference, shared, wilson
@@ -16,6 +17,7 @@ from facts import AGES, KINDS, difference, shared, wilson
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLES = {}
+VERSIONED = ("transformers", "torch", "numpy", "accelerate", "gguf", "python")  # in the list of what passed with what
 
 
 def table(function):
@@ -330,7 +332,13 @@ def generate_summary() -> str:
     """Generation with a compressed cache against DynamicCache."""
     results = load("generate")
     rows = [r for r in results["models"]["smollm2"]["rows"] if r["batch"] == 4]
-    names = ("DynamicCache", "RPCCache, interval=None", "echo, P = 1024", "RPC, P = 1024", "RPC, P = 256, budget 1024")
+    names = (
+        "DynamicCache",
+        "CompressedCache, interval=None",
+        "echo, P = 1024",
+        "RPC, P = 1024",
+        "RPC, P = 256, budget 1024",
+    )
     points = list(rows[0]["tokens_per_second"])
     header = ["SmolLM2-135M, float32, batch 4", *(f"{int(p):,} tokens" for p in points), "tokens/s", "MB", "ms a step"]
     body = generate_rows("", [r for r in rows if r["cache"] in names], points)
@@ -997,12 +1005,120 @@ def peers_of(name: str) -> str:
 
 
 @table
+def versions() -> str:
+    """What passed with what, by package, as sessions of nox noted it."""
+    rows = []
+    for command, runs in load("versions").items():
+        for installed, day in runs.items():
+            found = dict(each.split() for each in installed.split(", "))
+            rows.append([found.get(name, "") for name in VERSIONED] + [f"`{command}`", day])
+    rows.sort(key=lambda row: [int(part) for part in re.findall(r"\d+", row[0])], reverse=True)
+    return markdown([*VERSIONED, "with", "last"], rows)
+
+
+@table
 def instructions() -> str:
     """Counts of the hot functions, of the compilers that they are known of."""
     counts = load("instructions")["counts"]
     names = list(dict.fromkeys(name for found in counts.values() for name in found))
     rows = [[name, *(f"{found[name]:,}" if name in found else "" for found in counts.values())] for name in names]
     return markdown(["instructions", *counts], rows)
+
+
+# What becomes of an architecture with interval=None, with echo, with rpc, and with ForgetCache.
+SERVED_BY = {
+    "all": ("served", "served", "served", "served"),
+    "compressed": ("served", "served", "served", "refused"),
+    "plain": ("served", "refused", "refused", "*ed"),
+    "none": ("refused", "refused", "refused", "refused"),
+}
+
+
+def architectures(group: str) -> dict[str, dict]:
+    """What each cache says to the architectures of a group of SERVED_BY; of "others", which are in no group, if tried."""
+    caches = {name: row["caches"] for name, row in load("architectures")["architectures"].items() if row["caches"]}
+    if group == "others":
+        known = {name for of in SERVED_BY for name in architectures(of)}
+        return {name: of_name for name, of_name in caches.items() if name not in known}
+    status = {name: [cell["status"] for cell in of_name.values()] for name, of_name in caches.items()}
+    return {name: caches[name] for name in caches if all(map(fnmatch, status[name], SERVED_BY[group]))}
+
+
+def by_reason(header: str, reasons: dict[str, str]) -> str:
+    """Architectures by what is said of them, what is said of most first."""
+    rows, names = load("architectures")["architectures"], {}
+    for name, why in reasons.items():
+        text = f" (text: `{rows[name]['text']}`)" if header == "why" and "text" in rows[name] else ""
+        names.setdefault(plain(why), []).append(f"`{name}`{text}")
+    lines = [[why, ", ".join(names[why])] for why in sorted(names, key=lambda why: -len(names[why]))]
+    return markdown([header, "architectures"], lines).replace("---:", "---") if lines else "None."
+
+
+def plain(message: str) -> str:
+    """A message as it stands in a table, without the numbers of layers and the place in transformers that it is from."""
+    message = re.sub(r"^model: |the model: | \([\w.]+:\d+\)$|\d+ of \d+ (?=layers)", "", message)
+    message = re.sub(r"(?<=layers )\d+", "some", message)
+    return message.replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
+
+
+def warnings_of(caches: dict) -> str:
+    return " ".join(caches["echo"].get("notes", []))
+
+
+@table
+def architectures_summary() -> str:
+    """How many there are, and what was run."""
+    results = load("architectures")
+    count = {group: len(architectures(group)) for group in (*SERVED_BY, "others")}
+    errors = [cell.get("error", 0) for row in results["architectures"].values() for cell in row["caches"].values()]
+    return (
+        f"Of {sum(count.values())} architectures and variants {count['all']} are served by all caches, "
+        f"{count['compressed']} by all but `ForgetCache`, {count['plain']} without compression only. {count['none']} are "
+        f"refused. Where they are served, logits are off by {max(errors):.0e} of the largest at most. "
+        f"interval {results['interval']}, ratio {results['ratio']}, recent {results['recent']}; {provenance(results)}"
+    )
+
+
+@table
+def architectures_all() -> str:
+    """What all caches serve, by the warnings that they give."""
+    return by_reason("warning", {name: warnings_of(caches) for name, caches in architectures("all").items()})
+
+
+@table
+def architectures_compressed() -> str:
+    """What all serve but the one that forgets."""
+    found = architectures("compressed").items()
+    says = {
+        name: "; the others warn: ".join(filter(None, (caches["ForgetCache"]["says"], warnings_of(caches))))
+        for name, caches in found
+    }
+    return by_reason("`ForgetCache` says", says)
+
+
+@table
+def architectures_plain() -> str:
+    """What is served as long as nothing is dropped."""
+    says = {name: caches["echo"]["says"] for name, caches in architectures("plain").items()}
+    return by_reason("a cache that compresses says", says)
+
+
+@table
+def architectures_none() -> str:
+    """What no cache serves."""
+    says = {name: caches["interval=None"]["says"] for name, caches in architectures("none").items()}
+    return by_reason("all caches say", says)
+
+
+@table
+def architectures_others() -> str:
+    """What could not be tried, and what isn't right."""
+    untried = {name: row.get("untried") for name, row in load("architectures")["architectures"].items()}
+    tried = {
+        name: next(f"{kind}: {cell['says']}" for kind, cell in caches.items() if cell["status"] in ("wrong", "own"))
+        for name, caches in architectures("others").items()
+    }
+    return by_reason("why", {name: why for name, why in untried.items() if why} | tried)
 
 
 def fill(page: str) -> str:

@@ -6,7 +6,7 @@ serving engines are modules of their own:
 
     lzpenalty.hf        transformers: LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
     lzpenalty.presets   options by name, and their reasons
-    lzpenalty.cache.rpc transformers: RPCCache
+    lzpenalty.cache.rpc transformers: CompressedCache
     lzpenalty.analysis  how repetitive is a text?
     lzpenalty.lm_eval   lm-evaluation-harness: a model with both, tasks on local files
     lzpenalty.vllm, lzpenalty.sglang, lzpenalty.llama_cpp, lzpenalty.mlx

@@ -1,44 +1,31 @@
 """Hugging Face transformers: the LZ penalty as a logits processor, a hard stop for loops, a cache that forgets.
 
-    with RPCCache(model) as cache:
-        model.generate(**inputs, do_sample=False, logits_processor=[LZPenaltyLogitsProcessor()], past_key_values=cache)
+    with CompressedCache(model) as cache:
+        model.generate(**inputs, do_sample=False, logits_processor=[LZPenaltyLogitsProcessor()], cache=cache)
 
 Works with transformers >= 4.56: greedy decoding, sampling, beam search, left-padded batches and assisted decoding.
 """
 
-import inspect
-
 import numpy as np
 import torch
-from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
 from lzpenalty._core import LZOptions, loop_evidence, lz_penalize_, repetition_period
+from lzpenalty.cache.compressed import CompressedCache
 from lzpenalty.cache.forget import Forget, ForgetCache
 from lzpenalty.cache.rpc import RPCCache
-from lzpenalty.engines.adaptor import callers, check_prompt_length
+from lzpenalty.engines.adaptor import check_prompt_length
+from lzpenalty.engines.prompts import generate_prompt_length
 from lzpenalty.presets import resolve
 
-__all__ = ["Forget", "ForgetCache", "LZPenaltyLogitsProcessor", "RPCCache", "RepetitionStoppingCriteria"]
-
-_GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
-
-
-def _prompt_length(owner: object) -> int:
-    """The prompt's length in the `generate` call that is running `owner`; 0 outside of any.
-
-    Assisted decoding runs a `generate` of the assistant within that of the user, whose prompt is the one that counts.
-    """
-    length = 0
-    for frame in callers():
-        if frame.f_code is _GENERATE:
-            variables = frame.f_locals
-            users = [
-                *variables.get("prepared_logits_processor", ()),
-                *variables.get("prepared_stopping_criteria", ()),
-            ]
-            if any(user is owner for user in users):
-                length = variables["input_ids_length"]
-    return length
+__all__ = [
+    "CompressedCache",
+    "Forget",
+    "ForgetCache",
+    "LZPenaltyLogitsProcessor",
+    "RPCCache",
+    "RepetitionStoppingCriteria",
+]
 
 
 class LZPenaltyLogitsProcessor(LogitsProcessor):
@@ -57,7 +44,8 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
         Whose ids "reasoning" releases, unless `release` says which.
     prompt_length : int, optional
         Tokens, padding included, at the beginning of each row that do not count. By default the prompt of the `generate`
-        call that is running; outside of `generate`, where prompt and answer can't be told apart, every token counts.
+        call that is running, also if another processor calls this one; outside of `generate`, where prompt and answer can't
+        be told apart, every token counts.
     inplace : bool, default False
         Whether to write to the scores that are passed in and save a copy. Leave it off with `output_logits=True`.
     strength, window, buffer, ... : optional
@@ -67,6 +55,8 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
     ------
     TypeError, ValueError
         For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
+    RuntimeError
+        When called, if `prompt_length` was not given and transformers does not say it in the way that is known.
     """
 
     supports_continuous_batching = False  # it hands processors the newest tokens only
@@ -86,10 +76,15 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
         self.inplace = inplace
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        start = _prompt_length(self) if self.prompt_length is None else self.prompt_length
+        start = generate_prompt_length(self) if self.prompt_length is None else self.prompt_length
         if not self.inplace:
             scores = scores.clone()
-        return lz_penalize_(scores, input_ids, self.options, starts=min(start, input_ids.shape[1]))
+        try:
+            return lz_penalize_(scores, input_ids, self.options, starts=start)
+        except ValueError:
+            if start <= input_ids.shape[1]:
+                raise
+            return lz_penalize_(scores, input_ids, self.options, starts=input_ids.shape[1])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options!r}, prompt_length={self.prompt_length}, inplace={self.inplace})"
@@ -135,7 +130,7 @@ class RepetitionStoppingCriteria(StoppingCriteria):
         loop_evidence(nothing, window=window)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor | None = None, **kwargs) -> torch.BoolTensor:
-        start = _prompt_length(self) if self.prompt_length is None else self.prompt_length
+        start = generate_prompt_length(self) if self.prompt_length is None else self.prompt_length
         start = min(start, input_ids.shape[1])
         if self.evidence is not None:
             return loop_evidence(input_ids, window=self.window, starts=start) >= self.evidence

@@ -1,6 +1,6 @@
 """lm-evaluation-harness: its Hugging Face model with the penalty and the cache, and its tasks on files.
 
-    python -m lzpenalty.lm_eval --model lzpenalty --model_args pretrained=MODEL,lz_strength=0.15,rpc_interval=1024 \\
+    python -m lzpenalty.lm_eval --model lzpenalty --model_args pretrained=MODEL,lz_strength=0.15,cache_interval=1024 \\
         --tasks aime24 --data aime24=aime24.jsonl
 
 The harness's own command with a further model and a further option; works with lm_eval >= 0.4.10.
@@ -25,9 +25,10 @@ except ModuleNotFoundError as error:
     sys.exit(f"lzpenalty: this needs lm-evaluation-harness ({error}): pip install 'lzpenalty[eval]'")
 
 from lzpenalty import livecodebench
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.cache.forget import PUBLISHED
 from lzpenalty.commands.cli import UserError, positive
-from lzpenalty.hf import Forget, ForgetCache, LZPenaltyLogitsProcessor, RPCCache
+from lzpenalty.hf import CompressedCache, Forget, ForgetCache, LZPenaltyLogitsProcessor
 
 __all__ = ["LZPenaltyLM", "local_task", "main"]
 
@@ -69,13 +70,13 @@ class LZPenaltyLM(HFLM):
         Options of :class:`lzpenalty.hf.LZPenaltyLogitsProcessor` with `lz_` before their names; without any of them there is
         no penalty. Several numbers are joined by colons, `lz_gate=20:28`. The tokenizer of `lz_preset=reasoning` is the
         model's.
-    rpc_interval, rpc_ratio, ...
-        Options of :class:`lzpenalty.hf.RPCCache` with `rpc_` before their names; without any of them the cache is
+    cache_interval, cache_ratio, ...
+        Options of :class:`lzpenalty.hf.CompressedCache` with `cache_` before their names; without any of them the cache is
         transformers' own.
     lt_setting, or lt_close, lt_then, ...
         One of `lightthinker_qwen`, `lightthinker_llama`, `memento_qwen`, `memento_phi`, with the ids that the model's
         tokenizer has, or options of :class:`lzpenalty.hf.Forget` with `lt_` before their names: thoughts are dropped once
-        they have been summed up. Not together with options of RPCCache.
+        they have been summed up. Not together with options of CompressedCache.
     pretrained, ...
         As of `hf`.
 
@@ -88,13 +89,13 @@ class LZPenaltyLM(HFLM):
     def __init__(self, pretrained, **options):
         self.penalty, self.cache, forget = (
             {name.removeprefix(prefix): options.pop(name) for name in [*options] if name.startswith(prefix)}
-            for prefix in ("lz_", "rpc_", "lt_")
+            for prefix in ("lz_", "cache_", "lt_")
         )
         self.penalty = {name: _numbers(value) for name, value in self.penalty.items()}
         unknown = {"release": 0} if self.penalty.get("preset") == "reasoning" else {}
         LZPenaltyLogitsProcessor(**{**unknown, **self.penalty})  # raises before minutes are spent on loading
         if self.cache and forget:
-            raise ValueError(f"lt_{[*forget][0]}: expected none together with rpc_{[*self.cache][0]}, got {forget}")
+            raise ValueError(f"lt_{[*forget][0]}: expected none together with cache_{[*self.cache][0]}, got {forget}")
         self.forget = _forget(forget)
         super().__init__(pretrained, **options)
         if isinstance(self.forget, str):
@@ -105,16 +106,16 @@ class LZPenaltyLM(HFLM):
             self.penalty["tokenizer"] = self.tokenizer
             LZPenaltyLogitsProcessor(**self.penalty)
         if self.cache:
-            RPCCache(self.model, **self.cache)
+            CompressedCache(self.model, **self.cache)
 
     def _model_generate(self, context, max_length, stop, **generation_kwargs):
         if self.penalty:
             generation_kwargs["logits_processor"] = [LZPenaltyLogitsProcessor(**self.penalty)]
         if not self.cache and not self.forget:
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
-        held = ForgetCache(self.model, self.forget) if self.forget else RPCCache(self.model, **self.cache)
+        held = ForgetCache(self.model, self.forget) if self.forget else CompressedCache(self.model, **self.cache)
         with held:
-            return super()._model_generate(context, max_length, stop, past_key_values=held, **generation_kwargs)
+            return super()._model_generate(context, max_length, stop, **{CACHE_ARGUMENT: held}, **generation_kwargs)
 
 
 @cache
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m lzpenalty.lm_eval",
         usage="%(prog)s [--data TASK=FILE] ... and what lm-eval takes, which follows",
         description="lm-evaluation-harness with the model `lzpenalty`, whose --model_args are those of `hf`, options of the "
-        "penalty (lz_strength=0.15, ...) and of the cache (rpc_interval=1024, ... or lt_setting=lightthinker_qwen).",
+        "penalty (lz_strength=0.15, ...) and of the cache (cache_interval=1024, ... or lt_setting=lightthinker_qwen).",
         add_help=False,
         allow_abbrev=False,
     )

@@ -10,18 +10,11 @@ import mlx.core as mx
 import numpy as np
 
 from lzpenalty._core import LZOptions, lz_penalize_
-from lzpenalty.engines.adaptor import callers, check_prompt_length
+from lzpenalty.engines.adaptor import check_prompt_length
+from lzpenalty.engines.prompts import mlx_prompt_length
 from lzpenalty.presets import resolve
 
 __all__ = ["LZPenalty"]
-
-
-def _prompt_length() -> int:
-    """The prompt's length in the `generate_step` that is running; 0 outside of any."""
-    for frame in callers():
-        if frame.f_code.co_name == "generate_step":
-            return frame.f_locals.get("total_prompt_tokens", 0)
-    return 0
 
 
 class LZPenalty:
@@ -37,7 +30,7 @@ class LZPenalty:
         As for :class:`lzpenalty.hf.LZPenaltyLogitsProcessor`; mlx-lm's tokenizer.
     prompt_length : int, optional
         Tokens at the beginning that do not count. By default the prompt of the `stream_generate` or `generate` call that is
-        running; elsewhere, as in mlx-lm's `BatchGenerator`, every token counts.
+        running; outside of mlx-lm every token counts.
     strength, window, buffer, ... : optional
         As in :class:`lzpenalty.LZOptions`; None is what the options or the preset say.
 
@@ -45,6 +38,9 @@ class LZPenalty:
     ------
     TypeError, ValueError
         For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
+    RuntimeError
+        When called, if `prompt_length` was not given and mlx-lm does not say it, as in speculative generation and in its
+        `BatchGenerator`.
     """
 
     def __init__(
@@ -64,7 +60,7 @@ class LZPenalty:
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Logits [1, V] or [V] with the penalty, after `tokens` [T]. A new array; MLX's do not change."""
-        start = _prompt_length() if self.prompt_length is None else self.prompt_length
+        start = mlx_prompt_length() if self.prompt_length is None else self.prompt_length
         start = max(start, tokens.shape[0] - self.options.context)
         text = np.array(tokens[start:], dtype=np.int64)
         if not len(text):

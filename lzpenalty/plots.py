@@ -74,16 +74,17 @@ def plot_cache(curves: Mapping[str, Mapping[str, Sequence[float]]], *, axes=None
 
 
 def survived(cache, row: int = 0) -> np.ndarray:
-    """[layers, tokens]: how many compressions each generated token has outlived, mean over the heads of a layer.
+    """[layers, tokens]: how many compressions each generated token has outlived, mean over the heads of a layer; [heads,
+    tokens], layer by layer, where heads have budgets of their own.
 
-    `cache` is an :class:`~lzpenalty.hf.RPCCache` whose selector is a :class:`~lzpenalty.cache.selectors.Recorder`; tokens
-    are those that have been up for selection.
+    `cache` is an :class:`~lzpenalty.hf.CompressedCache` whose selector is a :class:`~lzpenalty.cache.selectors.Recorder`;
+    tokens are those that have been up for selection.
     """
-    histories = [selector.history for selector in cache.selectors]
-    counts = np.zeros((len(histories), cache.selectors[0].seen))
-    for layer, history in enumerate(histories):
-        for kept in history:
-            heads = kept[row].cpu().numpy()
+    recorders = cache.selectors_of(row)
+    counts = np.zeros((len(recorders), recorders[0].seen))
+    for layer, recorder in enumerate(recorders):
+        for kept in recorder.history:
+            heads = kept[row if len(kept) > 1 else 0].cpu().numpy()
             np.add.at(counts[layer], heads, 1 / len(heads))
     return counts
 

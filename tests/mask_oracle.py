@@ -6,6 +6,7 @@ numbers. Nothing here is shared with the package.
 """
 
 import inspect
+import itertools
 from contextlib import contextmanager
 from fractions import Fraction
 from unittest import mock
@@ -28,7 +29,7 @@ class Masks:
         # angles(layer): radians a position that each pair of numbers is rotated by, or None if they are not
         self.angles, self.interleaved = angles or (lambda layer: None), interleaved
         self.left, self.evidence, self.queries, self.keys, self.scale = {}, {}, {}, {}, {}
-        self.prompt = self.seen = self.held = self.intervals = self.scored = self.compressions = self.crowded = 0
+        self.prompt = self.seen = self.behind = self.intervals = self.scored = self.compressions = self.crowded = 0
         self.answering = False
         self.budgets = None
 
@@ -42,14 +43,14 @@ class Masks:
         grown = n - self.left[layer].shape[2]
         self.left[layer] = torch.cat([self.left[layer], torch.ones(rows, key_heads, grown, dtype=torch.bool)], 2)
         self.evidence[layer] = torch.cat([self.evidence[layer], torch.zeros(rows, key_heads, grown)], 2)
-        self.queries[layer] = torch.cat([self.queries[layer], query], 2)
         self.keys[layer], self.scale[layer] = key, scale
-        self.visible = torch.ones(rows, n, dtype=torch.bool)
+        may = torch.ones(new, n, dtype=torch.bool).tril(n - new).expand(rows, new, n)
         if mask is not None:
-            self.visible = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
-        causal = torch.ones(new, n, dtype=torch.bool).tril(n - new)
+            may = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
+        self.visible = may[:, -1]
+        self.queries[layer] = torch.cat([self.queries[layer], self.of_the_text(layer, query, may)], 2)
         group = heads // key_heads
-        may = causal & (self.left[layer] & self.visible[:, None, :n])[:, :, None, None]
+        may = self.left[layer][:, :, None, None] & may[:, None, None]
         products = scale * torch.einsum("bhgqd,bhtd->bhgqt", query.unflatten(1, (key_heads, group)), key)
         if softcap:
             products = softcap * (products / softcap).tanh()
@@ -59,23 +60,41 @@ class Masks:
             self.step(n, new)
         return output
 
+    def of_the_text(self, layer, query, may):
+        """Queries of tokens that don't see themselves are none of the text: behind the prompt the newest one that is stands
+        for them."""
+        query, new = query.clone(), query.shape[2]
+        if self.answering or new == 1:
+            for row, i in itertools.product(range(query.shape[0]), range(new)):
+                if not may[row, i, may.shape[2] - new + i]:
+                    query[row, :, i] = query[row, :, i - 1] if i else self.queries[layer][row, :, -1]
+        return query
+
     def step(self, n, new):
         self.answering |= new == 1
         self.seen = n
         if not self.answering:
             self.prompt = self.scored = n
             return
-        self.held += new
         if self.rule == "echo":
             while self.seen - self.scored >= self.recent:
                 self.scored += self.recent
                 for layer in self.left:
                     self.ask_again(layer, self.scored)
-        keep = self.kept(self.intervals)
-        region = self.held - self.recent
-        if region >= keep + self.interval:
-            self.intervals += (region - keep) // self.interval
-            self.compress(self.kept(self.intervals))
+        times, self.behind = self.token_by_token(n - self.prompt)
+        if times > self.intervals:
+            self.intervals = times
+            self.compress(self.kept(times))
+
+    def token_by_token(self, generated):
+        """Compressions by then, and tokens since the last one, had the text come one token at a time."""
+        held = times = since = 0
+        for _ in range(generated):
+            held, since = held + 1, since + 1
+            if held - self.recent == self.kept(times) + self.interval:
+                times, since = times + 1, 0
+                held = self.kept(times) + self.recent
+        return times, since
 
     def kept(self, intervals):
         return intervals * self.interval // self.ratio if self.budget is None else self.budget - self.recent
@@ -108,8 +127,10 @@ class Masks:
     def attention_to_region(self, layer, row, head, entries):
         """Of SnapKV and RPC by group: the last R queries, softmax over the region, mean; smoothed over what is left."""
         group = self.queries[layer].shape[1] // self.left[layer].shape[1]
-        queries = self.queries[layer][row, head * group : (head + 1) * group, -self.recent :].flatten(0, 1)
-        mean = (self.scale[layer] * queries @ self.keys[layer][row, head, entries].T).softmax(-1).mean(0)
+        last = self.seen - self.behind
+        queries = self.queries[layer][row, head * group : (head + 1) * group, last - self.recent : last].flatten(0, 1)
+        products = self.scale[layer] * queries @ self.keys[layer][row, head, entries].T
+        mean = products.masked_fill(~self.visible[row, entries], -torch.inf).softmax(-1).nan_to_num().mean(0)
         reach = self.kernel // 2
         around = torch.nn.functional.pad(mean, (reach, reach)).unfold(0, self.kernel, 1)
         return around.amax(1) if self.rule == "snapkv" else around.mean(1)
@@ -121,42 +142,49 @@ class Masks:
             for head in range(left.shape[1]):
                 for row in range(left.shape[0]):
                     entries = left[row, head].nonzero()[:, 0]
-                    entries = entries[(entries >= self.prompt) & (entries < self.seen - self.recent)]
+                    entries = entries[(entries >= self.prompt) & (entries < self.seen - self.recent - self.behind)]
                     if self.rule == "echo":
-                        scores = self.evidence[layer][row, head, entries]
+                        scores = self.evidence[layer][row, head, entries].clone()
                     else:
                         scores = self.attention_to_region(layer, row, head, entries)
+                    scores[~self.visible[row, entries]] = -torch.inf  # the first to go
                     regions[layer, head, row] = entries, scores
-        heads = sorted({key[:2] for key in regions})
-        rows = len(regions) // len(heads)
-        budgets = dict.fromkeys(heads, keep)
-        found = dict.fromkeys(heads, 0)  # by echo: what some query gave more than half of its attention
-        for (layer, head, _), (_, scores) in regions.items():
-            found[layer, head] += int((scores > 0.5).sum()) if self.rule == "echo" else 0
-        if self.allocation == "global":
-            whole, counts = keep * len(heads), found
-            if sum(found.values()) > rows * whole:
-                self.crowded += 1
-            else:
-                every = sorted(((-s, key) for key, (_, scores) in regions.items() for s in scores.tolist()))
-                counts = dict.fromkeys(heads, 0)
-                for _, key in every[: rows * whole]:
-                    counts[key[:2]] += 1
-            exact = {head: Fraction(whole * count, max(sum(counts.values()), 1)) for head, count in counts.items()}
-            budgets = {head: int(each) for head, each in exact.items()}
-            remainders = sorted(heads, key=lambda head: (int(exact[head]) - exact[head], head))
-            for head in remainders[: whole - sum(budgets.values())]:
-                budgets[head] += 1
+        self.budgets = {}
+        for row in sorted({row for _, _, row in regions}):
+            of_row = {key: scores for key, (_, scores) in regions.items() if key[2] == row}
+            self.budgets |= self.of_row(of_row, keep)
         for (layer, head, row), (entries, scores) in regions.items():
-            if self.rule == "echo" and (scores > 0.5).sum() > budgets[layer, head]:
+            budget = self.budgets[layer, head, row]
+            if self.rule == "echo" and (scores > 0.5).sum() > budget:
                 attended = self.attention_to_region(layer, row, head, entries).tolist()
                 scores = torch.stack([scores[max(i - 1, 0) : i + 2].max() for i in range(len(scores))])
-                scores[sorted(range(len(scores)), key=lambda i: -attended[i])[: budgets[layer, head] // 4]] = 2
-            best = sorted(zip((-scores).tolist(), entries.tolist(), strict=True))[budgets[layer, head] :]
+                scores[sorted(range(len(scores)), key=lambda i: -attended[i])[: budget // 4]] = 2
+                scores[~self.visible[row, entries]] = -torch.inf
+            best = sorted(zip((-scores).tolist(), entries.tolist(), strict=True))[budget:]
             self.left[layer][row, head, [t for _, t in best]] = False
-        self.held = keep + self.recent
-        self.budgets = budgets
         self.compressions += 1
+
+    def of_row(self, scores, keep):
+        """Step 2: how many entries each head of a row keeps, of {head: scores}; each row has a budget of its own."""
+        heads = sorted(scores)
+        if self.allocation == "even":
+            return dict.fromkeys(heads, keep)
+        # By echo: what some query gave more than half of its attention.
+        counts = {head: int((scores[head] > 0.5).sum()) if self.rule == "echo" else 0 for head in heads}
+        whole = keep * len(heads)
+        if sum(counts.values()) > whole:
+            self.crowded += 1
+        else:
+            every = sorted((-score, head) for head in heads for score in scores[head].tolist())
+            counts = dict.fromkeys(heads, 0)
+            for _, head in every[:whole]:
+                counts[head] += 1
+        exact = {head: Fraction(whole * count, max(sum(counts.values()), 1)) for head, count in counts.items()}
+        budgets = {head: int(each) for head, each in exact.items()}
+        remainders = sorted(heads, key=lambda head: (int(exact[head]) - exact[head], head))
+        for head in remainders[: whole - sum(budgets.values())]:
+            budgets[head] += 1
+        return budgets
 
 
 def angles(model):

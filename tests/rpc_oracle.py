@@ -1,4 +1,4 @@
-"""What RPCCache should hold, in NumPy float64 straight from the published rules.
+"""What CompressedCache should hold, in NumPy float64 straight from the published rules.
 
 A `Reference` watches the attention function itself: it is shown the queries, keys and values of every step, keeps its own
 copy of every layer's cache from the newest tokens alone, and drops what the rule says. At each step the model's attention
@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from lzpenalty.cache.layer import RPCLayer
+from lzpenalty.cache.even import EvenLayer
 
 
 def softmax(x):
@@ -67,7 +67,7 @@ def redundancy(keys):
 class Layer:
     def __init__(self):
         self.keys = self.values = None
-        self.prompt = self.intervals = self.left = 0
+        self.prompt = self.generated = self.intervals = self.left = self.behind = 0
         self.queries, self.mass, self.answering = [], None, False
         self.since = []  # all queries since the last compression
 
@@ -97,14 +97,26 @@ class Reference:
         if not layer.answering:
             layer.prompt = layer.keys.shape[2]
             return None
-        layer.queries = [*layer.queries, *np.split(queries, new, axis=2)][-self.recent :]
+        layer.generated += new
+        layer.queries += np.split(queries, new, axis=2)
         layer.since.append(queries)
         if self.selector == "h2o":
             self.accumulate(layer, queries, scale)
-        region = layer.keys.shape[2] - layer.prompt - self.recent
-        if region < self.kept(layer.intervals) + self.interval:
+        times, layer.behind = self.token_by_token(layer.generated)
+        if times == layer.intervals:
             return None
+        layer.intervals = times
         return lambda positions: self.compress(layer, scale, positions)
+
+    def token_by_token(self, generated):
+        """Compressions by then, and tokens since the last one, had the text come one token at a time."""
+        held = times = since = 0
+        for _ in range(generated):
+            held, since = held + 1, since + 1
+            if held - self.recent == self.kept(times) + self.interval:
+                times, since = times + 1, 0
+                held = self.kept(times) + self.recent
+        return times, since
 
     def accumulate(self, layer, queries, scale):
         generated = layer.keys[:, :, layer.prompt :]
@@ -119,10 +131,10 @@ class Reference:
         layer.mass = mass
 
     def scores(self, layer, scale, keep):
-        start, stop = layer.prompt, layer.keys.shape[2] - self.recent
+        start, stop = layer.prompt, layer.keys.shape[2] - self.recent - layer.behind
         keys, values = layer.keys[:, :, start:stop], layer.values[:, :, start:stop]
         heads, n = keys.shape[1:3]
-        attention = weights(np.concatenate(layer.queries, axis=2), keys, scale)
+        attention = weights(self.newest(layer), keys, scale)
         rpc = pooled(by_head(attention, heads, self.aggregation), self.kernel)
         if self.selector == "rpc":
             return rpc
@@ -151,13 +163,13 @@ class Reference:
 
     def largest(self, layer, keys, scale):
         """R-KV's attention: the largest product of the group, mean over 8 queries, maximum over 7 neighbours."""
-        queries = np.concatenate(layer.queries, axis=2)[:, :, -8:]
+        queries = self.newest(layer)[:, :, -8:]
         products = scale * queries @ np.repeat(keys, queries.shape[1] // keys.shape[1], axis=1).swapaxes(2, 3)
         grouped = products.reshape(*keys.shape[:2], -1, *products.shape[2:]).max(2)
         return pooled(softmax(grouped).mean(2), 7, lambda stacked: stacked.max(0))
 
     def lagged(self, layer, keep, lag):
-        start, n = layer.prompt, layer.keys.shape[2] - self.recent - layer.prompt
+        start, n = layer.prompt, layer.keys.shape[2] - self.recent - layer.behind - layer.prompt
         old = layer.left if layer.left < keep else 0
         scores = np.full((*layer.keys.shape[:2], n), np.inf)
         for first in range(old, n, lag):
@@ -188,10 +200,14 @@ class Reference:
         products += np.einsum("bhni,bhij,bhnj->bhn", keys, turn @ covariance @ turn.T, keys) * scale**2 / 2
         return softmax(products).reshape(keys.shape[0], -1, group, keys.shape[2]).mean(2)
 
+    def newest(self, layer):
+        """The last R queries before the compression was due."""
+        end = len(layer.queries) - layer.behind
+        return np.concatenate(layer.queries[end - self.recent : end], axis=2)
+
     def compress(self, layer, scale, got):
-        start, stop = layer.prompt, layer.keys.shape[2] - self.recent
-        intervals = layer.intervals + (stop - start - self.kept(layer.intervals)) // self.interval
-        keep = self.kept(intervals)
+        start, stop = layer.prompt, layer.keys.shape[2] - self.recent - layer.behind
+        keep = self.kept(layer.intervals)
         got = np.asarray(got)
         if self.selector == "random":
             heads = 1 if self.options.get("draws") == "once" else layer.keys.shape[1]
@@ -220,20 +236,20 @@ class Reference:
             region = stop - start
             mass = np.take_along_axis(layer.mass[..., :region], got, axis=2)
             layer.mass = np.concatenate([mass, layer.mass[..., region:]], axis=2)
-        layer.intervals, layer.left, layer.since = intervals, keep, []
+        layer.left, layer.since = keep, []
         self.compressions += 1
 
 
 @contextmanager
 def following(reference):
-    """Every attention call to RPCCache's layers within the block is shown to the reference first."""
-    attended = RPCLayer.attended
+    """Every attention call to the cache's layers within the block is shown to the reference first."""
+    attended = EvenLayer.attended
 
-    def shown(layer, queries, scale):
-        then = reference.step(layer.index, queries, layer.keys, layer.values, scale)
-        attended(layer, queries, scale)
+    def shown(layer, call):
+        then = reference.step(layer.index, call.queries, layer.keys, layer.values, call.scale)
+        attended(layer, call)
         if then:
             then(layer.positions)
 
-    with mock.patch.object(RPCLayer, "attended", shown):
+    with mock.patch.object(EvenLayer, "attended", shown):
         yield

@@ -20,8 +20,9 @@ from emulator import Emulator
 from engines import fake_vllm
 from engines.load import adaptor
 from lzpenalty import lz_penalize_
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.cache.selectors import SELECTORS
-from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
+from lzpenalty.hf import CompressedCache, LZPenaltyLogitsProcessor
 from mask_oracle import angles, masked
 from resident import resident_bytes
 from rpc_oracle import Reference, following
@@ -216,7 +217,7 @@ def steps_of_second_runner(rng: random.Random, share: float):
 
 
 def compressions(rng: random.Random, share: float):
-    """RPCCache with a tiny random model: new caches, 10 compressions in each."""
+    """CompressedCache with a tiny random model: new caches, 10 compressions in each."""
     selectors = itertools.cycle(sorted(SELECTORS))
     for conversation in itertools.count():
         options = {"interval": 16, "ratio": 4, "recent": 8, "budget": rng.choice([None, 24]), "selector": next(selectors)}
@@ -234,16 +235,16 @@ def compressions(rng: random.Random, share: float):
 def choices(ids: torch.Tensor, options: dict, compared: bool) -> tuple[int, int]:
     """Compressions that were made, and that a reference followed."""
     reference = Reference(**options)
-    with RPCCache(tiny(), **options) as cache, following(reference) if compared else nullcontext():
-        generate(tiny(), ids, 16 * 11, past_key_values=cache)
+    with CompressedCache(tiny(), **options) as cache, following(reference) if compared else nullcontext():
+        generate(tiny(), ids, 16 * 11, **{CACHE_ARGUMENT: cache})
     return cache.stats()["compressions"], reference.compressions // len(cache.layers)
 
 
 def budgets(ids: torch.Tensor, options: dict, compared: bool) -> tuple[int, int]:
     """The same for heads with budgets of their own, whose reference, masks over a full cache, is slow: so shorter texts."""
     tokens = 16 * (4 if compared else 11)
-    with RPCCache(tiny(), **options) as cache:
-        text = generate(tiny(), ids, tokens, past_key_values=cache)
+    with CompressedCache(tiny(), **options) as cache:
+        text = generate(tiny(), ids, tokens, **{CACHE_ARGUMENT: cache})
     made, seen = cache.stats()["compressions"], 0
     if compared:
         masks = {name: value for name, value in options.items() if name != "selector"}

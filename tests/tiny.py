@@ -1,4 +1,4 @@
-"""Tiny random models of the architectures that RPCCache is tried with, and a tokenizer for them."""
+"""Tiny random models of the architectures that CompressedCache is tried with, and a tokenizer for them."""
 
 from functools import cache
 

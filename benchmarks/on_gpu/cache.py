@@ -10,11 +10,13 @@ from torch.nn.functional import avg_pool1d, scaled_dot_product_attention
 
 from lzpenalty import attention_scores, compact_, select_top
 from lzpenalty.cache.attend import attend_heads, echo_heads
+from lzpenalty.cache.attention import Call
 from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.layer import Settings
 from lzpenalty.cache.plan import Plan
 from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.selectors import SELECTORS
+from lzpenalty.cache.text import Text
 
 __all__ = ["attention_cells", "cells", "ragged_layer"]
 
@@ -83,7 +85,10 @@ def measure(clock, batch: int, heads: int, key_heads: int, size: int, n: int) ->
 def ragged_layer(keys: torch.Tensor, values: torch.Tensor) -> RaggedLayer:
     """A layer as the selector echo keeps them, with these keys and values in it and room for an interval."""
     settings = Settings(Plan(256, 4, RECENT, None), 7, "group", None, "global")
-    layer = RaggedLayer(settings, SELECTORS["echo"](), 0, Budgets(settings.plan, "global"))
+    text = Text(None)
+    text.begins(0, keys.shape[2], None, None)
+    text.sees(None)
+    layer = RaggedLayer(settings, SELECTORS["echo"](), 0, text, Budgets(settings.plan, "global"))
     layer.update(keys, values)
     layer.scale = keys.shape[-1] ** -0.5
     return layer
@@ -93,11 +98,12 @@ def measure_attention(clock, batch: int, heads: int, key_heads: int, size: int, 
     """One new token to all keys, and echo's evidence, which comes once in RECENT tokens."""
     queries, keys, values = random(clock, batch, heads, 1, size), *(random(clock, batch, key_heads, n, size) for _ in "kv")
     grouped, layer = queries.view(batch, key_heads, heads // key_heads, size), ragged_layer(keys, values)
+    call = Call(None, queries, keys, values, None, {}, "sdpa")
     several = random(clock, batch, heads, RECENT + 1, size)
     functions = {
         "sdpa, enable_gqa": lambda: scaled_dot_product_attention(queries, keys, values, enable_gqa=True),
         "sdpa, groups as tokens": lambda: scaled_dot_product_attention(grouped, keys, values),
-        "attend_heads": lambda: attend_heads(queries, layer, None, {}),
+        "attend_heads": lambda: attend_heads(call, layer, None),
         "echo_heads": lambda: echo_heads(layer, several, 0),
     }
     if clock.device == "cuda" and (own := variable_length(layer, grouped)):
@@ -124,5 +130,4 @@ def variable_length(layer, grouped: torch.Tensor):
     ends = torch.cat([starts, starts.new_tensor([len(keys)])])
     used = layer.lengths.T.flatten().int()
     rows = torch.arange(key_heads * batch + 1, dtype=torch.int32, device=queries.device)
-    longest = max(layer.entries)
-    return lambda: varlen_attn(queries, keys, values, rows, ends, 1, longest, seqused_k=used, enable_gqa=True)
+    return lambda: varlen_attn(queries, keys, values, rows, ends, 1, layer.longest, seqused_k=used, enable_gqa=True)

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, StaticCache, StoppingCriteria
 
 from generate import PROMPT, Run
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 
 __all__ = ["cells"]
 
@@ -35,11 +36,11 @@ CONFIGS = {
 INTERVAL = 4096
 CACHES = {
     "DynamicCache": None,
-    "RPCCache, rpc": dict(interval=INTERVAL, selector="rpc"),
-    "RPCCache, rpc, compiled": dict(interval=INTERVAL, selector="rpc"),
-    "RPCCache, echo": dict(interval=INTERVAL, selector="echo"),
-    "RPCCache, rpc, budget 4096": dict(interval=1024, budget=4096, selector="rpc"),
-    "RPCCache, interval=None": dict(interval=None),
+    "CompressedCache, rpc": dict(interval=INTERVAL, selector="rpc"),
+    "CompressedCache, rpc, compiled": dict(interval=INTERVAL, selector="rpc"),
+    "CompressedCache, echo": dict(interval=INTERVAL, selector="echo"),
+    "CompressedCache, rpc, budget 4096": dict(interval=1024, budget=4096, selector="rpc"),
+    "CompressedCache, interval=None": dict(interval=None),
     "StaticCache, compiled": None,
 }
 TINY = {"interval": 64, "budget": 128}
@@ -64,7 +65,7 @@ class Models:
             self.name, self.twin = name, copy.copy(self.model)
             forward = type(self.model).forward.__get__(self.twin)
             self.twin.forward = torch.compile(forward, backend="eager" if self.tiny else "inductor")
-        return self.twin if cache.startswith("RPCCache") and cache.endswith("compiled") else self.model
+        return self.twin if cache.startswith("CompressedCache") and cache.endswith("compiled") else self.model
 
 
 def release(device: str) -> None:
@@ -140,7 +141,7 @@ def _clocked(clock, model, cache, run, batch: int, point: int) -> dict:
     new = 4 if clock.tiny else STEPS
     started = time.perf_counter()
     model.generate(
-        ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=new, do_sample=False,
+        ids, attention_mask=torch.ones_like(ids), **{CACHE_ARGUMENT: cache}, max_new_tokens=new, do_sample=False,
         stopping_criteria=[steps],
     )  # fmt: skip
     each = [after - before for before, after in zip(steps.times, steps.times[1:], strict=False)]
@@ -162,7 +163,7 @@ def _clocked(clock, model, cache, run, batch: int, point: int) -> dict:
             with torch.device(clock.device):
                 run.advance(run.generated + left - 1)
         before = cache.stats()["compressions"]
-        whole = clock.seconds(lambda: model(ids[:, :1], past_key_values=cache, logits_to_keep=1))
+        whole = clock.seconds(lambda: model(ids[:, :1], **{CACHE_ARGUMENT: cache}, logits_to_keep=1))
         if cache.stats()["compressions"] == before + 1:
             found |= {"compression_ms": (whole - common) * 1e3, "interval": cache.settings.plan.interval}
     return found

@@ -1,4 +1,8 @@
-"""Attention to a cache whose heads have lengths of their own, which no model's attention function knows."""
+"""Attention to entries that no attention function of a model's can be given: heads or rows with lengths of their own.
+
+On the CPU kernels of ours compute it; elsewhere, and for masks that are no pattern of ours, torch does, from a copy of one
+layer's entries in which all heads are as long as the longest.
+"""
 
 import inspect
 
@@ -6,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from lzpenalty._core import append_ragged_, attend, echo_scores_
+from lzpenalty.cache.attention import Call
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -15,62 +20,30 @@ _KNOWS_ROOM = varlen_attn is not None and "seqused_k" in inspect.signature(varle
 
 __all__ = [
     "append_heads",
-    "at_once",
     "attend_heads",
     "attend_one",
-    "check_options",
-    "check_places",
+    "attend_padded",
+    "check_call",
     "echo_heads",
+    "in_order",
     "is_ours",
-    "padding",
+    "placed",
+    "special",
 ]
 
 
-def is_ours(states: torch.Tensor) -> bool:
-    """Whether kernels of ours take this, and not torch: on the CPU."""
-    return states.device.type == "cpu" and states.dtype in (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 
-def at_once(queries: torch.Tensor, values: torch.Tensor, softcap: float) -> bool:
-    """Whether torch's variable-length attention, which is FlashAttention's, takes these tokens for all heads together."""
-    size = queries.shape[3]
-    return (
-        _KNOWS_ROOM
-        and queries.device.type == "cuda"
-        and queries.dtype in (torch.float16, torch.bfloat16)
-        and (queries.shape[2] == 1 and not softcap)
-        and (size == values.shape[-1] and size % 8 == 0 and size <= 256)
-        and torch.backends.cuda.is_flash_attention_available()
-        and torch.cuda.get_device_capability(queries.device) >= (8, 0)
-    )
+def is_ours(first: torch.Tensor, *others: torch.Tensor) -> bool:
+    """Whether kernels of ours take these together, and not torch: on the CPU, of one dtype, which nobody changes."""
+    dtype = first.dtype
+    if not first.is_cpu or dtype not in _DTYPES or torch.is_autocast_enabled("cpu"):
+        return False
+    return all([other.is_cpu and other.dtype == dtype for other in others])
 
 
-def padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """How many of each row's first columns are masked, int64 [B], or None if none is. `attention_mask` is what attention
-    functions get, [B, 1, q, n] of booleans or of numbers to add, whose last query sees all that is no padding.
-
-    All layers get the same mask, so it remembers the answer."""
-    if attention_mask is None:
-        return None
-    if not hasattr(attention_mask, "_lzpenalty_pads"):
-        last = attention_mask[:, 0, -1]
-        seen = last if last.dtype == torch.bool else last >= 0
-        pads = seen.int().argmax(dim=1)
-        if not torch.equal(seen, torch.arange(seen.shape[1], device=seen.device) >= pads[:, None]):
-            raise ValueError("attention_mask: expected padding on the left alone, got some elsewhere")
-        attention_mask._lzpenalty_pads = pads if pads.any() else None
-    return attention_mask._lzpenalty_pads
-
-
-def check_options(options: dict) -> str | None:
-    """Names what a model passes to its attention function that only that function can do; None if there is nothing."""
-    return next((words for name, words in {**_SINKS, **_PLACED}.items() if options.get(name) is not None), None)
-
-
-def check_places(options: dict) -> str | None:
-    """Names what a model passes to its attention function that says where keys stand, so that none may be dropped."""
-    return next((words for name, words in _PLACED.items() if options.get(name) is not None), None)
-
+# What models hand to their attention function besides queries, keys, values and a mask.
 
 _SINKS = {name: "attention sinks" for name in ("s_aux", "sinks")}
 _PLACED = {
@@ -80,107 +53,164 @@ _PLACED = {
 }
 
 
-def attend_one(queries: torch.Tensor, keys, values, attention_mask, scale: float | None, options: dict):
-    """Attention of one new token [B, Hq, 1, D] to keys and values [B, Hkv, n, D]: [B, 1, Hq, D], or None where that is a
-    matter for the model's own function."""
-    if queries.shape[2] > 1 or not is_ours(queries) or options.get("dropout"):
-        return None
-    if check_options(options) or options.get("softcap") is not None:
-        return None
-    try:
-        pads = padding(attention_mask)
-    except ValueError:
-        return None
-    rows, heads = queries.shape[:2]
-    output = queries.new_empty((rows, 1, heads, values.shape[3]))
-    attend(queries, keys, values, pads=pads, scale=scale, out=output.transpose(1, 2))
+def placed(call: Call) -> str | None:
+    """Names what only the model's own function can take, and only as long as nothing has been dropped; None if there is
+    nothing."""
+    known = next((words for name, words in _PLACED.items() if call.options.get(name) is not None), None)
+    more = call.more("dropout", "softcap", *_SINKS, *_PLACED)
+    return known or (f"the attention argument {more[0]}" if more else None)
+
+
+def special(call: Call) -> str | None:
+    """Names what only the model's own function can take; None if there is nothing."""
+    sinks = next((words for name, words in _SINKS.items() if call.options.get(name) is not None), None)
+    return sinks or placed(call)
+
+
+def check_call(call: Call, own: bool = False) -> None:
+    """Raises ValueError for what can't be had once entries have been dropped; `own`: by kernels of ours and torch."""
+    if call.wants_weights:
+        raise ValueError(
+            "output_attentions: expected False once entries have been dropped, whose weights would be missing, got True; "
+            "use interval=None"
+        )
+    if call.is_flash and call.mask is not None:
+        raise ValueError(
+            "attention_mask: expected no padding with FlashAttention once entries have been dropped, got some; use sdpa "
+            "instead"
+        )
+    if what := (special if own else placed)(call):
+        raise ValueError(
+            f"model: expected attention to queries, keys and values alone once entries have been dropped, got {what}"
+        )
+    if own and call.options.get("dropout"):
+        raise ValueError("model: expected no dropout once entries have been dropped, got a model in training; call eval()")
+    if call.mask is None and call.new > 1 and not call.is_flash:
+        raise ValueError("attention_mask: expected a mask for several tokens once entries have been dropped, got None")
+
+
+# Attention.
+
+
+def attend_one(call: Call, pads: torch.Tensor | None) -> torch.Tensor:
+    """Attention of one new token to keys and values of heads that are alike: [B, 1, Hq, D]."""
+    rows, heads = call.queries.shape[:2]
+    output = call.queries.new_empty((rows, 1, heads, call.values.shape[3]))
+    attend(call.queries, call.keys, call.values, pads=pads, scale=call.scale, out=output.transpose(1, 2))
     return output
 
 
-def attend_heads(queries: torch.Tensor, layer, scale: float | None, options: dict) -> torch.Tensor:
-    """Attention of new tokens [B, Hq, q, D] to a ragged layer that has them already: [B, q, Hq, D]."""
-    scale = queries.shape[-1] ** -0.5 if scale is None else scale
-    softcap = options.get("softcap") or 0.0
-    if is_ours(queries):
+def attend_heads(call: Call, layer, pads: torch.Tensor | None) -> torch.Tensor:
+    """Attention of new tokens [B, Hq, q, D] to a ragged layer that has them already, in the order of the text and without
+    padding, `pads` entries [B] of each row: [B, q, Hq, D]."""
+    queries = call.queries
+    if is_ours(queries, layer.key_slots, layer.value_slots):
         rows, heads, new, _ = queries.shape
         output = queries.new_empty((rows, new, heads, layer.value_slots.shape[1]))
         return attend(
-            queries, layer.key_slots, layer.value_slots, starts=layer.starts, lengths=layer.lengths, pads=layer.pads,
-            scale=scale, softcap=softcap, out=output.transpose(1, 2),
+            queries, layer.key_slots, layer.value_slots, starts=layer.starts, lengths=layer.lengths, pads=pads,
+            scale=call.scale, softcap=call.softcap, out=output.transpose(1, 2),
         ).transpose(1, 2)  # fmt: skip
-    if at_once(queries, layer.value_slots, softcap):
-        return _attend_at_once(queries, layer, scale)
-    return torch.cat([_attend_head(head, head.of_group(queries), scale, softcap) for head in layer.heads()], dim=2)
+    if _at_once(call, layer.value_slots):
+        return _attend_at_once(call, layer, pads)
+    return attend_padded(call, *layer.padded(), layer.lengths, in_order(layer, call.new, pads))
 
 
-def _attend_at_once(queries: torch.Tensor, layer, scale: float) -> torch.Tensor:
+def in_order(layer, new: int, pads: torch.Tensor | None) -> torch.Tensor:
+    """The mask of a text without anything special, [B, Hkv, q, n]."""
+    at = torch.arange(layer.longest, device=layer.lengths.device)
+    last = layer.lengths[..., None] - new + torch.arange(new, device=at.device)
+    mask = at <= last[..., None]
+    return mask if pads is None else mask & (at >= pads[:, None, None, None])
+
+
+def attend_padded(call: Call, keys, values, lengths: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The same by torch, for keys and values [B, Hkv, n, D] of which heads have `lengths` [B, Hkv], and a mask
+    [B, 1 or Hkv or Hq, q, n] of booleans or of numbers to add: [B, q, Hq, D]."""
+    queries, group = call.queries, call.queries.shape[1] // keys.shape[1]
+    held = torch.arange(keys.shape[2], device=keys.device) < lengths[..., None]
+    keys, values = (torch.where(held[..., None], states, 0).repeat_interleave(group, dim=1) for states in (keys, values))
+    held = held.repeat_interleave(group, dim=1)[:, :, None]
+    if mask.shape[1] not in (1, queries.shape[1]):
+        mask = mask.repeat_interleave(group, dim=1)
+    mask = mask & held if mask.dtype == torch.bool else mask.masked_fill(~held, -torch.inf)
+    if call.softcap:
+        products = call.softcap * torch.tanh(queries.float() @ keys.float().mT * call.scale / call.softcap)
+        products = products.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else products + mask
+        output = (products.softmax(-1) @ values.float()).to(values.dtype)
+    else:
+        mask = mask if mask.dtype == torch.bool else mask.to(queries.dtype)
+        output = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=call.scale)
+    return output.nan_to_num().transpose(1, 2)  # a token that sees nothing is none of the text, but its NaN would spread
+
+
+def _at_once(call: Call, values: torch.Tensor) -> bool:
+    """Whether torch's variable-length attention, which is FlashAttention's, takes these tokens for all heads together."""
+    size = call.queries.shape[3]
+    return (
+        _KNOWS_ROOM
+        and call.queries.device.type == "cuda"
+        and call.queries.dtype in (torch.float16, torch.bfloat16)
+        and (call.new == 1 and not call.softcap)
+        and (size == values.shape[-1] and size % 8 == 0 and size <= 256)
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(call.queries.device) >= (8, 0)
+    )
+
+
+def _attend_at_once(call: Call, layer, pads: torch.Tensor | None) -> torch.Tensor:
     """All heads in one call, [B, 1, Hq, D]: each head of a row is a sequence, in the order of the slots, which is that of
     the heads, with room behind it that is not used, and the group's queries are heads that share its keys."""
-    rows, heads, _, size = queries.shape
+    rows, heads, _, size = call.queries.shape
     starts, used = layer.starts.T, layer.lengths.T
-    if layer.pads is not None:
-        starts, used = starts + layer.pads, used - layer.pads
+    if pads is not None:
+        starts, used = starts + pads, used - pads
     sequences = starts.numel()
-    grouped = queries.view(rows, -1, heads * rows // sequences, size).transpose(0, 1).flatten(0, 1)
+    grouped = call.queries.view(rows, -1, heads * rows // sequences, size).transpose(0, 1).flatten(0, 1)
     ends = starts.new_full((1,), layer.key_slots.shape[0])
     output = varlen_attn(
         grouped, layer.key_slots[:, None], layer.value_slots[:, None],
-        torch.arange(sequences + 1, dtype=torch.int32, device=queries.device), torch.cat([starts.flatten(), ends]).int(),
-        1, max(layer.entries), scale=scale, enable_gqa=True, seqused_k=used.flatten().int(),
+        torch.arange(sequences + 1, dtype=torch.int32, device=starts.device), torch.cat([starts.flatten(), ends]).int(),
+        1, layer.longest, scale=call.scale, enable_gqa=True, seqused_k=used.flatten().int(),
     )  # fmt: skip
     return output.unflatten(0, (-1, rows)).transpose(0, 1).reshape(rows, 1, heads, -1)
 
 
-def _attend_head(head, queries: torch.Tensor, scale: float, softcap: float) -> torch.Tensor:
-    """The part of one key head, [B, q, G, D], by torch: the group's queries are rows of one query head."""
-    rows, group, new, size = queries.shape
-    pads, keys, values = head.layer.pads, head.keys, head.values
-    flat = queries.transpose(1, 2).reshape(rows, 1, new * group, size)
-    mask = None
-    if new > 1 or pads is not None:
-        at = torch.arange(head.length, device=queries.device)
-        last = torch.arange(head.length - new, head.length, device=queries.device).repeat_interleave(group)
-        mask = (at <= last[:, None])[None, None]
-        if pads is not None:
-            mask = mask & (at >= pads[:, None])[:, None, None]
-    if softcap:
-        products = flat.float() @ keys.float().mT * scale
-        products = softcap * torch.tanh(products / softcap)
-        if mask is not None:
-            products = products.masked_fill(~mask, -torch.inf)
-        output = (products.softmax(-1) @ values.float()).to(values.dtype)
-    else:
-        output = F.scaled_dot_product_attention(flat, keys, values, attn_mask=mask, scale=scale)
-    return output.view(rows, new, group, values.shape[-1])
+# Evidence, and what is appended.
 
 
 def echo_heads(layer, queries: torch.Tensor, behind: int) -> None:
     """Raises the evidence of a ragged layer's entries, without the last ones, `behind` of them, to the largest share of
-    attention that a query [B, Hq, q, D] of their group gives them: echo_scores_."""
-    queries = queries.to(layer.dtype)
-    if is_ours(queries):
-        lengths = layer.lengths - behind if behind else layer.lengths
+    attention that a query [B, Hq, q, D] of their group gives them: echo_scores_. Rows that have ended, and entries that are
+    no part of the text, stay as they are."""
+    queries = queries.to(layer.key_slots.dtype)
+    view, ended = layer.text.view, layer.text.ended
+    lengths = layer.lengths - behind if behind else layer.lengths
+    if ended is not None:
+        lengths = lengths.masked_fill(ended[:, None], 0)
+    if is_ours(queries, layer.key_slots) and layer.text.is_plain:
         echo_scores_(
             layer.evidence[:, 0], queries, layer.key_slots,
-            starts=layer.starts, lengths=lengths, pads=layer.pads, scale=layer.scale,
+            starts=layer.starts, lengths=lengths, pads=view.pads, scale=layer.scale,
         )  # fmt: skip
         return
-    for head in layer.heads():
-        length = head.length - behind
-        products = head.of_group(queries).flatten(1, 2).float() @ head.keys[:, 0, :length].float().mT * layer.scale
-        if layer.pads is not None:
-            padded = torch.arange(length, device=products.device) < layer.pads[:, None]
-            products = products.masked_fill(padded[:, None], -torch.inf)
-        found = products.softmax(dim=-1).amax(dim=1)
-        evidence = head.evidence[:, 0, :length]
-        torch.maximum(evidence, found, out=evidence)
+    slots = layer.padded_slots()
+    keys = layer.key_slots[slots]
+    asked = torch.arange(slots.shape[2], device=slots.device) < lengths[..., None]
+    if (hidden := layer.hidden_entries()) is not None:
+        asked = asked & ~hidden
+    grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
+    products = grouped.float() @ torch.where(asked[..., None], keys, 0).float().mT * layer.scale
+    found = products.masked_fill(~asked[:, :, None], -torch.inf).softmax(-1).amax(2)
+    found = torch.where(asked, found, 0)
+    layer.evidence[:, 0].scatter_reduce_(0, slots.flatten(), found.flatten(), "amax")
 
 
 def append_heads(layer, keys: torch.Tensor, values: torch.Tensor) -> None:
     """Writes new keys and values [B, Hkv, q, D] behind those of a ragged layer's heads: append_ragged_."""
-    if is_ours(keys):
+    if is_ours(keys, values, layer.key_slots, layer.value_slots):
         append_ragged_(layer.key_slots, layer.value_slots, keys, values, starts=layer.starts, lengths=layer.lengths)
         return
     slots = (layer.starts + layer.lengths)[..., None] + torch.arange(keys.shape[2], device=keys.device)
-    layer.key_slots.index_copy_(0, slots.flatten(), keys.flatten(0, 2))
-    layer.value_slots.index_copy_(0, slots.flatten(), values.flatten(0, 2))
+    layer.key_slots[slots] = keys.to(layer.key_slots.dtype)
+    layer.value_slots[slots] = values.to(layer.value_slots.dtype)

@@ -1,9 +1,9 @@
-"""Shows the queries of a transformers model to a cache, which is given keys and values only.
+"""Shows the attention of a transformers model to a cache, which is given keys and values only.
 
-While a model is watched, the attention function that it calls is replaced by one that calls it and then shows the queries to
-the cache layer whose keys it got. Such keys carry a mark that says which layer that is, so the replacement does nothing to
-other models and other caches. The model itself stays as it is: what is replaced is the entry in transformers' table of
-attention functions, or the "eager" function of the model's Python module.
+While a model is watched, the attention function that it calls is replaced by one that shows each call to the cache layer
+whose keys it got, which may compute it, or change the mask that it is computed with. Such keys carry a mark that says which
+layer that is, so the replacement does nothing to other models and other caches. The model itself stays as it is: what is
+replaced is the entry in transformers' table of attention functions, or the "eager" function of the model's Python module.
 """
 
 import inspect
@@ -11,13 +11,30 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, wraps
 
 import torch
+from transformers.masking_utils import create_causal_mask
 
 from lzpenalty.cache import compiled
 
-__all__ = ["attention_modules", "find_attention", "mark", "watched"]
+__all__ = [
+    "CACHE_ARGUMENT",
+    "Call",
+    "attention_modules",
+    "find_attention",
+    "is_watched",
+    "looking_modules",
+    "mark",
+    "places",
+    "watched",
+]
+
+# What models and generate call the argument that a cache is passed as: 'cache' from transformers 5.24 on.
+CACHE_ARGUMENT = next(
+    name for name in ("cache", "past_key_values") if name in inspect.signature(create_causal_mask).parameters
+)
 
 _lock = threading.Lock()
 _replaced: dict[tuple, "_Entry"] = {}
@@ -41,10 +58,63 @@ class _Entry:
             self.place[self.name] = self.before
 
 
+@dataclass
+class Call:
+    """A call of a model's attention function: queries [B, Hq, q, D], keys and values [B, Hkv, n, D], the mask, what else the
+    model hands over, and the function's name. A layer may put another `mask` in its place. `output` is what came of it."""
+
+    module: torch.nn.Module
+    queries: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    mask: torch.Tensor | None
+    options: dict
+    name: str
+    output: torch.Tensor | None = None
+
+    @property
+    def new(self) -> int:
+        return self.queries.shape[2]
+
+    @property
+    def scale(self) -> float:
+        """What products of queries and keys are multiplied with."""
+        scale = self.options.get("scaling")
+        return self.queries.shape[-1] ** -0.5 if scale is None else scale
+
+    @property
+    def softcap(self) -> float:
+        return self.options.get("softcap") or 0.0
+
+    @property
+    def is_flash(self) -> bool:
+        """Whether the function is FlashAttention's, whose mask is that of the tokens, [B, n]."""
+        return self.name.startswith("flash")
+
+    @property
+    def wants_weights(self) -> bool:
+        """Whether somebody asked for the weights of attention."""
+        config = getattr(self.module, "config", None)
+        return bool(self.options.get("output_attentions", getattr(config, "output_attentions", False)))
+
+    def more(self, *names: str) -> list[str]:
+        """The options that say something which neither these names nor `_NO_MATTER` cover."""
+        given = (name for name, value in self.options.items() if value is not None and value is not False)
+        return [name for name in given if name not in names and name not in _NO_MATTER]
+
+
+# What models hand on to attention functions that changes nothing of what sdpa or the models' own functions compute.
+_NO_MATTER = frozenset(
+    {
+        "scaling", "is_causal", "output_attentions", "output_hidden_states", "output_router_logits", "use_cache",
+        "position_ids", "position_embeddings", "cache_position", "return_dict", "logits_to_keep", "input_ids",
+    }
+)  # fmt: skip
+
+
 def mark(keys, layer) -> None:
-    """Says whose keys these are. `layer.attends(attention_mask, flash)` will be called before the attention to them, then
-    `layer.attend(queries, attention_mask, scale, options)` for it, and `layer.attended(queries, scale)` after it. Where
-    `attend` returns None the model's own function is called, else that one's result stands for it."""
+    """Says whose keys these are. `layer.attend(call)` will be asked for the attention to them, [B, q, Hq, D]; where it
+    returns None the model's own function is called. Then `layer.attended(call)` is told."""
     keys._lzpenalty_layer = weakref.ref(layer)
 
 
@@ -78,6 +148,12 @@ def _lookups(model, implementation: str):
             yield module, table._local_mapping, implementation, table
 
 
+def looking_modules(model) -> "weakref.WeakSet":
+    """The modules that look their attention function up where it can be replaced."""
+    implementation = model.config.get_text_config(decoder=True)._attn_implementation
+    return weakref.WeakSet(module for module, *_ in _lookups(model, implementation))
+
+
 def attention_modules(model) -> dict[int, tuple]:
     """Of each layer its attention module, and what has the function that the module calls under which name."""
     implementation = model.config.get_text_config(decoder=True)._attn_implementation
@@ -86,6 +162,16 @@ def attention_modules(model) -> dict[int, tuple]:
         for module, _, name, place in _lookups(model, implementation)
         if hasattr(module, "layer_idx")
     }
+
+
+def places(model) -> list[tuple[int, str]]:
+    """What `is_watched` asks for."""
+    return [(id(place), name) for place, name, _ in find_attention(model)]
+
+
+def is_watched(places: list[tuple[int, str]]) -> bool:
+    """Whether a block is open in which the model of these places is watched."""
+    return all(place in _replaced for place in places)
 
 
 @contextmanager
@@ -115,7 +201,7 @@ def watched(model):
 
 @lru_cache(maxsize=32)  # one function for all caches, or compilers would take each for another model
 def _show_queries(function: Callable, name: str) -> Callable:
-    flash = name.startswith("flash")
+    names = [*inspect.signature(function).parameters][5:]
 
     @wraps(function)
     def attention(module, query, key, value, attention_mask, *args, **kwargs):
@@ -128,16 +214,16 @@ def _show_queries(function: Callable, name: str) -> Callable:
         layer = layer and layer()
         if layer is None:
             return function(module, query, key, value, attention_mask, *args, **kwargs)
-        layer.attends(attention_mask, flash)
-        own = layer.attend(query, attention_mask, kwargs.get("scaling"), {**kwargs, "implementation": name})
-        output = own, None
-        if own is None:
-            output = function(module, query, key, value, attention_mask, *args, **kwargs)
-        layer.attended(query, kwargs.get("scaling"))
+        options = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
+        call = Call(module, query, key, value, attention_mask, options, name)
+        own = layer.attend(call)
+        output = function(module, query, key, value, call.mask, *args, **kwargs) if own is None else (own, None)
+        call.output = output[0]
+        layer.attended(call)
         return output
 
     return attention
 
 
 def _refuse_continuous_batching(*args, **kwargs):
-    raise RuntimeError("continuous batching has a cache of its own and would not use RPCCache; leave the `with` block first")
+    raise RuntimeError("continuous batching has a cache of its own and would not use this one; leave the `with` block first")

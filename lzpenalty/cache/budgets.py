@@ -1,8 +1,9 @@
-"""How many entries each key head of a model may keep, and the compression of all layers at once that this takes.
+"""How many entries each key head of a model may keep in a row, and the compression of all layers at once that this takes.
 
 Heads differ in what they are for: some look for single facts, others at the newest tokens or at nothing in particular. With
-one budget for the whole model, what would be found again competes with everything in all layers and heads, and a head gets
-as many entries as it has among the best. That is known only when the last layer has attended, so layers wait for it.
+one budget for all heads of a row, what would be found again competes with everything in all layers and heads, and a head
+gets as many entries as it has among the best. That is known only when the last layer has attended, so layers wait for it.
+Each row of a batch has a budget of its own, so that it keeps what it would keep alone.
 
 A selector may have a score above which an entry is `certain`, and larger scores say no more. As long as all that is certain
 fits, nothing is different. If it doesn't, size would give everything to heads that are certain of everything. So each head
@@ -20,17 +21,17 @@ __all__ = ["Budgets", "share"]
 
 
 def share(scores: list[torch.Tensor], keep: int, certain: float = math.inf) -> list[int]:
-    """Entries for each head, `keep` on average, from the scores [B, n] of all: its part of the B * heads * keep largest, or
-    of all above `certain` where these are more. Largest remainders are rounded up, equal ones and equal scores go to the
+    """Entries for each head of a row, `keep` on average, from the scores [n] of all: its part of the heads * keep largest,
+    or of all above `certain` where these are more. Largest remainders are rounded up, equal ones and equal scores go to the
     earlier head."""
-    rows, heads = scores[0].shape[0], len(scores)
+    heads = len(scores)
     if not keep:
         return [0] * heads
-    flat = torch.cat([score.flatten().to(scores[0].device) for score in scores])
+    flat = torch.cat([score.to(scores[0].device) for score in scores])
     sizes = [score.numel() for score in scores]
     counts = torch.stack([part.sum() for part in (flat > certain).split(sizes)]).tolist()
-    if sum(counts) <= rows * heads * keep:
-        chosen = select_top(flat.view(1, 1, -1), rows * heads * keep).flatten()
+    if sum(counts) <= heads * keep:
+        chosen = select_top(flat.view(1, 1, -1), heads * keep).flatten()
         ends = torch.tensor(sizes, device=flat.device).cumsum(0)
         counts = torch.bincount(torch.searchsorted(ends, chosen, right=True), minlength=heads).tolist()
     budgets, remainders = zip(*(divmod(count * heads * keep, sum(counts)) for count in counts), strict=True)
@@ -45,24 +46,24 @@ class Budgets:
         self.plan, self.allocation, self.layers = plan, allocation, []
 
     def attended(self, layer) -> None:
-        if layer is not self.layers[-1] or not layer.answering:
+        """A layer has attended to all tokens. `layer.due` says whether it is to be compressed."""
+        if layer is not self.layers[-1] or not layer.due:
             return
-        region = layer.stop - layer.start
-        if region >= self.plan.due(layer.intervals):
-            started = time.perf_counter()
-            self._compress(self.plan.reached(layer.intervals, region))
-            layer.seconds += time.perf_counter() - started
+        started = time.perf_counter()
+        self._compress(self.plan.kept(self.plan.compressions(layer.generated)))
+        layer.seconds += time.perf_counter() - started
 
-    def _compress(self, intervals: int) -> None:
-        keep = self.plan.kept(intervals)
-        scores = [layer.scores(keep) for layer in self.layers]
-        heads = [len(of_layer) for of_layer in scores]
-        budgets = self._of_heads([score for of_layer in scores for score in of_layer], keep)
-        for layer, of_layer, count in zip(self.layers, scores, heads, strict=True):
-            layer.compress(of_layer, budgets[:count], intervals)
-            budgets = budgets[count:]
+    def _compress(self, keep: int) -> None:
+        scores = [layer.scores(keep) for layer in self.layers]  # by layer, row and head
+        by_row = [[score for of_layer in of_row for score in of_layer] for of_row in zip(*scores, strict=True)]
+        budgets = self.of_rows(by_row, keep)
+        for layer, of_layer in zip(self.layers, scores, strict=True):
+            heads = len(of_layer[0])
+            layer.compress(of_layer, [of_row[:heads] for of_row in budgets])
+            budgets = [of_row[heads:] for of_row in budgets]
 
-    def _of_heads(self, scores: list[torch.Tensor], keep: int) -> list[int]:
+    def of_rows(self, scores: list[list[torch.Tensor]], keep: int) -> list[list[int]]:
+        """Entries for all heads of each row, from their scores."""
         if self.allocation == "even":
-            return [keep] * len(scores)
-        return share(scores, keep, self.layers[0].own_selector.certain)
+            return [[keep] * len(of_row) for of_row in scores]
+        return [share(of_row, keep, self.layers[0].own_selector.certain) for of_row in scores]

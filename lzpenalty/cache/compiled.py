@@ -1,4 +1,4 @@
-"""RPCCache under torch.compile: what a layer does in a step is one operation, which the compiler does not look into.
+"""Caches under torch.compile: what a layer does in a step is one operation, which the compiler does not look into.
 
 A compiler records what a model does with tensors, not that a cache remembers, counts and drops. So while it records, update
 only notes whose turn it is, and the attention function that follows puts `lzpenalty::cached_attention` into the graph. When
@@ -11,8 +11,6 @@ import threading
 import weakref
 
 import torch
-
-from lzpenalty.cache.attend import check_options
 
 __all__ = ["attend", "new_ticket", "note"]
 
@@ -50,10 +48,16 @@ def attend(query, key, value, attention_mask, options: dict) -> torch.Tensor | N
     if ticket is None:
         return None
     _turn.ticket = _turn.layer = None
-    if what := check_options(options):
-        raise NotImplementedError(f"RPCCache under torch.compile: the model's attention has {what}, which is not passed on")
+    more = [name for name, value in options.items() if name not in _PASSED and value is not None and value is not False]
+    if more:
+        raise NotImplementedError(f"caches under torch.compile: the model's attention has {more[0]}, which is not passed on")
     return cached_attention(ticket, layer, query, key, value, attention_mask, options.get("scaling"), options.get("softcap"))
 
+
+# What the operation takes, or nothing that it computes depends on.
+_PASSED = frozenset(
+    {"scaling", "softcap", "is_causal", "position_ids", "cache_position", "use_cache", "dropout", "logits_to_keep"}
+)
 
 # Types are in words, since old versions of torch don't understand all of Python's.
 _SCHEMA = "(Tensor ticket, int layer, Tensor query, Tensor key, Tensor value, Tensor? mask, float? scaling, float? softcap)"

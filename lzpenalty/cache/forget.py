@@ -1,7 +1,7 @@
 """Models that were trained to sum up what they thought, and a cache that forgets what has been summed up.
 
     with ForgetCache(model, Forget.lightthinker_qwen(tokenizer)) as cache:
-        model.generate(**inputs, past_key_values=cache, max_new_tokens=10240)
+        model.generate(**inputs, cache=cache, max_new_tokens=10240)
 
 LightThinker (arXiv 2502.15589) writes a splitter behind each thought; a few tokens that are put behind it then take up what
 the thought says. MEMENTO (arXiv 2604.09852) writes thoughts and summaries of them between tokens of their own. In both the
@@ -10,20 +10,20 @@ summary's other tokens have seen the thought, and all that comes later sees what
 if nothing had been dropped.
 
 Which tokens go depends on what a row says, so rows of a batch have lengths of their own (rows.py). A selector's compression
-counts on rows that have the same, and no published method does both: that is why this is not an option of RPCCache.
+counts on plans that all rows share, and no published method does both: that is why this is not an option of CompressedCache.
 """
 
 import copy
-import inspect
-import threading
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 
-from lzpenalty.cache.plan import check_integer
+from lzpenalty.cache.base import BaseCache, full_layers
+from lzpenalty.cache.layer import Settings
+from lzpenalty.cache.plan import Plan, check_integer
+from lzpenalty.cache.rotary import examine
 from lzpenalty.cache.rows import RowsLayer
-from lzpenalty.cache.rpc import RPCCache
+from lzpenalty.engines.prompts import cache_prompt_length
 
 __all__ = ["Forget", "ForgetCache"]
 
@@ -202,13 +202,14 @@ class _Row:
         return first, end
 
 
-class ForgetCache(RPCCache):
+class ForgetCache(BaseCache):
     """A preallocated cache from which a thought is dropped once it has been summed up (arXiv 2502.15589, 2604.09852).
 
-    Pass it to `generate(past_key_values=cache)` inside of its `with` block, in which the ids that have to follow the end of
-    a thought are forced on the model's logits; they are part of the text and count as new tokens. What is fed several tokens
-    at a time, prompts and messages of further turns, is never dropped. Sampling, beam search, num_return_sequences and
-    left-padded batches work as with transformers' own cache. Every forward reads the newest ids from the device.
+    Pass it to `generate(cache=cache)`, `past_key_values=cache` before transformers 5.24, inside of its `with` block, in
+    which the ids that have to follow the end of a thought are forced on the model's logits; they are part of the text and
+    count as new tokens. Prompts, and messages of further turns that are fed several tokens at a time or to `generate`, are
+    never dropped. Sampling, beam search, num_return_sequences and left-padded batches work as with transformers' own cache.
+    Every forward reads the newest ids from the device.
 
     Parameters
     ----------
@@ -221,49 +222,64 @@ class ForgetCache(RPCCache):
     ------
     TypeError, ValueError
         For ids beyond the model's vocabulary, and models that can't be served. While generating: ValueError for a forward
-        without input_ids, for padding elsewhere than before the prompt, and for models whose attention has sinks or a
-        position bias; RuntimeError for assisted decoding, for continuous batching, for use outside of the block, and for a
-        cache in which an earlier forward was interrupted.
+        without input_ids, and for models whose attention has sinks or a position bias; RuntimeError for assisted decoding,
+        for continuous batching, for use outside of the block, and for a cache in which an earlier forward was interrupted.
     """
 
     def __init__(self, model, forget: Forget):
         if not isinstance(forget, Forget):
             raise TypeError(f"forget: expected a Forget, got {type(forget).__name__}")
+        super().__init__(model)
         forget.check_vocabulary(model.config.get_text_config(decoder=True).vocab_size)
-        super().__init__(model, interval=None)
-        if len(self._own) < len(self.layers):
+        full = full_layers(model, self.layers)
+        if len(full) < len(self.layers):
             raise ValueError(
                 f"model: expected full attention in all layers, got {type(model).__name__}, of whose layers "
-                f"{len(self.layers) - len(self._own)} have another"
+                f"{len(self.layers) - len(full)} have another"
+            )
+        attention = examine(model)
+        what = (
+            attention.placed
+            or attention.special
+            or ("keys that are made of those that it holds" if attention.unseen else None)
+        )
+        if what:
+            raise ValueError(
+                f"model: expected attention to queries, keys and values alone, got {type(model).__name__}, which has {what}"
             )
         self.forget = forget
-        self.layers = self._own = [RowsLayer(self.settings, layer.selector, layer.index) for layer in self._own]
+        settings = Settings(Plan(None))
+        self._set_layers({index: RowsLayer(settings, index, self.text) for index in full})
         self._rows: list[_Row] = []
         self._told = 0  # tokens whose ids have been shown
-
-    def __enter__(self) -> "ForgetCache":
-        super().__enter__()
-        announcing = _announced(self._model())
-        announcing.__enter__()
-        self._entered.append(announcing)
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._entered.pop().__exit__(*exception)
-        super().__exit__(*exception)
+        self._prompt, self._began = None, 0  # of the `generate` that was running: its prompt, and what had come before
 
     def __deepcopy__(self, memo):
         twin = super().__deepcopy__(memo)
         twin._rows = copy.deepcopy(self._rows, memo)
         return twin
 
+    def _state(self) -> dict:
+        rows = [asdict(row) for row in self._rows]
+        return {**super()._state(), "forget": asdict(self.forget), "rows": rows, "told": self._told}
+
+    @classmethod
+    def _of_state(cls, state: dict, model):
+        cache = cls(model, Forget(**state["forget"]))
+        cache._set_state(state)
+        cache._rows, cache._told = [_Row(**row) for row in state["rows"]], state["told"]
+        return cache
+
     # Around a forward of the model.
 
-    def shown(self, ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
-        """A forward of these tokens, [B, q], is about to begin: the time to drop what it must not see."""
+    def forward_begins(self, model, given: dict) -> None:
+        """The time to drop what the new tokens must not see."""
+        super().forward_begins(model, given)
+        ids = given.get("input_ids")
         if ids is None:
             raise ValueError("input_ids: expected the tokens of every forward, got none: thoughts end where ids say so")
         seen, new = self._own[0].seen, ids.shape[1]
+        self._check_whole()
         self._check(new)
         if self._told != seen:
             raise RuntimeError(
@@ -272,23 +288,35 @@ class ForgetCache(RPCCache):
             )
         if self._rows and len(self._rows) != ids.shape[0]:
             raise ValueError(f"input_ids: expected {len(self._rows)} rows, as before, got {ids.shape[0]}")
-        if seen and new > 1 and attention_mask is not None:
-            padded = attention_mask.ndim != 2 or not attention_mask[:, self._own[0].start :].all()
-            if padded:
-                raise ValueError("attention_mask: expected [batch, tokens], padded before the prompt alone")
-        tokens = ids[:, 0].tolist()
-        self._rows = self._rows or [_Row() for _ in tokens]
+        if self._is_message(seen, new):
+            self._message(ids.shape[0], new)
+            return
         self._told = seen + new
-        for number, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
-            dropped = row.feed(self.forget, token, self._own[0].entries[number]) if seen else None
-            if dropped:
+        for number, (row, token) in enumerate(zip(self._rows, ids[:, 0].tolist(), strict=True)):
+            if dropped := row.feed(self.forget, token, self._own[0].entries[number]):
                 for layer in self._own:
                     layer.drop(number, *dropped)
-            if new > 1 or not seen:
-                row.message(self.forget, (self._own[0].entries[number] if seen else 0) + new)
 
-    def forces(self, logits: torch.Tensor) -> None:
+    def _message(self, rows: int, new: int) -> None:
+        """What comes next is somebody else's."""
+        first = self._own[0]
+        self._rows = self._rows or [_Row() for _ in range(rows)]
+        self._told = first.seen + new
+        for number, row in enumerate(self._rows):
+            row.message(self.forget, (first.entries[number] if first.seen else 0) + new)
+
+    def _is_message(self, seen: int, new: int) -> bool:
+        """Whether the new tokens are a part of what somebody else wrote. A text that is given to `generate` but for its last
+        token is one that goes on."""
+        prompt = cache_prompt_length(self)
+        if prompt != self._prompt:
+            self._prompt, self._began = prompt, seen
+        part = prompt is not None and seen < prompt and prompt - self._began > 1
+        return new > 1 or not seen or part
+
+    def forward_ends(self, output) -> None:
         """Of the logits [B, q, V] the last ones leave nothing but the id that has to come next, where there is one."""
+        logits = output[0] if isinstance(output, tuple) else output.logits
         for number, row in enumerate(self._rows):
             forced = row.forced(self.forget)
             if forced is not None:
@@ -296,9 +324,16 @@ class ForgetCache(RPCCache):
                 logits[number, -1, forced] = 0
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        compiling = torch.compiler.is_compiling()
-        if not compiling and self.layers[layer_idx].seen + key_states.shape[2] != self._told:
-            raise RuntimeError("cache: a forward whose tokens it was not shown. Use ForgetCache inside of its `with` block")
+        seen, new = self.layers[layer_idx].seen, key_states.shape[2]
+        if not torch.compiler.is_compiling() and seen + new != self._told:
+            # Up to transformers 5.3 generate calls a model's forward for the pieces of a prompt, past all hooks.
+            prompt = cache_prompt_length(self)
+            if layer_idx != self._indices[0] or prompt is None or seen + new > prompt or not self._is_message(seen, new):
+                raise RuntimeError(
+                    "cache: a forward whose tokens it was not shown. Use ForgetCache inside of its `with` block, and call "
+                    "the model, not its forward"
+                )
+            self._message(key_states.shape[0], new)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     # Rows that are chosen, as by beam search.
@@ -320,13 +355,12 @@ class ForgetCache(RPCCache):
 
     def reset(self) -> None:
         super().reset()
-        self._rows, self._told = [], 0
+        self._rows, self._told, self._prompt = [], 0, None
 
     def stats(self) -> dict:
         """seen, prompt: tokens a row; kept, peak: those that the longest row has, and has had; kept_by_row; thoughts: how
         many of each row have been dropped; bytes of all buffers; seconds for appending."""
         stats = super().stats()
-        del stats["compressions"]
         first = self._own[0]
         return {
             **stats,
@@ -337,47 +371,3 @@ class ForgetCache(RPCCache):
 
     def __repr__(self) -> str:
         return f"ForgetCache({self.forget}, {self.stats()})"
-
-
-# A model's forward is told to the ForgetCache that is passed to it, whichever that is, as long as any block is open.
-
-_lock = threading.Lock()
-_hooks: dict[int, list] = {}  # by model: how many blocks are open, and what removes the hooks
-
-
-@contextmanager
-def _announced(model):
-    with _lock:
-        entry = _hooks.setdefault(id(model), [0, ()])
-        if entry[0] == 0:
-            entry[1] = (
-                model.register_forward_pre_hook(_begin, with_kwargs=True),
-                model.register_forward_hook(_end, with_kwargs=True),
-            )
-        entry[0] += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            entry[0] -= 1
-            if entry[0] == 0:
-                for handle in entry[1]:
-                    handle.remove()
-                del _hooks[id(model)]
-
-
-def _arguments(model, args: tuple, kwargs: dict) -> dict:
-    return inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments if args else kwargs
-
-
-def _begin(model, args, kwargs) -> None:
-    given = _arguments(model, args, kwargs)
-    cache = given.get("past_key_values")
-    if isinstance(cache, ForgetCache):
-        cache.shown(given.get("input_ids"), given.get("attention_mask"))
-
-
-def _end(model, args, kwargs, output) -> None:
-    cache = _arguments(model, args, kwargs).get("past_key_values")
-    if isinstance(cache, ForgetCache):
-        cache.forces(output[0] if isinstance(output, tuple) else output.logits)

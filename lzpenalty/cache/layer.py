@@ -1,33 +1,35 @@
-"""The keys and values of one layer, in buffers with room to grow: appended to, scored, and compacted in place."""
+"""The keys and values of one layer, at the beginning of buffers with room to grow. What all layers of ours share."""
 
-import copy
+import functools
 import time
-from collections import deque
+import weakref
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
-from lzpenalty._core import append_, compact_, select_top
-from lzpenalty.cache.attend import attend_one
-from lzpenalty.cache.attention import mark
+from lzpenalty._core import append_, compact_
+from lzpenalty.cache.attend import attend_one, check_call, is_ours, special
+from lzpenalty.cache.attention import Call, mark
+from lzpenalty.cache.masks import follow
 from lzpenalty.cache.plan import Plan, check_integer
-from lzpenalty.cache.selectors import Selector
+from lzpenalty.cache.text import Text
 
-__all__ = ["ASKS_FOR_QUERY_OFFSET", "RPCLayer", "Settings", "count"]
+__all__ = ["GROWTH", "Layer", "Settings", "compact", "count", "lasting", "promoted"]
 
-ASKS_FOR_QUERY_OFFSET = hasattr(Cache, "get_query_offset")  # transformers >= 5.14
-_GROWTH = 1024  # tokens that a buffer grows by where no interval says how many
+_COUNTS = ("seen", "length", "start", "dropped", "seconds")
+GROWTH = 1024  # tokens that a buffer grows by where no interval says how many
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What RPCCache was told, for its layers. Raises TypeError and ValueError for what can't be."""
+    """What a cache was told, for its layers. Raises TypeError and ValueError for what can't be."""
 
     plan: Plan
-    kernel: int
-    aggregation: str | None
-    max_new_tokens: int | None
+    kernel: int = 7
+    aggregation: str | None = "layer"
+    max_new_tokens: int | None = None
     allocation: str = "even"
 
     def __post_init__(self):
@@ -49,41 +51,76 @@ class Settings:
     def compresses(self) -> bool:
         return self.plan.interval is not None
 
-    def room(self, intervals: int, held: int, generated: int) -> int:
-        """Tokens that will come before the next compression, or to the end, if that is known and earlier. So many intervals
-        have been compressed, and so many of the generated tokens are held."""
-        room = self.plan.due(intervals) + self.plan.recent - held
+    def room(self, generated: int) -> int:
+        """Tokens that will come before the next compression, or to the end, if that is known and earlier, once so many have
+        come behind the prompt."""
+        room = self.plan.next_due(generated) - generated
         return room if self.max_new_tokens is None else max(0, min(room, self.max_new_tokens - generated))
 
     def capacity(self, prompt: int) -> int:
         """Tokens to make room for at first: all that there will be, if that is known."""
         if self.max_new_tokens is not None:
             return prompt + self.plan.peak(self.max_new_tokens)
-        return prompt + (self.plan.due(0) + self.plan.recent if self.compresses else _GROWTH)
+        return prompt + (self.plan.next_due(0) if self.compresses else GROWTH)
 
 
-class RPCLayer(DynamicLayer):
-    """The keys and values of one layer, at the beginning of buffers that are larger. `keys`, `values`, `queries`, `start`,
-    `stop`, `length`, `keep`, `scale`, `kernel`, `aggregation` and `index` are what selectors look at."""
+_CAST = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def lasting(method):
+    """A method whose tensors outlast the call, and are the same whoever calls: without autograd, outside of inference mode,
+    whose tensors can't be written to once it has ended, and of autocast."""
+
+    @functools.wraps(method)
+    def outside(*args, **kwargs):
+        cast = [kind for kind in _CAST if torch.is_autocast_enabled(kind)]
+        if not cast and not torch.is_inference_mode_enabled():
+            return method(*args, **kwargs)
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+            for kind in cast:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return method(*args, **kwargs)
+
+    return outside
+
+
+class Layer(DynamicLayer):
+    """The keys and values of one layer. Nothing is ever dropped from this one; others are made of it.
+
+    `keys` and `values` are those of the `length` entries that it has, `seen` tokens have come, the first `start` entries are
+    the prompt's. `text` is what all layers share."""
 
     is_croppable = False
+    what = "this cache"  # in messages
 
-    def __init__(self, settings: Settings, selector: Selector, index: int):
+    def __init__(self, settings: Settings, index: int, text: Text, calls: int = 1):
         super().__init__()
-        self.settings, self.selector, self.index = settings, selector, index
-        self.kernel, self.aggregation = settings.kernel, settings.aggregation
+        self.settings, self.index, self.text, self.calls = settings, index, text, calls
         self.reset()
 
     def reset(self) -> None:
         self.keys = self.values = self._key_buffer = self._value_buffer = None
         self.is_initialized = False
         self.seen = self.length = self.start = 0
-        self.intervals = self.compressions = 0
-        self.answering = self.waiting = self.padded = False
+        self.waiting = 0  # calls of attention that have to come before the next update
+        self.dropped = False
         self.seconds = 0.0
-        self.scale = self.keep = None
-        self._recent = deque()
-        self.own_selector = copy.deepcopy(self.selector)
+        self.scale = self.dtype = self.device = self._module = None
+
+    def state(self) -> dict:
+        """What `set_state` takes: the entries, and what is counted."""
+        return {name: getattr(self, name) for name in (*_COUNTS, "keys", "values", "scale")}
+
+    def set_state(self, state: dict) -> None:
+        self.reset()
+        for name in (*_COUNTS, "scale"):
+            setattr(self, name, state[name])
+        if state["keys"] is not None:
+            self.lazy_initialization(state["keys"], state["values"])
+            self._key_buffer, self._value_buffer = state["keys"].clone(), state["values"].clone()
+            self._view()
 
     # What transformers asks.
 
@@ -96,31 +133,32 @@ class RPCLayer(DynamicLayer):
         return self.seen
 
     def get_mask_sizes(self, query_length) -> tuple[int, int]:
-        """The number of keys that attention gets, and the column of the attention mask that the first one stands for.
+        """How many columns a mask has, and which is the first: one for each token seen, as if all were there."""
+        return self.seen + count(query_length), 0
 
-        That is column 0, where the prompt's padding is. Before 5.14 a query's row counts from the tokens seen: then several
-        new tokens see the right ones of each other only if columns count from as many more."""
-        queries = count(query_length)
-        shift = queries > 1 and not ASKS_FOR_QUERY_OFFSET
-        return self.length + queries, self.seen - self.length if shift else 0
+    @property
+    def watches(self) -> bool:
+        """Whether the layer must see attention."""
+        return self.settings.compresses
 
+    @lasting
     def update(self, key_states, value_states, *args, **kwargs):
         started = time.perf_counter()
         if self.waiting:
             raise RuntimeError(
-                f"layer {self.index} was updated twice without attention in between that RPCCache could see. Use the cache "
-                "inside of its `with` block; if it was, this model's attention can't be wrapped"
+                f"layer {self.index} was updated again before all of its attention was seen. Use the cache inside of its "
+                "`with` block; if it was, this model's attention can't be wrapped"
             )
+        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
+            raise ValueError("keys: expected tensors outside autograd, got some that require grad; use torch.no_grad()")
         new = key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states)
         self._store(key_states, value_states)
-        self.waiting = self.settings.compresses  # first: what interrupts the rest leaves a broken cache
+        self.waiting = self.calls if self.watches else 0  # first: what interrupts the rest leaves a broken cache
         self.length += new
         self.seen += new
-        self.answering = self.answering or new == 1
-        if not self.answering:
-            self.start = self.length
+        self.start = self.seen if self.text.prompt is None else min(self.seen, self.text.prompt)
         keys, values = self._visible(key_states, value_states)
         mark(keys, self)
         self.seconds += time.perf_counter() - started
@@ -128,13 +166,19 @@ class RPCLayer(DynamicLayer):
 
     def _store(self, key_states, value_states) -> None:
         self._reserve(key_states, value_states)
-        append_(self._key_buffer, self._value_buffer, key_states, value_states, position=self.length)
+        if is_ours(key_states, value_states, self._key_buffer, self._value_buffer):
+            append_(self._key_buffer, self._value_buffer, key_states, value_states, position=self.length)
+        else:
+            end = self.length + key_states.shape[2]
+            self._key_buffer[:, :, self.length : end] = key_states
+            self._value_buffer[:, :, self.length : end] = value_states
 
     def _visible(self, key_states, value_states):
         """The keys and values that the attention function gets."""
         self._view()
         return self.keys, self.values
 
+    @lasting
     def select_rows(self, index: torch.Tensor) -> None:
         """The rows of the batch become these of the present ones: beams that go on, or are dropped, or multiply."""
         if not self.is_initialized:
@@ -146,94 +190,93 @@ class RPCLayer(DynamicLayer):
         self._key_buffer[:, :, : self.length] = keys
         self._value_buffer[:, :, : self.length] = values
         self._view()
-        self._recent = deque(queries[index] for queries in self._recent)
-        self.own_selector.select_rows(index)
 
     def reorder_cache(self, beam_idx) -> None:
         self.select_rows(beam_idx.to(self.device) if self.is_initialized else beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.is_initialized:
-            self.select_rows(torch.arange(self.keys.shape[0], device=self.device).repeat_interleave(repeats))
+            self.select_rows(torch.arange(self.rows, device=self.device).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices) -> None:
         self.select_rows(indices)
 
+    @property
+    def rows(self) -> int:
+        return self.keys.shape[0]
+
     def crop(self, *args) -> None:
-        raise RuntimeError("RPCCache can't take tokens back, so assisted decoding is not supported")
+        raise RuntimeError(f"{self.what} can't take tokens back, so assisted decoding is not supported")
 
     activate_past_recording = crop
 
     # What the attention function says.
 
-    @property
-    def stop(self) -> int:
-        """The end of the region that may be dropped; the `recent` tokens behind it may not."""
-        return self.length - self.settings.plan.recent
-
-    @property
-    def queries(self) -> torch.Tensor:
-        return torch.cat(tuple(self._recent), dim=2)[:, :, -self.settings.plan.recent :]
-
-    def attends(self, attention_mask, flash: bool) -> None:
-        """Attention to all keys is about to be computed. In the first of them the mask shows the padding."""
-        if self.start < self.length or attention_mask is None:
-            return
-        if flash:  # which takes the mask's last columns, whatever has been dropped
-            raise ValueError(
-                "attention_mask: expected no left padding with FlashAttention, got a padded batch; use sdpa instead"
+    def attend(self, call: Call) -> torch.Tensor | None:
+        """The step's attention, [B, q, Hq, D], or None where the model's own function is to compute it."""
+        self._check_module(call.module)
+        if self.watches and not self.waiting:
+            raise RuntimeError(
+                f"layer {self.index}: expected {self.calls} calls of attention in a step, as before, got more"
             )
-        if not ASKS_FOR_QUERY_OFFSET:
-            oldest = attention_mask[:, :, -1, 0]
-            self.padded = bool((~oldest if oldest.dtype == torch.bool else oldest < 0).any())
-
-    def attend(self, queries: torch.Tensor, attention_mask, scale: float | None, options: dict) -> torch.Tensor | None:
-        """The step's attention, [B, q, Hq, D], or None where the model's own function is to compute it. `options` are what
-        else that would be called with, and its name."""
-        if options["implementation"] == "sdpa":
-            return attend_one(queries, self.keys, self.values, attention_mask, scale, options)
+        view = None if call.is_flash else self.text.sees(call.mask)
+        if self.watches:
+            self._check_watched(call, view)
+        if self.dropped:
+            check_call(call)
+            if view:
+                view.check()
+        if self._can_attend(call, view):
+            return attend_one(call, view.pads)
+        if self.dropped and call.mask is not None:
+            call.mask = follow(call.mask, self.entry_columns(), call.queries.shape[1])
         return None
 
-    def attended(self, queries: torch.Tensor, scale: float | None) -> None:
-        """The step's queries [B, Hq, q, D] have attended to all keys: now is the time to drop some."""
-        if self.answering and self.settings.compresses:
-            self.scale = queries.shape[-1] ** -0.5 if scale is None else scale
-            self.own_selector.observe(self, queries)
-            if self._remember(queries) <= 0:
-                self._compress()
-        self.waiting = False
+    def _check_module(self, module) -> None:
+        if self._module is None or self._module() is not module:
+            self.text.check_module(module, self.what)
+            self._module = weakref.ref(module)
 
-    def _remember(self, queries: torch.Tensor) -> int:
-        """Keeps the queries that will be asked for. Returns how many tokens are left until a compression is due."""
-        left = self.settings.plan.due(self.intervals) - (self.stop - self.start)
-        if left < self.settings.plan.recent:
-            recent = queries[:, :, -self.settings.plan.recent :]
-            self._recent.append(recent if recent.shape[2] == queries.shape[2] else recent.clone())
-        return left
+    def _check_watched(self, call: Call, view) -> None:
+        """Raises ValueError for what a cache that will drop entries can't follow."""
+        if view:
+            view.check()
+        elif call.mask is not None:  # its function takes the mask's last columns, whatever has been dropped
+            raise ValueError("attention_mask: expected no padding with FlashAttention, got a padded batch; use sdpa instead")
 
-    def _compress(self) -> None:
-        started = time.perf_counter()
-        region = self.stop - self.start
-        intervals = self.settings.plan.reached(self.intervals, region)
-        self.keep = self.settings.plan.kept(intervals)
-        if self.keep:
-            positions = select_top(self.own_selector.score(self), self.keep)
-        else:
-            positions = torch.empty((self.keys.shape[0], 1, 0), dtype=torch.int64, device=self.device)
-        self.length = compact_(
-            self._key_buffer, self._value_buffer, positions, start=self.start, stop=self.stop, length=self.length
+    @staticmethod
+    def _can_attend(call: Call, view) -> bool:
+        """Whether a kernel of ours computes what the model's own function would, to rounding."""
+        return (
+            call.name == "sdpa"
+            and call.new == 1
+            and is_ours(call.queries, call.keys, call.values)
+            and call.values.shape[1] == call.keys.shape[1]
+            and not call.options.get("dropout")
+            and call.options.get("softcap") is None
+            and special(call) is None
+            and view.plain
+            and not view.empty
         )
-        self._view()
-        self.own_selector.compacted(positions, region)
-        self.intervals = intervals
-        self.compressions += 1
-        self._recent.clear()
-        self.positions = positions
-        self.seconds += time.perf_counter() - started
 
-    @property
-    def selectors(self) -> list[Selector]:
-        return [self.own_selector]
+    def attended(self, call: Call) -> None:
+        """A call of attention has been computed. The last one of a step is the time to drop entries."""
+        if self.waiting:
+            self.waiting -= 1
+
+    # Which column of a mask each entry stands for.
+
+    def entry_columns(self) -> torch.Tensor:
+        """int64 [B, 1 or Hkv, n], for a layer from which something has been dropped."""
+        raise NotImplementedError
+
+    def hidden_entries(self) -> torch.Tensor | None:
+        """Entries that are none of the text, or that the newest token does not see: bool, as `entry_columns`; or None."""
+        hidden = self.text.hidden
+        if hidden is None or not self.dropped:
+            return None if hidden is None else hidden[:, None]
+        columns = self.entry_columns()
+        return hidden[:, None].expand(-1, columns.shape[1], -1).gather(2, columns)
 
     # Memory.
 
@@ -242,20 +285,31 @@ class RPCLayer(DynamicLayer):
         """All memory that the layer holds for what has been seen."""
         return [buffer for buffer in (self._key_buffer, self._value_buffer) if buffer is not None]
 
+    def _is_other(self, key_states, value_states) -> bool:
+        """Whether new states are of other dtypes than those that are held."""
+        keys, values = self._key_buffer, self._value_buffer
+        return keys is not None and (keys.dtype != key_states.dtype or values.dtype != value_states.dtype)
+
     @staticmethod
     def _like(states: torch.Tensor, capacity: int) -> torch.Tensor:
         return states.new_empty((*states.shape[:2], capacity, states.shape[3]))
 
     def _reserve(self, key_states, value_states) -> None:
-        """Makes room for the new tokens. Both buffers are there before either is used."""
+        """Makes room for the new tokens. Both buffers are there before either is used. As with torch.cat, what comes with
+        more digits than there are gets them."""
+        if self._is_other(key_states, value_states):
+            self._key_buffer = promoted(self._key_buffer, key_states)
+            self._value_buffer = promoted(self._value_buffer, value_states)
+            self._view()
         needed = self.length + key_states.shape[2]
         if self._key_buffer is None:
             capacity = self.settings.capacity(needed)
         elif needed > self._key_buffer.shape[2]:
-            capacity = max(needed, self._key_buffer.shape[2] + (self.settings.plan.interval or _GROWTH))
+            capacity = max(needed, self._key_buffer.shape[2] + (self.settings.plan.interval or GROWTH))
         else:
             return
-        key_buffer, value_buffer = self._like(key_states, capacity), self._like(value_states, capacity)
+        held = (key_states, value_states) if self._key_buffer is None else (self._key_buffer, self._value_buffer)
+        key_buffer, value_buffer = (self._like(states, capacity) for states in held)
         if self._key_buffer is not None:
             key_buffer[:, :, : self.length] = self.keys
             value_buffer[:, :, : self.length] = self.values
@@ -264,6 +318,24 @@ class RPCLayer(DynamicLayer):
     def _view(self) -> None:
         self.keys = self._key_buffer[:, :, : self.length]
         self.values = self._value_buffer[:, :, : self.length]
+
+
+def promoted(buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """The buffer, in the dtype that it and new states have in common."""
+    return buffer.to(torch.promote_types(buffer.dtype, states.dtype))
+
+
+def compact(keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, start: int, stop: int, length: int) -> int:
+    """Of the region [start, stop) of keys and values only `positions` are left: :func:`lzpenalty.compact_`, which takes no
+    dtypes of their own, as autocast makes them."""
+    if keys.dtype == values.dtype:
+        return compact_(keys, values, positions, start=start, stop=stop, length=length)
+    end = length - (stop - start) + positions.shape[2]
+    for states in (keys, values):
+        index = positions[..., None].expand(-1, states.shape[1], -1, states.shape[3])
+        left = torch.cat([states[:, :, start:stop].gather(2, index), states[:, :, stop:length]], dim=2)
+        states[:, :, start:end] = left
+    return end
 
 
 def count(query_length) -> int:

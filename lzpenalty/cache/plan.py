@@ -55,26 +55,18 @@ class Plan:
         if self.budget is not None and self.budget < self.recent:
             raise ValueError(f"budget: expected at least recent, {self.recent}, got {self.budget}")
 
-    # By what a cache holds, however many tokens come at once.
-
-    def kept(self, intervals: int) -> int:
-        """Tokens of the region that stay once so many intervals have been compressed."""
-        return intervals * self.interval // self.ratio if self.budget is None else self.budget - self.recent
-
-    def due(self, intervals: int) -> int:
-        """Tokens that the region reaches before the next compression."""
-        return self.kept(intervals) + self.interval
-
-    def reached(self, intervals: int, region: int) -> int:
-        """Intervals that are compressed when the region, last compressed after `intervals`, has this many tokens: several at
-        once, as when a user's long message follows."""
-        return intervals + max(0, region - self.kept(intervals)) // self.interval
-
-    # By tokens generated, where no step goes past a compression that is due.
+    def kept(self, compressions: int) -> int:
+        """Tokens of the region that stay once so many compressions have been done. Under a `budget` the first one waits
+        until there are that many besides an interval."""
+        return compressions * self.interval // self.ratio if self.budget is None else self.budget - self.recent
 
     def compressions(self, generated: int) -> int:
-        """Compressions done once so many tokens have been computed behind the prompt."""
-        return self.reached(0, generated - self.recent)
+        """Compressions done once so many tokens have been computed behind the prompt, in whatever pieces they came."""
+        return max(0, generated - self.recent - self.kept(0)) // self.interval
+
+    def behind(self, generated: int) -> int:
+        """Tokens computed since the newest compression became due: they are no part of what it shortens."""
+        return generated - self.recent - self.kept(0) - self.compressions(generated) * self.interval
 
     def dropped(self, generated: int) -> int:
         """Tokens that are no longer held then: the others are in their slots, in order."""
@@ -83,7 +75,7 @@ class Plan:
 
     def next_due(self, generated: int) -> int:
         """The number of generated tokens at which the next compression follows."""
-        return self.recent + self.due(0) + self.compressions(generated) * self.interval
+        return self.recent + self.kept(0) + (self.compressions(generated) + 1) * self.interval
 
     def peak(self, generated: int) -> int:
         """Generated tokens held at most until so many have been computed: the step that makes a compression due attends to
@@ -91,7 +83,7 @@ class Plan:
         if self.interval is None or not generated:
             return generated
         done = self.compressions(generated - 1)
-        before = self.recent + self.due(done - 1) if done else 0
+        before = self.recent + self.kept(done - 1) + self.interval if done else 0
         return max(before, generated - self.dropped(generated - 1))
 
 

@@ -1,47 +1,57 @@
-"""The keys and values of one layer whose key heads hold as many entries as each is given, in one buffer for all of them.
+"""One layer whose key heads hold as many entries as each is given in each row, in one buffer for all of them.
 
     head 0: row 0 | room | row 1 | room     head 1: row 0 | room | ...
 
-A head holds the same number of entries in each row of the batch: those of the prompt, what compressions left, and what came
-since. All heads have the same room behind them, as every token adds one entry to each. So memory is what the budgets say,
-not the longest head times the heads.
+A head of a row is a cell. It holds the prompt's entries, what compressions left, and what came since. All cells have the
+same room behind them, as every token adds one entry to each. So memory is what the budgets say, not the longest head times
+the heads.
 """
 
 import copy
 import math
 import time
-from collections import deque
 
 import torch
 
-from lzpenalty._core import compact_, select_top
-from lzpenalty.cache.attend import append_heads, attend_heads, is_ours, padding
+from lzpenalty._core import select_top
+from lzpenalty.cache.attend import append_heads, attend_heads, attend_padded, check_call
+from lzpenalty.cache.attention import Call
 from lzpenalty.cache.budgets import Budgets
-from lzpenalty.cache.layer import RPCLayer, Settings
+from lzpenalty.cache.even import Compressed, scored
+from lzpenalty.cache.layer import Settings, lasting, promoted
+from lzpenalty.cache.masks import follow
 from lzpenalty.cache.selectors import Selector
+from lzpenalty.cache.text import Text
 
-__all__ = ["Head", "RaggedLayer"]
+__all__ = ["Cell", "RaggedLayer"]
+
+_STATE = (
+    "key_slots", "value_slots", "evidence", "_columns", "starts", "lengths", "prompt_query", "heads", "room", "_held",
+    "_first", "_since",
+)  # fmt: skip
 
 
-class Head:
-    """One key head of a ragged layer, as selectors look at a layer: keys and values [B, 1, n, D], queries [B, G, R, D]."""
+class Cell:
+    """One key head of a ragged layer in one row, as selectors look at a layer: keys and values [1, 1, n, D], queries
+    [1, G, R, D]."""
 
     aggregation = "group"
 
-    def __init__(self, layer: "RaggedLayer", number: int):
-        self.layer, self.number = layer, number
-        self.length, self.start, self.keep = layer.entries[number], layer.start, layer.keep
-        self.stop = self.length - layer.settings.plan.recent
+    def __init__(self, layer: "RaggedLayer", row: int, head: int):
+        self.layer, self.row, self.head = layer, row, head
+        self.length, self.start, self.keep = layer.entries(row, head), layer.start, layer.keep
+        self.stop = self.length - layer.settings.plan.recent - layer.behind
         self.scale, self.kernel, self.rotation = layer.scale, layer.kernel, layer.rotation
-        self.index = layer.index * len(layer.entries) + number
-        self.keys, self.values = (
-            layer.of_head(buffer, number)[:, :, : self.length] for buffer in (layer.key_slots, layer.value_slots)
-        )
+        self.index = layer.index * layer.heads + head
+        self.keys, self.values = (self._of(buffer)[None, None] for buffer in (layer.key_slots, layer.value_slots))
+
+    def _of(self, buffer: torch.Tensor) -> torch.Tensor:
+        return self.layer.of_cell(buffer, self.row, self.head)
 
     def of_group(self, queries: torch.Tensor) -> torch.Tensor:
-        """Of the queries of all heads those that look at this one's keys."""
-        group = queries.shape[1] // len(self.layer.entries)
-        return queries[:, self.number * group : (self.number + 1) * group]
+        """Of the queries of all heads and rows those that look at this one's keys."""
+        group = queries.shape[1] // self.layer.heads
+        return queries[self.row : self.row + 1, self.head * group : (self.head + 1) * group]
 
     @property
     def queries(self) -> torch.Tensor:
@@ -49,192 +59,272 @@ class Head:
 
     @property
     def evidence(self) -> torch.Tensor:
-        """float32 [B, 1, n], beside the keys; see RaggedLayer."""
-        return self.layer.of_head(self.layer.evidence, self.number)[:, :, : self.length, 0]
+        """float32 [1, 1, n], beside the keys; see RaggedLayer."""
+        return self._of(self.layer.evidence)[None, None, :, 0]
+
+    @property
+    def hidden(self) -> torch.Tensor | None:
+        """Entries that are none of the text, or that the newest token does not see, bool [1, 1, n]; or None."""
+        hidden = self.layer.text.hidden
+        return None if hidden is None else hidden[self.row, self.layer.columns_of(self.row, self.head)][None, None]
 
 
-class RaggedLayer(RPCLayer):
-    """Keys and values whose heads have lengths of their own: `entries`, a number for each key head.
+class RaggedLayer(Compressed):
+    """Keys and values whose heads have lengths of their own in each row.
 
-    For kernels a head of a row is a run of slots of the buffers [S, D]: it begins at `starts` and has `lengths` entries,
-    both int64 [B, Hkv], of which the first `pads` [B] are padding. A selector that keeps evidence has a number for each slot
-    in `evidence` [S, 1], which moves along with its keys. `length` is what a layer without budgets of its own would have:
-    masks and plans count with it."""
+    For kernels a cell is a run of slots of the buffers [S, D]: it begins at `starts` and has `lengths` entries, both int64
+    [B, Hkv]. A selector that keeps evidence has a number for each slot in `evidence` [S, 1], which moves along with its
+    keys. `length` is what a layer without budgets of its own would have."""
 
-    def __init__(self, settings: Settings, selector: Selector, index: int, budgets: Budgets, rotation=None):
-        self.budgets, self.rotation = budgets, rotation
+    def __init__(self, settings: Settings, selector: Selector, index: int, text: Text, budgets: Budgets, rotation=None):
+        self.budgets = budgets
         budgets.layers.append(self)
-        super().__init__(settings, selector, index)
+        super().__init__(settings, selector, index, text, rotation)
 
     def reset(self) -> None:
         super().reset()
-        self.evidence = self.starts = self.lengths = self.pads = self.prompt_query = None
-        self.entries, self.capacities, self.head_selectors = [], [], []
-        self.key_slots = self.value_slots = None
-        self.rows = self.room = 0
+        self.evidence = self.starts = self.lengths = self.prompt_query = self.key_slots = self.value_slots = None
+        self._columns = None  # of the entries that there were when room was made last, int32 [S, 1]
+        self._held: list[list[int]] = []  # entries of each row's heads then
+        self._since = 0  # entries of each cell that have come since
+        self._first: list[list[int]] = []  # slots of each row's heads
+        self.cell_selectors: list[list[Selector]] = []
+        self.heads = self.room = 0
+        self.due = False
 
-    def of_head(self, buffer: torch.Tensor, head: int) -> torch.Tensor:
-        """A view of one head's slots, [B, 1, capacity, D]."""
-        first, capacity = self.rows * sum(self.capacities[:head]), self.capacities[head]
-        return buffer[first : first + self.rows * capacity].view(self.rows, 1, capacity, buffer.shape[1])
+    def state(self) -> dict:
+        return {**super().state(), **{name: getattr(self, name) for name in _STATE}}
 
-    def heads(self) -> list[Head]:
-        return [Head(self, number) for number in range(len(self.entries))]
+    def _restore(self, state: dict) -> None:
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self._make_selectors(len(self._held))
+        if self._held:
+            self.lazy_initialization(self.key_slots)
+
+    def _make_selectors(self, rows: int) -> None:
+        self.cell_selectors = [[copy.deepcopy(self.selector) for _ in range(self.heads)] for _ in range(rows)]
+
+    def entries(self, row: int, head: int) -> int:
+        """That a cell has."""
+        return self._held[row][head] + self._since
+
+    @property
+    def longest(self) -> int:
+        return max(map(max, self._held)) + self._since
+
+    @property
+    def rows(self) -> int:
+        return len(self._held)
+
+    def of_cell(self, buffer: torch.Tensor, row: int, head: int) -> torch.Tensor:
+        """A view of one cell's entries, [n, D]."""
+        first = self._first[row][head]
+        return buffer[first : first + self.entries(row, head)]
+
+    def cells(self) -> list[list[Cell]]:
+        """Of each row its heads."""
+        return [[Cell(self, row, head) for head in range(self.heads)] for row in range(self.rows)]
 
     @property
     def selectors(self) -> list[Selector]:
-        return self.head_selectors
+        return [selector for of_row in self.cell_selectors for selector in of_row]
 
-    @property
-    def is_even(self) -> bool:
-        """Whether all heads hold as much as those of a layer without budgets, which masks are made for."""
-        return all(entries == self.length for entries in self.entries)
+    def selectors_of(self, row: int) -> list[Selector]:
+        return self.cell_selectors[row]
 
     @property
     def buffers(self) -> list[torch.Tensor]:
-        return [buffer for buffer in (self.key_slots, self.value_slots, self.evidence) if buffer is not None]
+        return [buffer for buffer in (self.key_slots, self.value_slots, self._columns, self.evidence) if buffer is not None]
 
     # What transformers asks.
 
     def _store(self, key_states, value_states) -> None:
-        new = key_states.shape[2]
+        rows, heads, new, _ = key_states.shape
         if self.key_slots is None:
-            self.rows = key_states.shape[0]
-            self.entries = [0] * key_states.shape[1]
-            self.head_selectors = [copy.deepcopy(self.selector) for _ in self.entries]
+            self.heads = heads
+            self._held = [[0] * heads for _ in range(rows)]
+            self._make_selectors(rows)
             self.key_slots = key_states.new_empty(0, key_states.shape[3])
             self.value_slots = value_states.new_empty(0, value_states.shape[3])
+            self._columns = torch.empty((0, 1), dtype=torch.int32, device=key_states.device)
             if self.own_selector.keeps_evidence:
                 self.evidence = key_states.new_empty((0, 1), dtype=torch.float32)
-            self.capacities = self.entries
-            self._lay_out(new + self.settings.room(0, 0, 0))
+            self._lay_out(new + self.settings.room(0))
         elif new > self.room:
             self._lay_out(max(new, self.settings.plan.interval))
+        self.key_slots, self.value_slots = promoted(self.key_slots, key_states), promoted(self.value_slots, value_states)
         append_heads(self, key_states, value_states)
         self.lengths = self.lengths + new
-        self.entries = [entries + new for entries in self.entries]
+        self._since += new
         self.room -= new
 
     def _visible(self, key_states, value_states):
-        """What the model's own attention may see: all that there is, if that is the same for all heads."""
-        if self.length == key_states.shape[2] or not self.is_even:
-            return key_states, value_states
-        capacity, length = self.capacities[0], self.entries[0]
-        return tuple(
-            buffer.view(-1, self.rows, capacity, buffer.shape[1]).transpose(0, 1)[:, :, :length]
-            for buffer in (self.key_slots, self.value_slots)
-        )
+        """What the model's own attention may see: all that there is, as long as nothing has been dropped."""
+        shown = key_states, value_states
+        if self.length > key_states.shape[2] and not self.dropped:
+            capacity = self.length + self.room
+            shown = tuple(
+                buffer.view(self.heads, self.rows, capacity, buffer.shape[1]).transpose(0, 1)[:, :, : self.length]
+                for buffer in (self.key_slots, self.value_slots)
+            )
+        self._shown = shown[1]
+        return shown
 
-    def _view(self) -> None:
-        """Keys of heads that differ in length are no tensor."""
-
+    @lasting
     def select_rows(self, index: torch.Tensor) -> None:
         if not self.is_initialized:
             return
-        index = torch.arange(self.rows, device=self.device)[index]
-        self._lay_out(self.room, index)
-        if self.pads is not None:
-            self.pads = self.pads[index]
-        if self.prompt_query is not None:
-            self.prompt_query = self.prompt_query[index]
-        self._recent = deque(queries[index] for queries in self._recent)
-        for selector in [self.own_selector, *self.head_selectors]:
-            selector.select_rows(index)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.is_initialized:
-            self.select_rows(torch.arange(self.rows, device=self.device).repeat_interleave(repeats))
+        rows = torch.arange(self.rows)[index.cpu()].tolist()
+        self._lay_out(self.room, rows)
+        self.cell_selectors = [copy.deepcopy(self.cell_selectors[row]) for row in rows]
+        self.prompt_query, self._last = (
+            None if queries is None else queries[index] for queries in (self.prompt_query, self._last)
+        )
+        self._recent = [queries[index] for queries in self._recent]
+        self.own_selector.select_rows(index)
 
     # What the attention function says.
 
-    def attends(self, attention_mask, flash: bool) -> None:
-        if not self.answering:
-            super().attends(attention_mask, flash)
-            self.pads = padding(attention_mask)
+    def attend(self, call: Call) -> torch.Tensor | None:
+        """As the base says. The model's own function sees a prompt, and several tokens until something is dropped."""
+        if not self.dropped:
+            return super().attend(call)
+        self._check_module(call.module)
+        check_call(call, own=True)
+        if call.values is not self._shown:
+            raise ValueError("model: expected attention to the values that the cache returned, got others")
+        view = None if call.is_flash else self.text.sees(call.mask)
+        if view is None or (view.plain and not view.empty):
+            return attend_heads(call, self, view and view.pads)
+        view.check()
+        mask = follow(call.mask, self.entry_columns(), call.queries.shape[1])
+        return attend_padded(call, *self.padded(), self.lengths, mask)
 
-    def attend(self, queries, attention_mask, scale, options) -> torch.Tensor | None:
-        """As the base says. The model's own function sees a prompt, and several tokens until heads differ in length."""
-        new, is_first = queries.shape[2], self.length == queries.shape[2]
-        if is_first or (self.is_even and not (new == 1 and options["implementation"] == "sdpa" and is_ours(queries))):
-            return None
-        return attend_heads(queries, self, scale, options)
-
-    def attended(self, queries: torch.Tensor, scale: float | None) -> None:
-        self.scale = queries.shape[-1] ** -0.5 if scale is None else scale
-        if not self.answering:
+    def _observed(self, queries: torch.Tensor) -> None:
+        if not self.generated:
             self.prompt_query = queries[:, :, -1:].clone()
-        elif self.own_selector.keeps_evidence:
-            started = time.perf_counter()
+            return
+        before = queries.shape[2] - self.generated
+        if before > 0:  # of a prompt that ends within these tokens
+            self.prompt_query, queries = queries[:, :, before - 1 : before].clone(), queries[:, :, before:]
+        started = time.perf_counter()
+        if self.own_selector.keeps_evidence:
             self.own_selector.observe(self, queries)
-            self.seconds += time.perf_counter() - started
         else:
-            for head, selector in zip(self.heads(), self.head_selectors, strict=True):
-                selector.observe(head, head.of_group(queries))
-        if self.answering:
-            self._remember(queries)
+            for cell, selector in self._selected():
+                selector.observe(cell, cell.of_group(queries))
+        self.seconds += time.perf_counter() - started
+
+    def _selected(self):
+        """Each cell with its selector."""
+        for cells, selectors in zip(self.cells(), self.cell_selectors, strict=True):
+            yield from zip(cells, selectors, strict=True)
+
+    def _step(self, queries: torch.Tensor) -> None:
+        self.due = bool(self.generated) and self._remember(queries)
         self.budgets.attended(self)
-        self.waiting = False
 
-    def scores(self, keep: int) -> list[torch.Tensor]:
-        """Of each head, float32 [B, n] for the entries that may be dropped. `keep` is the mean that stays of them."""
+    def scores(self, keep: int) -> list[list[torch.Tensor]]:
+        """Of each row's heads, float32 [n] for the entries that may be dropped. `keep` is the mean that stays of them."""
         self.keep = keep
-        return [
-            selector.score(head).reshape(self.rows, -1)
-            for head, selector in zip(self.heads(), self.head_selectors, strict=True)
-        ]
+        scores = [self._score(cell, selector) for cell, selector in self._selected()] if keep else []
+        if not keep:
+            return [[torch.empty(0)] * self.heads for _ in range(self.rows)]
+        return [scores[first : first + self.heads] for first in range(0, len(scores), self.heads)]
 
-    def compress(self, scores: list[torch.Tensor], budgets: list[int], intervals: int) -> None:
-        """Keeps so many of each head's best entries, moves the others out, and makes room for the next interval."""
-        self.positions = []
-        for number, (score, budget) in enumerate(zip(scores, budgets, strict=True)):
-            head = Head(self, number)
-            if budget:
-                positions = select_top(self._to_go_by(head, score, budget)[:, None].contiguous(), budget)
-            else:
-                positions = torch.empty((self.rows, 1, 0), dtype=torch.int64, device=self.device)
-            keys, values = (self.of_head(buffer, number) for buffer in (self.key_slots, self.value_slots))
-            if self.evidence is not None:
-                evidence = self.of_head(self.evidence, number)[:, 0, :, 0]
-                left = [evidence[:, head.start : head.stop].gather(1, positions[:, 0]), evidence[:, head.stop : head.length]]
-                evidence[:, head.start : head.length - (head.stop - head.start) + budget] = torch.cat(left, dim=1)
-            self.entries[number] = compact_(keys, values, positions, start=head.start, stop=head.stop, length=head.length)
-            self.head_selectors[number].compacted(positions, head.stop - head.start)
-            self.positions.append(positions)
-        self.length = self.start + self.keep + self.settings.plan.recent
-        self.intervals = intervals
-        self.compressions += 1
-        self._recent.clear()
-        self._lay_out(self.settings.room(intervals, self.length - self.start, self.seen - self.start))
+    @staticmethod
+    def _score(cell: Cell, selector: Selector) -> torch.Tensor:
+        return scored(selector.score(cell), cell.hidden, cell.start, cell.stop).flatten()
 
-    def _to_go_by(self, head: Head, score: torch.Tensor, keep: int) -> torch.Tensor:
-        """The head's scores [B, n], but for rows in which more is certain than stays."""
-        selector = self.head_selectors[head.number]
-        if selector.certain == math.inf:
-            return score
-        crowded = (score > selector.certain).sum(1, keepdim=True) > keep
-        return torch.where(crowded, selector.crowded(head, score, keep), score) if crowded.any() else score
+    def compress(self, scores: list[list[torch.Tensor]], budgets: list[list[int]]) -> None:
+        """Keeps so many of each cell's best entries, and makes room for the next interval."""
+        kept, self.positions = [], []
+        for cells, of_row, budgets_of_row, selectors in zip(self.cells(), scores, budgets, self.cell_selectors, strict=True):
+            chosen = [
+                self._choose(*each) for each in zip(cells, of_row, budgets_of_row, selectors, strict=True)
+            ]  # fmt: skip
+            for cell, positions, selector in zip(cells, chosen, selectors, strict=True):
+                selector.compacted(positions[None, None], cell.stop - cell.start)
+            self.positions.append(chosen)
+            kept.append([self._stays(cell, positions) for cell, positions in zip(cells, chosen, strict=True)])
+        self.length = self.start + self.keep + self.settings.plan.recent + self.behind
+        self.due = False
+        self._done()
+        self._lay_out(self.settings.room(self.generated), kept=kept)
+
+    def _choose(self, cell: Cell, score: torch.Tensor, budget: int, selector: Selector) -> torch.Tensor:
+        """The region's entries that stay, int64 [budget]."""
+        if not budget:
+            return torch.empty(0, dtype=torch.int64, device=self.device)
+        if selector.certain < math.inf and int((score > selector.certain).sum()) > budget:
+            score = scored(selector.crowded(cell, score[None], budget), cell.hidden, cell.start, cell.stop).flatten()
+        return select_top(score[None, None].contiguous(), budget)[0, 0]
+
+    def _stays(self, cell: Cell, positions: torch.Tensor) -> torch.Tensor:
+        at = torch.arange(cell.length, device=self.device)
+        return torch.cat([at[: cell.start], cell.start + positions, at[cell.stop :]])
+
+    # All cells as tensors, each as long as the longest, for torch.
+
+    def padded_slots(self) -> torch.Tensor:
+        """int64 [B, Hkv, n]; behind a cell's entries are slots that hold something, but none of the cell's."""
+        at = torch.arange(self.longest, device=self.device)
+        return (self.starts[..., None] + at).clamp(max=len(self.key_slots) - 1)
+
+    def padded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        slots = self.padded_slots()
+        return self.key_slots[slots], self.value_slots[slots]
+
+    def entry_columns(self) -> torch.Tensor:
+        """As the base says, int64 [B, Hkv, n]; 0 behind a cell's entries."""
+        at = torch.arange(self.longest, device=self.device)
+        lengths = self.lengths[..., None]
+        columns = torch.where(at < lengths - self._since, self._columns[self.padded_slots(), 0], self.seen - lengths + at)
+        return torch.where(at < lengths, columns, 0)
+
+    def columns_of(self, row: int, head: int) -> torch.Tensor:
+        """Of one cell, int64 [n]."""
+        held = self._held[row][head]
+        first = self._first[row][head]
+        newest = torch.arange(self.seen - self._since, self.seen, device=self.device)
+        return torch.cat([self._columns[first : first + held, 0].long(), newest])
 
     # Memory.
 
-    def _lay_out(self, room: int, rows: torch.Tensor | None = None) -> None:
-        """New buffers with so much room behind each head, for these rows of the present ones."""
-        capacities = [entries + room for entries in self.entries]
-        count = self.rows if rows is None else len(rows)
-        fresh = [buffer.new_empty((count * sum(capacities), buffer.shape[1])) for buffer in self.buffers]
+    def _lay_out(self, room: int, rows: list[int] | None = None, kept: list[list[torch.Tensor]] | None = None) -> None:
+        """New buffers with so much room behind each cell, for these rows of the present ones and these entries of theirs;
+        all by default."""
+        rows = list(range(self.rows)) if rows is None else rows
+        if kept is None:
+            held = [[self.entries(row, head) for head in range(self.heads)] for row in rows]
+        else:
+            held = [[len(entries) for entries in of_row] for of_row in kept]
+        first, total = [[0] * self.heads for _ in rows], 0
+        for head in range(self.heads):
+            for row in range(len(rows)):
+                first[row][head] = total
+                total += held[row][head] + room
+        buffers = self.buffers
+        fresh = [buffer.new_empty((total, buffer.shape[1])) for buffer in buffers]
         if self.evidence is not None:
-            fresh[2].zero_()
-        first = 0
-        for head, (entries, capacity) in enumerate(zip(self.entries, capacities, strict=True)):
-            for buffer, old in zip(fresh, self.buffers, strict=True):
-                if entries:
-                    held = self.of_head(old, head)[:, 0, :entries]
-                    view = buffer[first : first + count * capacity].view(count, capacity, -1)
-                    view[:, :entries] = held if rows is None else held[rows]
-            first += count * capacity
-        self.key_slots, self.value_slots, *rest = fresh
+            fresh[-1].zero_()
+        for row, old in enumerate(rows):
+            for head in range(self.heads):
+                if not held[row][head]:
+                    continue
+                place = slice(first[row][head], first[row][head] + held[row][head])
+                for buffer, new in zip(buffers, fresh, strict=True):
+                    if buffer is self._columns:
+                        entries = self.columns_of(old, head)[:, None]
+                    else:
+                        entries = self.of_cell(buffer, old, head)
+                    if kept is None:
+                        new[place] = entries
+                    else:
+                        new[place] = entries[kept[row][head]]
+        self.key_slots, self.value_slots, self._columns, *rest = fresh
         self.evidence = rest[0] if rest else None
-        self.rows, self.capacities, self.room = count, capacities, room
-        sizes = torch.tensor(capacities, device=self.device)
-        row = torch.arange(count, device=self.device)[:, None]
-        self.starts = (sizes.cumsum(0) - sizes) * count + sizes * row
-        self.lengths = torch.tensor(self.entries, device=self.device).expand(count, -1).contiguous()
+        self._held, self._first, self._since, self.room = held, first, 0, room
+        self.starts = torch.tensor(first, device=self.device).view(len(rows), self.heads)
+        self.lengths = torch.tensor(held, device=self.device).view(len(rows), self.heads)

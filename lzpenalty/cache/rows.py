@@ -6,25 +6,35 @@ computed here: by `attend` on the CPU, elsewhere by torch with a mask of the len
 """
 
 import torch
-import torch.nn.functional as F
 
-from lzpenalty._core import append_, compact_
 from lzpenalty.cache import attend
-from lzpenalty.cache.layer import RPCLayer
+from lzpenalty.cache.attention import Call
+from lzpenalty.cache.even import columns_behind
+from lzpenalty.cache.layer import Layer, compact, lasting
+from lzpenalty.cache.masks import follow
 
 __all__ = ["RowsLayer"]
 
 
-class RowsLayer(RPCLayer):
-    """Keys and values whose rows have `entries`, a number for each; `length` is the largest, for which masks are made. The
-    first `pads` [B] entries of rows are padding."""
+class RowsLayer(Layer):
+    """Keys and values whose rows have `entries`, a number for each; `length` is the largest."""
+
+    what = "ForgetCache"
+    watches = True
 
     def reset(self) -> None:
         super().reset()
         self.entries: list[int] = []
-        self.pads = self.starts = self.lengths = self.capacity = None
+        self._columns: list[torch.Tensor] = []  # of each row's first entries
+        self.starts = self.lengths = self.capacity = self._shown = None
         self.peak = 0
-        self.dropped = False
+
+    def state(self) -> dict:
+        return {**super().state(), "entries": self.entries, "columns": self._columns, "peak": self.peak}
+
+    def set_state(self, state: dict) -> None:
+        super().set_state(state)
+        self.entries, self._columns, self.peak = state["entries"], state["columns"], state["peak"]
 
     @property
     def is_even(self) -> bool:
@@ -39,6 +49,13 @@ class RowsLayer(RPCLayer):
     @property
     def value_slots(self) -> torch.Tensor:
         return self._value_buffer.flatten(0, 2)
+
+    @property
+    def longest(self) -> int:
+        return self.length
+
+    def padded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.keys, self._shown
 
     def _measure(self) -> None:
         """Where the runs of heads begin and how long they are, int64 [B, Hkv]; kept only while rows differ."""
@@ -55,7 +72,7 @@ class RowsLayer(RPCLayer):
         self._reserve(key_states, value_states)
         self.entries = self.entries or [0] * key_states.shape[0]
         if self.is_even:
-            append_(self._key_buffer, self._value_buffer, key_states, value_states, position=self.length)
+            super()._store(key_states, value_states)
             self.lengths = None
         else:
             self._measure()
@@ -65,66 +82,60 @@ class RowsLayer(RPCLayer):
         self.peak = max(self.peak, *self.entries)
 
     def _visible(self, key_states, value_states):
-        self.waiting = True
-        return super()._visible(key_states, value_states)
+        keys, self._shown = super()._visible(key_states, value_states)
+        return keys, self._shown
 
+    @lasting
     def select_rows(self, index: torch.Tensor) -> None:
         if not self.is_initialized:
             return
         super().select_rows(index)
-        chosen = torch.arange(len(self.entries), device=index.device)[index]
-        self.entries = [self.entries[i] for i in chosen.tolist()]
-        if self.pads is not None:
-            self.pads = self.pads[chosen.to(self.pads.device)]
+        chosen = torch.arange(len(self.entries))[index.cpu()].tolist()
+        self.entries = [self.entries[row] for row in chosen]
+        self._columns = [self._columns[row] for row in chosen] if self._columns else []
         self.length = max(self.entries)
         self.lengths = None
         self._view()
 
     # What the cache says.
 
+    @lasting
     def drop(self, row: int, first: int, end: int) -> None:
         """Takes these entries out of a row; those behind them move down."""
+        if not self._columns:
+            self._columns = [torch.empty(0, dtype=torch.int64, device=self.device) for _ in self.entries]
+        columns = columns_behind(self._columns[row], self.entries[row], self.seen)
+        self._columns[row] = torch.cat([columns[:first], columns[end:]])
         keys, values = self._key_buffer[row : row + 1], self._value_buffer[row : row + 1]
         none = torch.empty((1, 1, 0), dtype=torch.int64, device=self.device)
-        self.entries[row] = compact_(keys, values, none, start=first, stop=end, length=self.entries[row])
+        self.entries[row] = compact(keys, values, none, first, end, self.entries[row])
         self.length = max(self.entries)
         self.lengths = None
         self.dropped = True
 
+    def entry_columns(self) -> torch.Tensor:
+        """As the base says, int64 [B, 1, n]; 0 behind a row's entries."""
+        columns = [
+            columns_behind(held, entries, self.seen) for held, entries in zip(self._columns, self.entries, strict=True)
+        ]
+        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True)[:, None]
+
     # What the attention function says.
 
-    def attends(self, attention_mask, flash: bool) -> None:
-        super().attends(attention_mask, flash)
-        if not self.answering and not self.dropped:
-            self.pads = attend.padding(attention_mask)
-
-    def attend(self, queries, attention_mask, scale, options) -> torch.Tensor | None:
-        """As the base says. Masks of several tokens count columns that may be gone."""
-        what = attend.check_options(options)
-        if what:
-            raise ValueError(f"model: expected attention to queries, keys and values alone, got one with {what}")
-        if self.is_even and not (self.dropped and queries.shape[2] > 1):
-            return super().attend(queries, attention_mask, scale, options)
-        if self.is_even:
-            self._measure()
-        if attend.is_ours(queries):
-            return attend.attend_heads(queries, self, scale, options)
-        return self._attend(queries, queries.shape[-1] ** -0.5 if scale is None else scale, options.get("softcap"))
-
-    def _attend(self, queries: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
-        """The same by torch: [B, q, Hq, D]."""
-        new, group = queries.shape[2], queries.shape[1] // self.keys.shape[1]
-        at = torch.arange(self.length, device=queries.device)
-        last = self.lengths[:, :1] - new + torch.arange(new, device=queries.device)  # that a query sees, [B, q]
-        mask = at <= last[..., None]
-        if self.pads is not None:
-            mask = mask & (at >= self.pads[:, None, None])
-        held = (at < self.lengths[:, :1])[:, None, :, None]  # behind it lies whatever memory held, NaN maybe
-        keys, values = (torch.where(held, states, 0).repeat_interleave(group, dim=1) for states in (self.keys, self.values))
-        if not softcap:
-            output = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None], scale=scale)
+    def attend(self, call: Call) -> torch.Tensor | None:
+        """As the base says, until rows differ in length."""
+        if self.dropped:
+            attend.check_call(call, own=True)
+        if self.is_even and not (self.dropped and call.new > 1):
+            return super().attend(call)
+        self._check_module(call.module)
+        self._measure()
+        view = None if call.is_flash else self.text.sees(call.mask)
+        if view is None or (view.plain and not view.empty):
+            if call.values is self._shown:
+                return attend.attend_heads(call, self, view and view.pads)
+            mask = attend.in_order(self, call.new, view and view.pads)
         else:
-            products = softcap * torch.tanh(queries.float() @ keys.float().mT * scale / softcap)
-            weights = products.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
-            output = (weights @ values.float()).to(values.dtype)
-        return output.transpose(1, 2)
+            view.check()
+            mask = follow(call.mask, self.entry_columns(), call.queries.shape[1])
+        return attend.attend_padded(call, self.keys, call.values, self.lengths, mask)

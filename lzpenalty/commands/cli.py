@@ -87,7 +87,7 @@ def demo(args: argparse.Namespace) -> None:
         demo.LZPenaltyLogitsProcessor(**penalty_options(args))
         model, tokenizer = models.load_model(args.model)
         if compress:
-            demo.RPCCache(model, **compress)
+            demo.CompressedCache(model, **compress)
     except (ValueError, models.ModelMissing) as error:
         raise UserError(str(error)) from error
     demo.run(

@@ -14,13 +14,13 @@ from lzpenalty import repetition_period
 from lzpenalty.analysis import seq_rep, token_bits, zlib_ratio
 from lzpenalty.commands.models import greedy
 from lzpenalty.commands.prompts import PROMPTS
-from lzpenalty.hf import LZPenaltyLogitsProcessor, RPCCache
+from lzpenalty.hf import CompressedCache, LZPenaltyLogitsProcessor
 
 
 class _Progress(BaseStreamer):
     """A progress bar that counts the steps of `generate`, and shows what its cache holds."""
 
-    def __init__(self, title: str, steps: int, rows: int, cache: RPCCache | None):
+    def __init__(self, title: str, steps: int, rows: int, cache: CompressedCache | None):
         self.bar = tqdm(total=steps * rows, desc=title, unit="tok", dynamic_ncols=True)
         self.rows, self.cache, self.prompt_seen = rows, cache, False
 
@@ -60,7 +60,7 @@ class Run:
     tokens: list[list[int]]
     texts: list[str]
     vocab: int
-    cache: dict | None = None  # RPCCache.stats()
+    cache: dict | None = None  # CompressedCache.stats()
     bits: list[np.ndarray] = field(init=False)
     periods: list[int] = field(init=False)
 
@@ -77,10 +77,10 @@ class Run:
 
 
 def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None, compress: dict | None = None) -> Run:
-    """Greedy answers to all prompts as one batch, with an RPCCache of these options if there are any."""
+    """Greedy answers to all prompts as one batch, with an CompressedCache of these options if there are any."""
     processor = _Timed(**penalty) if penalty is not None else None
     title = "without" if processor is None else "with"
-    cache = RPCCache(model, **compress) if compress else None
+    cache = CompressedCache(model, **compress) if compress else None
     progress = _Progress(title, max_new_tokens, len(prompts), cache)
     start = time.perf_counter()
     rows = greedy(model, tokenizer, prompts, max_new_tokens, [processor] if processor else [], cache, progress)

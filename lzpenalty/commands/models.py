@@ -11,7 +11,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from lzpenalty.hf import RPCCache
+from lzpenalty.cache.attention import CACHE_ARGUMENT
+from lzpenalty.hf import CompressedCache
 
 __all__ = ["ModelMissing", "answers", "greedy", "load_model"]
 
@@ -63,7 +64,7 @@ def _ends(model) -> set[int]:
 
 
 def greedy(
-    model, tokenizer, prompts, max_new_tokens: int, processors=(), cache: RPCCache | None = None, streamer=None
+    model, tokenizer, prompts, max_new_tokens: int, processors=(), cache: CompressedCache | None = None, streamer=None
 ) -> list[list[int]]:
     """The tokens of the greedy answers to a batch of prompts, without the end of text and what follows. A prompt is what a
     user says, or a list of messages, which needs a chat template."""
@@ -76,7 +77,7 @@ def greedy(
             do_sample=False,
             max_new_tokens=max_new_tokens,
             logits_processor=[*processors],
-            past_key_values=cache,
+            **{CACHE_ARGUMENT: cache},
             pad_token_id=tokenizer.pad_token_id,
             streamer=streamer,
         )
@@ -167,7 +168,7 @@ def answers(
             for _ in range(max_new_tokens):
                 positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -fed.shape[1] :]
                 scores = model(
-                    input_ids=fed, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+                    input_ids=fed, attention_mask=mask, position_ids=positions, **{CACHE_ARGUMENT: cache}, logits_to_keep=1
                 ).logits[:, -1].float()  # fmt: skip
                 if step:
                     step(sum(len(kinds) for _, kinds in rows))

@@ -1,21 +1,8 @@
-"""What the adaptors for engines have in common. Needs no torch.
+"""What the adaptors for engines have in common. Needs no torch."""
 
-An engine hands over prompt and answer as one text and does not say where one ends and the other begins. What was seen in an
-earlier call could not tell: the next prompt may be the last answer and one token more. The call that is running knows, so
-its frame is asked.
-"""
+from lzpenalty.engines.prompts import callers
 
-import sys
-from collections.abc import Iterator
-from types import FrameType
-
-
-def callers() -> Iterator[FrameType]:
-    """The frames that are running, from that of the caller outwards."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+__all__ = ["callers", "check_prompt_length"]
 
 
 def check_prompt_length(prompt_length: int | None) -> int | None:

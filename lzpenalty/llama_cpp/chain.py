@@ -8,6 +8,7 @@ llama-cpp-python has in ctypes is it used.
 """
 
 import ctypes as c
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +50,39 @@ def _init(llama_cpp, options: LZOptions, n_vocab: int):
     return made
 
 
+class _Penalised:
+    """Stands where `Llama._init_sampler` was, for all blocks of a `Llama` that are open: they may end in any order."""
+
+    def __init__(self, llama_cpp, llama):
+        self.llama_cpp, self.llama, self.init = llama_cpp, llama, llama._init_sampler
+        self.before = vars(llama).get("_init_sampler")  # somebody else's
+        self.open: list[LZOptions] = []
+        llama._init_sampler = self
+
+    def __call__(self, *args, **kwargs):
+        made = self.init(*args, **kwargs)
+        ours = [_init(self.llama_cpp, options, self.llama.n_vocab()) for options in reversed(self.open)]
+        n = self.llama_cpp.llama_sampler_chain_n(made.sampler)
+        others = [self.llama_cpp.llama_sampler_chain_remove(made.sampler, 0) for _ in range(n)]
+        for one in ours + others:
+            self.llama_cpp.llama_sampler_chain_add(made.sampler, one)
+        made.custom_samplers = [(i + len(ours), custom) for i, custom in made.custom_samplers]
+        return made
+
+    def close(self, options: LZOptions) -> None:
+        at = next(i for i, one in enumerate(self.open) if one is options)  # once: blocks may share them
+        self.open = [*self.open[:at], *self.open[at + 1 :]]
+        # Under what somebody has put in its place meanwhile it stays, and does nothing.
+        if not self.open and vars(self.llama).get("_init_sampler") is self:
+            if self.before is None:
+                del self.llama._init_sampler
+            else:
+                self.llama._init_sampler = self.before
+
+
+_lock = threading.Lock()  # blocks open and end one at a time
+
+
 @contextmanager
 def sampler(
     llama,
@@ -61,6 +95,8 @@ def sampler(
 
     The tokens are those of :class:`~lzpenalty.llama_cpp.penalty.LZPenalty`: the penalty comes first, and only what is
     generated counts. But llama.cpp itself calls it, and no Python runs for a token.
+
+    Of several blocks that are open, each adds its penalty, the newest first. They may end in any order.
 
     Parameters
     ----------
@@ -84,19 +120,13 @@ def sampler(
     compiled = resolve(preset, keywords, _Tokenizer(llama), options)
     _check_layouts(llama_cpp)
     llama_cpp.llama_sampler_free(_init(llama_cpp, compiled, llama.n_vocab()))  # ids are checked here
-    init = llama._init_sampler
-
-    def with_ours(*args, **kwargs):
-        made = init(*args, **kwargs)
-        n = llama_cpp.llama_sampler_chain_n(made.sampler)
-        others = [llama_cpp.llama_sampler_chain_remove(made.sampler, 0) for _ in range(n)]
-        for one in [_init(llama_cpp, compiled, llama.n_vocab()), *others]:
-            llama_cpp.llama_sampler_chain_add(made.sampler, one)
-        made.custom_samplers = [(i + 1, custom) for i, custom in made.custom_samplers]
-        return made
-
-    llama._init_sampler = with_ours
+    with _lock:
+        penalised = vars(llama).get("_init_sampler")
+        if not isinstance(penalised, _Penalised):
+            penalised = _Penalised(llama_cpp, llama)
+        penalised.open = [*penalised.open, compiled]
     try:
         yield llama
     finally:
-        del llama._init_sampler
+        with _lock:
+            penalised.close(compiled)

@@ -6,24 +6,14 @@
 The scores are a view of llama.cpp's own candidates, every third float of them, and are written to where they are.
 """
 
-import threading
-from weakref import WeakKeyDictionary
-
 import numpy as np
 
 from lzpenalty._core import LZOptions, lz_penalize_
-from lzpenalty.engines.adaptor import callers, check_prompt_length
+from lzpenalty.engines.adaptor import check_prompt_length
+from lzpenalty.engines.prompts import llama_prompt_length
 from lzpenalty.presets import resolve
 
 __all__ = ["LZPenalty"]
-
-
-def _sampler():
-    """What the running `Llama.generate` call samples with: made anew for every call. None outside of any."""
-    for frame in callers():
-        if frame.f_code.co_name == "apply_func":
-            return getattr(frame.f_locals.get("self"), "_sampler", None)
-    return None
 
 
 class _Tokenizer:
@@ -61,6 +51,9 @@ class LZPenalty:
     ------
     TypeError, ValueError
         For options that :func:`lzpenalty.lz_penalize_` refuses, at construction.
+    RuntimeError
+        When called, if `prompt_length` was not given and llama-cpp-python does not say it, or is asked for the first time in
+        the middle of an answer. It comes from a callback of ctypes, which prints it and goes on without the penalty.
     """
 
     def __init__(
@@ -74,18 +67,10 @@ class LZPenalty:
     ):
         self.options = resolve(preset, keywords, tokenizer and _Tokenizer(tokenizer), options)
         self.prompt_length = check_prompt_length(prompt_length)
-        self._prompts: WeakKeyDictionary = WeakKeyDictionary()  # by what samples
-        self._lock = threading.Lock()
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """`scores` [V], float32, in place, after the tokens `input_ids` [T], intc."""
-        start = self.prompt_length
-        if start is None:
-            sampler = _sampler()
-            start = 0
-            if sampler is not None:
-                with self._lock:
-                    start = self._prompts.setdefault(sampler, len(input_ids))
+        start = llama_prompt_length() if self.prompt_length is None else self.prompt_length
         return lz_penalize_(scores, input_ids, self.options, starts=min(start, len(input_ids)))
 
     def __repr__(self) -> str:

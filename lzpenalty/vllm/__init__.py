@@ -4,7 +4,7 @@
         --worker-cls lzpenalty.vllm.Worker --scheduler-cls lzpenalty.vllm.Scheduler
 
 The penalty needs the first line alone. With all of them a request asks for a compressed cache with
-`vllm_xargs={"rpc_interval": 4096}`, and the rest of lzpenalty.vllm.options.
+`vllm_xargs={"cache_interval": 4096}`, and the rest of lzpenalty.vllm.options.
 
     options      what requests and servers say
     plan         slots of a request, by how many tokens were computed

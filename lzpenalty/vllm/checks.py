@@ -7,7 +7,7 @@ methods may read lengths in another place, and what counts or moves slots itself
 import importlib
 import inspect
 
-from lzpenalty.engines.adaptor import callers
+from lzpenalty.engines.prompts import callers
 from lzpenalty.vllm.options import PREFIX, ServerOptions, cache_options, server_options
 
 __all__ = ["check_configuration", "check_methods", "check_request", "is_served"]

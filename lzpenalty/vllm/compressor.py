@@ -33,6 +33,7 @@ class _Layer:
     are copied out of their blocks when they are asked for; most rules ask for no values."""
 
     start = 0
+    hidden = None  # a request has no padding
 
     def __init__(self, compressor, index: int, row, plan: RequestPlan, stop: int, keep: int, queries):
         self.compressor, self.index, self.row = compressor, index, row

@@ -1,15 +1,15 @@
 """What a request, and a server, say about the compressed cache. Needs neither torch nor vLLM.
 
-    rpc_interval     P, tokens between compressions; 0 or null: this request's cache is not compressed
-    rpc_ratio        c, of which 1 / c are kept
-    rpc_recent       R, the newest tokens, which stay, and whose queries vote
-    rpc_kernel       neighbours that scores are averaged over
-    rpc_budget       at most so many generated tokens stay
-    rpc_selector     the rule
-    rpc_aggregation  'layer' or 'group': whether all heads of a layer keep the same tokens
+    cache_interval     P, tokens between compressions; 0 or null: this request's cache is not compressed
+    cache_ratio        c, of which 1 / c are kept
+    cache_recent       R, the newest tokens, which stay, and whose queries vote
+    cache_kernel       neighbours that scores are averaged over
+    cache_budget       at most so many generated tokens stay
+    cache_selector     the rule
+    cache_aggregation  'layer' or 'group': whether all heads of a layer keep the same tokens
 
-One of them is enough; the others have the defaults of :class:`lzpenalty.cache.rpc.RPCCache`. What a server does for requests
-that name none is the object `rpc` of `--additional-config`, with the same names without `rpc_`, and
+One of them is enough; the others have the defaults of :class:`lzpenalty.hf.RPCCache`. What a server does for requests that
+name none is the object `cache` of `--additional-config`, with the same names without `cache_`, and
 
     slots         requests whose newest queries are kept at the same time; others wait a step
     most_recent   the largest R of a request, which a slot has room for
@@ -24,7 +24,7 @@ from lzpenalty.cache.plan import Plan, check_integer
 
 __all__ = ["CacheOptions", "ServerOptions", "cache_options", "server_options"]
 
-PREFIX = "rpc_"
+PREFIX = "cache_"
 COUNTS = ("interval", "ratio", "recent", "kernel", "budget")
 NAMES = (*COUNTS, "selector", "aggregation")
 # Those that need a layer's keys and values and the last R queries. h2o watches every step.
@@ -53,7 +53,7 @@ class CacheOptions:
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """The object `rpc` of `--additional-config`."""
+    """The object `cache` of `--additional-config`."""
 
     default: Mapping[str, Any]  # names without the prefix
     slots: int = SLOTS
@@ -77,7 +77,7 @@ def cache_options(params: Mapping[str, Any] | None, server: ServerOptions | None
     Parameters
     ----------
     params : mapping, optional
-        What came with the request. Keys that do not begin with `rpc_` belong to others.
+        What came with the request. Keys that do not begin with `cache_` belong to others.
     server : ServerOptions, optional
         What holds for options that the request does not name.
 
@@ -105,8 +105,8 @@ def cache_options(params: Mapping[str, Any] | None, server: ServerOptions | None
 
 def server_options(additional_config: Any) -> ServerOptions:
     """Of the object that `--additional-config` was given. Raises ValueError naming the option."""
-    given = additional_config.get("rpc", {}) if isinstance(additional_config, Mapping) else {}
-    where = "--additional-config: rpc"
+    given = additional_config.get("cache", {}) if isinstance(additional_config, Mapping) else {}
+    where = "--additional-config: cache"
     if not isinstance(given, Mapping):
         raise ValueError(f'{where}: expected an object such as {{"interval": 4096}}, got {given!r}')
     default = {name: value for name, value in given.items() if name in NAMES}

@@ -12,7 +12,7 @@ __all__ = ["FirstRunner", "SecondRunner"]
 
 def _truncated(scheduler_output):
     """Requests whose block rows were cut, and how many are left. Steps that vLLM makes up to warm up say nothing of it."""
-    return getattr(scheduler_output, "rpc_truncated", {}).items()
+    return getattr(scheduler_output, "cache_truncated", {}).items()
 
 
 class _Runner:

@@ -44,7 +44,7 @@ class _Compressing:
                 # An exception would end the engine. It comes here only if no LZPenalty was there to refuse the request.
                 logger.error("request %s is ended: %s", request.request_id, error)
                 self.grammar_compile_error_reqs.add(request.request_id)
-                request.sampling_params.extra_args = {"rpc_interval": 0}  # until then
+                request.sampling_params.extra_args = {"cache_interval": 0}  # until then
                 options = None
             if options is not None:
                 self.compressed.plans[request.request_id] = RequestPlan(request.num_prompt_tokens, options)
@@ -58,7 +58,7 @@ class _Compressing:
             return None
         options = cache_options(request.sampling_params.extra_args, self.server)
         if options and request.resumable:
-            raise ValueError("rpc_interval: expected no compression in a streaming session, whose prompt grows")
+            raise ValueError("cache_interval: expected no compression in a streaming session, whose prompt grows")
         return options
 
     def _reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens):
@@ -81,7 +81,7 @@ class _Compressing:
     def schedule(self, *args, **kwargs):
         before = set(self.windows)
         output = super().schedule(*args, **kwargs)
-        output.rpc_truncated, self.compressed.truncated = self.compressed.truncated, {}
+        output.cache_truncated, self.compressed.truncated = self.compressed.truncated, {}
         # A waiting request that was not admitted must not hold what running ones need to give back blocks.
         self.windows = {
             request_id
@@ -96,7 +96,7 @@ class _Compressing:
 
     def update_from_output(self, scheduler_output, model_runner_output):
         # Before requests end by what was sampled.
-        for request_id, seconds in getattr(model_runner_output, "rpc_seconds", {}).items():
+        for request_id, seconds in getattr(model_runner_output, "cache_seconds", {}).items():
             if request_id in self.compressed.plans:  # not aborted meanwhile
                 self.seconds[request_id] = self.seconds.get(request_id, 0.0) + seconds
         return super().update_from_output(scheduler_output, model_runner_output)

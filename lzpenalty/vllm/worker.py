@@ -62,7 +62,7 @@ class Worker(_base()):
             return output
 
         def told(result):
-            result.rpc_seconds = seconds
+            result.cache_seconds = seconds
             return result
 
         if not isinstance(output, AsyncModelRunnerOutput):

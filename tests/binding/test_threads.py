@@ -27,6 +27,7 @@ from lzpenalty import (
     repetition_period,
     select_top,
 )
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 from producers import Producer
 
 
@@ -89,8 +90,8 @@ def test_threads_share_a_model_and_a_processor_and_have_a_cache_each(one_thread)
         ids = tiny.prompt(1 + i % 2, 20 + i, seed=i)
         if together:
             barrier.wait()
-        with hf.RPCCache(model, interval=16, ratio=4, recent=8) as cache:
-            more = dict(past_key_values=cache, logits_processor=[processor], stopping_criteria=[stop])
+        with hf.CompressedCache(model, interval=16, ratio=4, recent=8) as cache:
+            more = dict(**{CACHE_ARGUMENT: cache}, logits_processor=[processor], stopping_criteria=[stop])
             return tiny.generate(model, ids, 40, **more).tolist(), cache.stats()["compressions"]
 
     one_by_one = [run(i, together=False) for i in range(4)]

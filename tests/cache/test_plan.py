@@ -45,10 +45,11 @@ def test_the_next_compression_is_the_first_that_counts(plan, generated):
     assert plan.compressions(due - 1) == plan.compressions(generated) == plan.compressions(due) - 1
 
 
-@given(plans(), st.integers(0, 5), st.integers(0, 400))
-def test_several_intervals_at_once(plan, intervals, more):
-    region = plan.kept(intervals) + more
-    assert plan.reached(intervals, region) == intervals + more // plan.interval
+@given(plans(), st.integers(0, 300))
+def test_what_is_behind_has_come_since_the_newest_compression(plan, generated):
+    if plan.compressions(generated):
+        due = next(n for n in range(generated + 1) if plan.compressions(n) == plan.compressions(generated))
+        assert plan.behind(generated) == generated - due
 
 
 def test_without_compression_all_is_held():

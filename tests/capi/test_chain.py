@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import sampler
 from building import CC, ROOT, run
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from lzpenalty import lz_penalize_
 from lzpenalty.llama_cpp import sampler as chain_sampler
@@ -124,3 +126,50 @@ def test_the_block_ends_with_an_error(llama_cpp):
     with pytest.raises(KeyError), chain_sampler(llama):
         raise KeyError
     assert "_init_sampler" not in vars(llama)
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["open", "close", "patch", "unpatch"]), st.integers(0, 9)), max_size=14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+@example([("open", 1), ("open", 2), ("close", 1), ("close", 0)])  # nested
+@example([("open", 1), ("open", 2), ("close", 0), ("close", 0)])  # overlapping
+@example([("open", 1), ("patch", 0), ("open", 2), ("close", 0), ("unpatch", 0), ("close", 0)])
+def test_blocks_in_any_order_are_those_that_are_open(stub, steps):
+    """Against a list of what is open: each step, the chain has the penalties of these, and of nobody else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "llama_cpp", new_llama_cpp(stub))
+        llama, opened, patches = Llama(), [], []
+        text = np.resize([1, 2, 3, 1, 2, 4, 3], 40)
+        for step, number in steps:
+            if step == "open":
+                block = chain_sampler(llama, strength=0.125 + number / 8)
+                block.__enter__()
+                opened.append((0.125 + number / 8, block))
+            elif step == "close" and opened:
+                opened.pop(number % len(opened))[1].__exit__(None, None, None)
+            elif step == "patch":  # somebody else does the same, and ends in order
+                inner = llama._init_sampler
+                patches.append((inner, vars(llama).get("_init_sampler")))
+                llama._init_sampler = lambda *args, inner=inner: inner(*args, "patched")
+            elif step == "unpatch" and patches and not opened:
+                del vars(llama)["_init_sampler"]
+                patches.clear()
+            made = llama._init_sampler("greedy")
+            n = len(made.sampler) - 1 - len(patches)
+            assert made.sampler[n:] == ["greedy"] + ["patched"] * len(patches) and n == len(opened)
+            assert made.custom_samplers == [(n + 1, "custom")]
+            logits = np.linspace(-3, 3, VOCAB, dtype=np.float32)
+            candidates = sampler.candidates_of(logits)
+            for ours in made.sampler[:n]:
+                for token in text:
+                    stub.llama_sampler_accept(ours, int(token))
+                stub.llama_sampler_apply(ours, c.byref(sampler.Candidates(candidates.ctypes.data, VOCAB, -1, False)))
+                stub.llama_sampler_free(ours)
+            for strength in sorted(strength for strength, _ in opened):
+                lz_penalize_(logits, text, strength=strength)
+            np.testing.assert_allclose(candidates["logit"], logits, rtol=1e-5, atol=1e-5)
+        for _, block in opened:
+            block.__exit__(None, None, None)
+        assert patches or "_init_sampler" not in vars(llama)

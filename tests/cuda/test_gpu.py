@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lzpenalty import append_, attention_scores, compact_, dry_penalize_, lz_penalize_, repetition_period, select_top, warmup
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("LZPENALTY_TEST_GPU") or not torch.cuda.is_available(),
@@ -127,8 +128,8 @@ def test_the_processor(batch):
 def fed(model, ids, cache):
     """Logits of each token behind a prompt of 20, one at a time, and the evidence for what is kept, if there is any."""
     with cache, torch.no_grad():
-        model(ids[:, :20], past_key_values=cache)
-        logits = [model(ids[:, i : i + 1], past_key_values=cache).logits.float().cpu() for i in range(20, ids.shape[1])]
+        model(ids[:, :20], **{CACHE_ARGUMENT: cache})
+        logits = [model(ids[:, i : i + 1], **{CACHE_ARGUMENT: cache}).logits.float().cpu() for i in range(20, ids.shape[1])]
     return torch.cat(logits, 1)
 
 
@@ -140,9 +141,9 @@ def test_caches_ragged_and_even_are_those_of_the_cpu(selector, dtype):
     hf, tiny = pytest.importorskip("lzpenalty.hf"), pytest.importorskip("tiny")
     small, ids = dict(interval=16, ratio=4, recent=8, selector=selector), tiny.prompt(2, 60)
     model = tiny.tiny(dtype=dtype)
-    wanted = fed(model, ids, hf.RPCCache(model, **small))
+    wanted = fed(model, ids, hf.CompressedCache(model, **small))
     on_gpu = copy.deepcopy(model).cuda()
-    cache = hf.RPCCache(on_gpu, **small)
+    cache = hf.CompressedCache(on_gpu, **small)
     got = fed(on_gpu, ids.cuda(), cache)
     assert cache.stats()["compressions"] == 2
     if dtype == torch.float32:
@@ -156,9 +157,9 @@ def test_a_compiled_model_says_the_same(selector):
     hf, tiny = pytest.importorskip("lzpenalty.hf"), pytest.importorskip("tiny")
     small, ids = dict(interval=16, ratio=4, recent=8, selector=selector), tiny.prompt(2, 60).cuda()
     model = copy.deepcopy(tiny.tiny()).cuda()
-    wanted = fed(model, ids, hf.RPCCache(model, **small))
+    wanted = fed(model, ids, hf.CompressedCache(model, **small))
     model.forward = torch.compile(model.forward)
-    torch.testing.assert_close(fed(model, ids, hf.RPCCache(model, **small)), wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(fed(model, ids, hf.CompressedCache(model, **small)), wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -167,18 +168,19 @@ def test_ragged_attention_at_once_is_that_of_each_head(dtype, padded, monkeypatc
     attend = pytest.importorskip("lzpenalty.cache.attend")
     hf, tiny = pytest.importorskip("lzpenalty.hf"), pytest.importorskip("tiny")
     model = copy.deepcopy(tiny.tiny(dtype=dtype)).cuda()
-    cache = hf.RPCCache(model, interval=64, ratio=4, recent=8, selector="echo")
+    cache = hf.CompressedCache(model, interval=64, ratio=4, recent=8, selector="echo")
     fed(model, tiny.prompt(2, 150).cuda(), cache)
     layer, size = cache.layers[1], 64  # a model's heads are too small for FlashAttention
-    assert len(set(layer.entries)) > 1
+    assert len({entries for row in cache.stats()["kept_by_head"][1] for entries in row}) > 1
     layer.key_slots, layer.value_slots = (torch.randn(len(layer.key_slots), size, device="cuda", dtype=dtype) for _ in "kv")
-    layer.pads = torch.tensor([7, 0], device="cuda") if padded else None
+    pads = torch.tensor([7, 0], device="cuda") if padded else None
     queries = torch.randn(2, 4, 1, size, device="cuda", dtype=dtype)
-    if not attend.at_once(queries, layer.value_slots, 0.0):
+    call = attend.Call(None, queries, queries, queries, None, {}, "sdpa")
+    if not attend._at_once(call, layer.value_slots):
         pytest.skip("torch has no variable-length attention for this GPU")
-    got = attend.attend_heads(queries, layer, None, {})
-    monkeypatch.setattr(attend, "at_once", lambda *args: False)
-    torch.testing.assert_close(got, attend.attend_heads(queries, layer, None, {}), rtol=2e-2, atol=2e-3)
+    got = attend.attend_heads(call, layer, pads)
+    monkeypatch.setattr(attend, "_at_once", lambda *args: False)
+    torch.testing.assert_close(got, attend.attend_heads(call, layer, pads), rtol=2e-2, atol=2e-3)
 
 
 def test_every_device():

@@ -144,7 +144,7 @@ def test_bad_options_fail_the_request_alone(llm, prompts):
     for bad, message in (
         ({"lz_strength": -1}, "lz_strength: expected"),
         ({"lz_widow": 3}, "lz_widow: no such option"),
-        ({"rpc_ratio": 8}, "rpc_ratio: this server compresses no caches, it was started without --worker-cls"),
+        ({"cache_ratio": 8}, "cache_ratio: this server compresses no caches, it was started without --worker-cls"),
     ):
         with pytest.raises(VLLMValidationError, match=message):
             llm.generate([prompt], sampling(bad, 4), use_tqdm=False)
@@ -196,7 +196,7 @@ def test_the_openai_server(server, llm, prompts):
         ({"lz_strength": -1}, "lz_strength: expected a finite number"),
         ({"lz_strenght": 1}, "lz_strenght: no such option"),
         ({"lz_window": 10**6}, "lz_window: expected at most 8192"),
-        ({"rpc_interval": 64}, "rpc_interval: this server compresses no caches"),
+        ({"cache_interval": 64}, "cache_interval: this server compresses no caches"),
     ):
         status, answer = post(server, body | {"vllm_xargs": bad})
         assert status == 400 and message in json.dumps(answer)

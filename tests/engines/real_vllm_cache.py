@@ -5,9 +5,9 @@
                                       mode, but the order of its calls can be had
 
 A tiny random model says something else once a token of its cache is another, so that answers show what caches held. They
-have to be those of transformers with RPCCache to the token; where requests are compared with themselves, it is with fewer of
-them at a time and nothing preempted. All tests share one engine, since a process has room for one, with a pool that is too
-small for most of them.
+have to be those of transformers with CompressedCache to the token; where requests are compared with themselves, it is with
+fewer of them at a time and nothing preempted. All tests share one engine, since a process has room for one, with a pool that
+is too small for most of them.
 """
 
 import json
@@ -24,7 +24,8 @@ from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 import tiny
-from lzpenalty.cache.rpc import RPCCache
+from lzpenalty.cache.attention import CACHE_ARGUMENT
+from lzpenalty.cache.rpc import CompressedCache
 from lzpenalty.cache.selectors import SELECTORS, Selector
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 from lzpenalty.vllm import checks, options
@@ -40,8 +41,8 @@ in_order = pytest.mark.skipif(AHEAD, reason="does not depend on the order of cal
 
 
 def asks(**changes):
-    """extra_args of a request, by the names that RPCCache has."""
-    return {f"rpc_{name}": value for name, value in {**OPTIONS, **changes}.items()}
+    """extra_args of a request, by the names that CompressedCache has."""
+    return {f"cache_{name}": value for name, value in {**OPTIONS, **changes}.items()}
 
 
 def sampling(extra=None, tokens=TOKENS):
@@ -71,7 +72,7 @@ def llm(model):
         model[1], dtype="float32", enforce_eager=True, enable_prefix_caching=True, block_size=BLOCK, max_model_len=LONGEST,
         max_num_seqs=8, max_num_batched_tokens=CHUNK, num_gpu_blocks_override=BLOCKS, logits_processors=[PENALTY],
         worker_cls=WORKER, scheduler_cls="lzpenalty.vllm.scheduler.AsyncCompressedScheduler" if AHEAD else SCHEDULER,
-        additional_config={"rpc": {"slots": 3}},
+        additional_config={"cache": {"slots": 3}},
     )  # fmt: skip
     assert made.llm_engine.vllm_config.use_v2_model_runner == SECOND
     assert (made.llm_engine.engine_core.engine_core.batch_queue is not None) == AHEAD
@@ -119,19 +120,19 @@ EXPECTED = {}
 
 
 def of_transformers(model, prompt, extra=None, tokens=TOKENS):
-    """The same with transformers: plain, or with RPCCache, or with the penalty, or both."""
+    """The same with transformers: plain, or with CompressedCache, or with the penalty, or both."""
     key = (tuple(prompt), json.dumps(extra, sort_keys=True), tokens)
     if key not in EXPECTED:
         ids, extra = torch.tensor([prompt]), extra or {}
-        rpc = {name[4:]: value for name, value in extra.items() if name.startswith("rpc_")}
+        rpc = {name[6:]: value for name, value in extra.items() if name.startswith("cache_")}
         lz = {name[3:]: value for name, value in extra.items() if name.startswith("lz_")}
         common = dict(
             attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0,
             logits_processor=[LZPenaltyLogitsProcessor(**lz)] if lz else [],
         )  # fmt: skip
         if rpc:
-            with RPCCache(model[0], **{"selector": "rpc", **rpc}) as cache:
-                found = model[0].generate(ids, past_key_values=cache, **common)
+            with CompressedCache(model[0], **{"selector": "rpc", **rpc}) as cache:
+                found = model[0].generate(ids, **{CACHE_ARGUMENT: cache}, **common)
         else:
             found = model[0].generate(ids, **common)
         EXPECTED[key] = found[0, len(prompt) :].tolist()
@@ -245,12 +246,12 @@ def drawn_request(chance, prompts):
     interval = chance.choice([16, 24, 40, 64])
     recent = chance.randint(1, 12)
     extra = {
-        "rpc_interval": interval, "rpc_ratio": chance.choice([2, 4, 8]), "rpc_recent": recent,
-        "rpc_kernel": chance.choice([1, 3, 7]), "rpc_aggregation": chance.choice(["layer", "group"]),
-        "rpc_selector": chance.choice(options.SELECTORS),
+        "cache_interval": interval, "cache_ratio": chance.choice([2, 4, 8]), "cache_recent": recent,
+        "cache_kernel": chance.choice([1, 3, 7]), "cache_aggregation": chance.choice(["layer", "group"]),
+        "cache_selector": chance.choice(options.SELECTORS),
     }  # fmt: skip
     if chance.random() < 0.3:
-        extra["rpc_budget"] = recent + chance.choice([0, 8, 16])
+        extra["cache_budget"] = recent + chance.choice([0, 8, 16])
     return prompt, extra
 
 
@@ -274,24 +275,24 @@ def test_random_requests_against_themselves(llm, prompts):
 @in_order
 def test_bad_options_fail_the_request_alone(llm, model, prompts):
     for bad, message in (
-        ({"rpc_interval": -1}, "rpc_interval: expected at least 1, got -1"),
-        ({"rpc_interval": 50}, "rpc_interval: expected a multiple of ratio, 4, got 50"),
-        ({"rpc_intervall": 64}, "rpc_intervall: no such option"),
-        ({"rpc_recent": 64}, "rpc_recent: expected at most 32, which this server has room"),
-        ({"rpc_kernel": 2}, "rpc_kernel: expected an odd number, got 2"),
-        ({"rpc_selector": "h2o"}, "rpc_selector: expected one of rpc, "),
-        ({"rpc_budget": 4}, "rpc_budget: expected at least recent, 32, got 4"),
+        ({"cache_interval": -1}, "cache_interval: expected at least 1, got -1"),
+        ({"cache_interval": 50}, "cache_interval: expected a multiple of ratio, 4, got 50"),
+        ({"cache_intervall": 64}, "cache_intervall: no such option"),
+        ({"cache_recent": 64}, "cache_recent: expected at most 32, which this server has room"),
+        ({"cache_kernel": 2}, "cache_kernel: expected an odd number, got 2"),
+        ({"cache_selector": "h2o"}, "cache_selector: expected one of rpc, "),
+        ({"cache_budget": 4}, "cache_budget: expected at least recent, 32, got 4"),
     ):
         with pytest.raises(VLLMValidationError, match=message):
             llm.generate([{"prompt_token_ids": prompts[2]}], sampling(bad), use_tqdm=False)
-    assert answers(llm, prompts[2:3], sampling({"rpc_interval": 0}, 8)) == [of_transformers(model, prompts[2], None, 8)]
+    assert answers(llm, prompts[2:3], sampling({"cache_interval": 0}, 8)) == [of_transformers(model, prompts[2], None, 8)]
 
 
 @in_order
 def test_options_that_nobody_checked_end_the_request(llm, monkeypatch, prompts):
     """Without LZPenalty nothing refuses them at admission."""
     monkeypatch.setattr("lzpenalty.vllm.penalty.check_request", lambda params: None)
-    got = llm.generate([{"prompt_token_ids": prompts[2]}], sampling({"rpc_interval": -1}, 8), use_tqdm=False)
+    got = llm.generate([{"prompt_token_ids": prompts[2]}], sampling({"cache_interval": -1}, 8), use_tqdm=False)
     assert got[0].outputs[0].finish_reason == "error"
 
 
@@ -304,7 +305,7 @@ def server(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     (folder / "counters").mkdir()
     log = (folder / "log").open("w+")
-    default = json.dumps({"rpc": {**OPTIONS, "log": True}})
+    default = json.dumps({"cache": {**OPTIONS, "log": True}})
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "INFO",
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "counters"),
@@ -323,16 +324,16 @@ def test_the_server(server, model, prompts):
     }  # fmt: skip
     for xargs, extra in (
         ({}, asks()),
-        ({"rpc_interval": 0}, None),
-        ({"rpc_ratio": 8}, asks(ratio=8)),
-        ({"rpc_selector": "streaming", "lz_strength": 0.6}, {**asks(selector="streaming"), "lz_strength": 0.6}),
+        ({"cache_interval": 0}, None),
+        ({"cache_ratio": 8}, asks(ratio=8)),
+        ({"cache_selector": "streaming", "lz_strength": 0.6}, {**asks(selector="streaming"), "lz_strength": 0.6}),
     ):
         status, answer = post(port, body | ({"vllm_xargs": xargs} if xargs else {}))
         assert status == 200 and answer["choices"][0]["token_ids"] == of_transformers(model, prompts[0], extra)
     for bad, message in (
-        ({"rpc_ratio": 5}, f"rpc_interval: expected a multiple of ratio, 5, got {OPTIONS['interval']}"),
-        ({"rpc_selector": "best"}, "rpc_selector: expected one of rpc, "),
-        ({"rpc_aggregation": "head"}, "rpc_aggregation: expected one of layer, group, got 'head'"),
+        ({"cache_ratio": 5}, f"cache_interval: expected a multiple of ratio, 5, got {OPTIONS['interval']}"),
+        ({"cache_selector": "best"}, "cache_selector: expected one of rpc, "),
+        ({"cache_aggregation": "head"}, "cache_aggregation: expected one of layer, group, got 'head'"),
     ):
         status, answer = post(port, body | {"vllm_xargs": bad})
         assert status == 400 and message in json.dumps(answer)

@@ -1,12 +1,16 @@
 """`lzpenalty.llama_cpp` as llama-cpp-python calls it: in a view of llama.cpp's candidates, prompt and answer in one."""
 
+import gc
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import oracle
 from lzpenalty import LZOptions
+from lzpenalty.engines import prompts
 from lzpenalty.llama_cpp import LZPenalty
 
 VOCAB = 23
@@ -90,8 +94,9 @@ def test_one_object_for_many_answers():
     both = list(running)
     assert [a for a, _ in both] == first[:40]
     assert [b for _, b in both] == answer(other, [4, 5], formula(2), 40)
-    del llama, other
-    assert len(penalty._prompts) <= 2  # nothing is kept of those that are gone
+    del llama, other, running
+    gc.collect()
+    assert not prompts._samplers  # nothing is kept of those that are gone
 
 
 def test_the_view_is_written_in_place():
@@ -146,3 +151,81 @@ def test_a_llama_is_a_tokenizer():
     assert LZPenalty(preset="gentle").options.keywords()["gate"] == (20, 28)
     with pytest.raises(ValueError, match="preset: expected release"):
         LZPenalty(preset="reasoning")
+
+
+WRAPPERS = {
+    "function": lambda inner: lambda input_ids, scores: inner(input_ids, scores),
+    "list": lambda inner: lambda input_ids, scores: [one(input_ids, scores) for one in [inner]][-1],
+    "generator": lambda inner: lambda input_ids, scores: next(inner(input_ids, scores) for _ in range(1)),
+}
+PLANS = st.recursive(
+    st.tuples(st.integers(1, 5), st.lists(st.sampled_from([*WRAPPERS]), max_size=4), st.none()),
+    lambda inner: st.tuples(st.integers(1, 5), st.lists(st.sampled_from([*WRAPPERS]), max_size=4), inner),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PLANS, min_size=1, max_size=3))
+def test_answers_side_by_side_and_within_each_other(plans):
+    """One object for answers whose steps alternate, wrapped, and with answers of other models within a step."""
+    penalty = LZPenalty(strength=1.0)
+
+    def steps(plan):
+        length, wrappers, inner = plan
+        prompt, processor = list(range(1, 1 + length)) * 2, penalty
+        for name in wrappers:
+            processor = WRAPPERS[name](processor)
+
+        def step(input_ids, scores):
+            if inner is not None:
+                for _ in steps(inner):
+                    pass
+            wanted = formula(len(prompt), strength=1.0)(input_ids, scores)
+            got = processor(input_ids, scores)
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+            return got
+
+        yield from Llama(length).generate(prompt, [step], 4)
+
+    for _ in zip(*map(steps, plans), strict=True):
+        pass
+
+
+def test_a_wrapper_that_asks_late_is_an_error():
+    """llama-cpp-python keeps no length of the prompt: it is what had been read before the first sample."""
+
+    def late(processor, steps):
+        def step(input_ids, scores):
+            steps.append(0)
+            return processor(input_ids, scores) if len(steps) > 2 else scores
+
+        return step
+
+    with pytest.raises(RuntimeError, match="prompt_length: .*llama-cpp-python.*begun"):
+        answer(Llama(), [1, 2, 3], late(LZPenalty(), []), 4)
+    wanted = answer(Llama(), [1, 2, 3], late(formula(3), []), 9)
+    assert answer(Llama(), [1, 2, 3], late(LZPenalty(prompt_length=3), []), 9) == wanted
+    both = [LZPenalty(strength=0), late(LZPenalty(), [])]  # the first asks in time
+    assert list(Llama().generate([1, 2, 3], both, 9)) == wanted
+
+
+def test_a_llama_that_does_not_say_it_is_an_error():
+    class Other(Llama):
+        def generate(self, tokens, logits_processor):
+            self._tokens = tokens  # no `token`
+            self.n_tokens, self._sampler = len(tokens), self._init_sampler(logits_processor)
+            self._sampler.apply(np.recarray(VOCAB, np.dtype([("logit", np.single)])))
+
+        def produce(self, tokens, logits_processor):
+            self.n_tokens, self._sampler = len(tokens), self._init_sampler(logits_processor)
+            self._sampler.apply(np.recarray(VOCAB, np.dtype([("logit", np.single)])))
+
+        def without(self, tokens, logits_processor):
+            self.n_tokens = len(tokens)
+            self._init_sampler(logits_processor).apply(np.recarray(VOCAB, np.dtype([("logit", np.single)])))
+
+    for name, why in (("generate", "'token'"), ("produce", "generate"), ("without", "_sampler")):
+        for processor in (LZPenalty(), WRAPPERS["function"](LZPenalty())):
+            with pytest.raises(RuntimeError, match=f"prompt_length: .*llama-cpp-python.*{why}"):
+                getattr(Other(), name)([1, 2], [processor])

@@ -15,7 +15,8 @@ datasets = pytest.importorskip("datasets")
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 import lzpenalty.lm_eval as ours  # noqa: E402
-from lzpenalty.hf import Forget, ForgetCache, LZPenaltyLogitsProcessor, RPCCache  # noqa: E402
+from lzpenalty.cache.attention import CACHE_ARGUMENT  # noqa: E402
+from lzpenalty.hf import CompressedCache, Forget, ForgetCache, LZPenaltyLogitsProcessor  # noqa: E402
 from tiny import generate, tiny, tokenizer, words  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,8 +62,8 @@ def expected(penalty, cache):
     for row in ROWS:
         ids = tokenizer()(row["said"], return_tensors="pt").input_ids
         processors = [LZPenaltyLogitsProcessor(**penalty)] if penalty else []
-        with RPCCache(model(), **cache) if cache else nullcontext() as held:
-            answer = generate(model(), ids, 40, logits_processor=processors, past_key_values=held)[0, ids.shape[1] :]
+        with CompressedCache(model(), **cache) if cache else nullcontext() as held:
+            answer = generate(model(), ids, 40, logits_processor=processors, **{CACHE_ARGUMENT: held})[0, ids.shape[1] :]
         assert tokenizer().eos_token_id not in answer  # where the harness would stop
         texts.append(tokenizer().decode(answer, skip_special_tokens=True))
     return texts
@@ -73,7 +74,7 @@ def expected(penalty, cache):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_answers_are_those_of_transformers(folder, penalty, cache, batch_size):
     options = {f"lz_{name}": value for name, value in penalty.items()} | {
-        f"rpc_{name}": value for name, value in cache.items()
+        f"cache_{name}": value for name, value in cache.items()
     }
     wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), batch_size=batch_size, **options)
     wanted = expected(penalty, cache)
@@ -90,7 +91,7 @@ def test_thoughts_are_dropped(folder, batch_size):
     for row in ROWS:
         ids = tokenizer()(row["said"], return_tensors="pt").input_ids
         with ForgetCache(model(), forget) as cache:
-            answer = generate(model(), ids, 40, past_key_values=cache)[0, ids.shape[1] :]
+            answer = generate(model(), ids, 40, **{CACHE_ARGUMENT: cache})[0, ids.shape[1] :]
         wanted.append(tokenizer().decode(answer, skip_special_tokens=True))
         dropped += cache.stats()["thoughts"]
     assert sum(dropped) > 0
@@ -124,7 +125,7 @@ def test_the_command(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     # Its own tasks, thousands of files, take long to read.
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
-    options = "pretrained=model,lz_strength=0.15,lz_min_match=2,rpc_interval=12,rpc_ratio=3,rpc_recent=4"
+    options = "pretrained=model,lz_strength=0.15,lz_min_match=2,cache_interval=12,cache_ratio=3,cache_recent=4"
     command = f"--model lzpenalty --model_args {options} --tasks aime24 --data aime24=aime.json --device cpu"
     command += " --gen_kwargs max_gen_toks=40 --output_path out --log_samples"
     assert ours.main(command.split()) == 0
@@ -182,12 +183,12 @@ def test_options_are_checked_before_the_model_is_loaded():
         (dict(lt_close=3), "then: expected at least one id"),
         (dict(lt_close=3, lt_then="3:4"), "then: expected ids that close has not, got 3"),
         (dict(lt_closed=3), "closed"),
-        (dict(lt_close=3, lt_then=4, rpc_interval=8), "lt_close: expected none together with rpc_interval"),
+        (dict(lt_close=3, lt_then=4, cache_interval=8), "lt_close: expected none together with cache_interval"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             ours.LZPenaltyLM("no/such/model", **options)
     with pytest.raises(ValueError, match="interval: expected a multiple of ratio"):
-        ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), rpc_interval=10)
+        ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), cache_interval=10)
     with pytest.raises(ValueError, match="close: expected ids below the model's vocabulary size"):
         ours.LZPenaltyLM(tiny(), tokenizer=tokenizer(), lt_close=5000, lt_then=4)
 

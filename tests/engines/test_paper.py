@@ -98,7 +98,7 @@ def test_the_table(command, tmp_path, capsys, monkeypatch):
     cell = {name: json.loads(Path(f"out/aime24/{name}.json").read_text()) for name in ("full/0", "full/1", "tova/0")}
     lengths = cell["full/0"]["lengths"] + cell["full/1"]["lengths"]
     budget = round(sum(lengths) / len(lengths) / 4)
-    assert cell["tova/0"]["settings"]["cache"]["rpc_budget"] == budget and budget >= 1
+    assert cell["tova/0"]["settings"]["cache"]["cache_budget"] == budget and budget >= 1
     assert cell["full/0"]["answers"] != cell["full/1"]["answers"] and len(cell["full/0"]["answers"]) == 2
     assert json.loads(Path("out/gpqa/lightthinker/0.json").read_text())["settings"]["cache"] == {
         "lt_setting": "lightthinker_qwen"

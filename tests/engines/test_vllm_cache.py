@@ -33,46 +33,46 @@ for name in ("metrics", "scheduler", "spec"):  # for those who have the real one
 
 
 def test_a_request_that_asks_for_nothing_gets_nothing():
-    for params in (None, {}, {"lz_strength": 0.15, "other": 1, 3: 4}, {"rpc_interval": 0}, {"rpc_interval": None}):
+    for params in (None, {}, {"lz_strength": 0.15, "other": 1, 3: 4}, {"cache_interval": 0}, {"cache_interval": None}):
         assert cache_options(params) is None
 
 
 def test_one_option_is_enough():
-    assert cache_options({"rpc_interval": 64}) == CacheOptions(Plan(interval=64))
-    assert cache_options({"rpc_ratio": 8.0}) == CacheOptions(Plan(ratio=8))  # JSON has one kind of number
-    assert cache_options({"rpc_selector": "tova"}) == CacheOptions(Plan(), selector="tova")
+    assert cache_options({"cache_interval": 64}) == CacheOptions(Plan(interval=64))
+    assert cache_options({"cache_ratio": 8.0}) == CacheOptions(Plan(ratio=8))  # JSON has one kind of number
+    assert cache_options({"cache_selector": "tova"}) == CacheOptions(Plan(), selector="tova")
     assert cache_options(
-        {"rpc_kernel": 1, "rpc_aggregation": "group", "rpc_budget": 40, "rpc_recent": None}
+        {"cache_kernel": 1, "cache_aggregation": "group", "cache_budget": 40, "cache_recent": None}
     ) == CacheOptions(Plan(budget=40), kernel=1, aggregation="group")
 
 
 def test_what_a_server_does_for_others():
-    server = server_options({"rpc": {"interval": 64, "recent": 48, "kernel": 3, "slots": 2}, "else": 1})
+    server = server_options({"cache": {"interval": 64, "recent": 48, "kernel": 3, "slots": 2}, "else": 1})
     assert server == ServerOptions({"interval": 64, "recent": 48, "kernel": 3}, slots=2, most_recent=48)
     assert cache_options(None, server) == CacheOptions(Plan(interval=64, recent=48), kernel=3)
-    assert cache_options({"rpc_recent": 8}, server) == CacheOptions(Plan(interval=64, recent=8), kernel=3)
-    assert cache_options({"rpc_interval": 0}, server) is None
-    for nothing in (None, {}, {"rpc": {}}):
+    assert cache_options({"cache_recent": 8}, server) == CacheOptions(Plan(interval=64, recent=8), kernel=3)
+    assert cache_options({"cache_interval": 0}, server) is None
+    for nothing in (None, {}, {"cache": {}}):
         assert server_options(nothing) == ServerOptions({}) and cache_options(None, server_options(nothing)) is None
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"rpc_intervals": 64}, "rpc_intervals: no such option, expected one of rpc_interval, rpc_ratio, "),
-        ({"rpc_interval": "64"}, "rpc_interval: expected an integer, got '64'"),
-        ({"rpc_interval": True}, "rpc_interval: expected an integer, got True"),
-        ({"rpc_interval": -4}, "rpc_interval: expected at least 1, got -4"),
-        ({"rpc_interval": 65}, "rpc_interval: expected a multiple of ratio, 4, got 65"),
-        ({"rpc_interval": 16}, "rpc_recent: expected less than interval, 16, got 32"),
-        ({"rpc_ratio": 2.5}, "rpc_ratio: expected an integer, got 2.5"),
-        ({"rpc_kernel": 4}, "rpc_kernel: expected an odd number, got 4"),
-        ({"rpc_kernel": 0}, "rpc_kernel: expected at least 1, got 0"),
-        ({"rpc_budget": 31}, "rpc_budget: expected at least recent, 32, got 31"),
-        ({"rpc_selector": "h2o"}, "rpc_selector: expected one of rpc, snapkv, .* got 'h2o'"),
-        ({"rpc_selector": ["rpc"]}, r"rpc_selector: expected one of .* got \['rpc'\]"),
-        ({"rpc_aggregation": "head"}, "rpc_aggregation: expected one of layer, group, got 'head'"),
-        ({"rpc_recent": 33}, "rpc_recent: expected at most 32, which this server has room for the queries of, got 33"),
+        ({"cache_intervals": 64}, "cache_intervals: no such option, expected one of cache_interval, cache_ratio, "),
+        ({"cache_interval": "64"}, "cache_interval: expected an integer, got '64'"),
+        ({"cache_interval": True}, "cache_interval: expected an integer, got True"),
+        ({"cache_interval": -4}, "cache_interval: expected at least 1, got -4"),
+        ({"cache_interval": 65}, "cache_interval: expected a multiple of ratio, 4, got 65"),
+        ({"cache_interval": 16}, "cache_recent: expected less than interval, 16, got 32"),
+        ({"cache_ratio": 2.5}, "cache_ratio: expected an integer, got 2.5"),
+        ({"cache_kernel": 4}, "cache_kernel: expected an odd number, got 4"),
+        ({"cache_kernel": 0}, "cache_kernel: expected at least 1, got 0"),
+        ({"cache_budget": 31}, "cache_budget: expected at least recent, 32, got 31"),
+        ({"cache_selector": "h2o"}, "cache_selector: expected one of rpc, snapkv, .* got 'h2o'"),
+        ({"cache_selector": ["rpc"]}, r"cache_selector: expected one of .* got \['rpc'\]"),
+        ({"cache_aggregation": "head"}, "cache_aggregation: expected one of layer, group, got 'head'"),
+        ({"cache_recent": 33}, "cache_recent: expected at most 32, which this server has room for the queries of, got 33"),
     ],
 )
 def test_bad_options_of_a_request(params, message):
@@ -83,16 +83,16 @@ def test_bad_options_of_a_request(params, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rpc": 4096}, "--additional-config: rpc: expected an object such as .*, got 4096"),
+        ({"cache": 4096}, "--additional-config: cache: expected an object such as .*, got 4096"),
         (
-            {"rpc": {"intervals": 1}},
-            r"--additional-config: rpc.intervals: no such option, expected one of interval, .* slots",
+            {"cache": {"intervals": 1}},
+            r"--additional-config: cache.intervals: no such option, expected one of interval, .* slots",
         ),
-        ({"rpc": {"interval": 63}}, "--additional-config: rpc.interval: expected a multiple of ratio, 4, got 63"),
-        ({"rpc": {"slots": 0}}, "--additional-config: rpc.slots: expected an integer >= 1, got 0"),
-        ({"rpc": {"most_recent": 1.5}}, "--additional-config: rpc.most_recent: expected an integer >= 1, got 1.5"),
-        ({"rpc": {"log": 1}}, "--additional-config: rpc.log: expected true or false, got 1"),
-        ({"rpc": {"interval": 64, "most_recent": 8}}, "rpc_recent: expected at most 8, which this server has room"),
+        ({"cache": {"interval": 63}}, "--additional-config: cache.interval: expected a multiple of ratio, 4, got 63"),
+        ({"cache": {"slots": 0}}, "--additional-config: cache.slots: expected an integer >= 1, got 0"),
+        ({"cache": {"most_recent": 1.5}}, "--additional-config: cache.most_recent: expected an integer >= 1, got 1.5"),
+        ({"cache": {"log": 1}}, "--additional-config: cache.log: expected true or false, got 1"),
+        ({"cache": {"interval": 64, "most_recent": 8}}, "cache_recent: expected at most 8, which this server has room"),
     ],
 )
 def test_bad_options_of_a_server(config, message):
@@ -127,7 +127,7 @@ def configuration(**changes):
 
 
 def test_what_is_refused_at_start_up():
-    assert checks.check_configuration(configuration(additional_config={"rpc": {"slots": 3}})).slots == 3
+    assert checks.check_configuration(configuration(additional_config={"cache": {"slots": 3}})).slots == 3
     for name, value, message in (
         ("speculative_config", object(), "speculative decoding"),
         ("kv_transfer_config", object(), "KV connectors"),
@@ -163,24 +163,24 @@ class Front:
 
 
 def test_options_at_admission():
-    served = Front(configuration(additional_config={"rpc": {"interval": 64, "most_recent": 40}}))
+    served = Front(configuration(additional_config={"cache": {"interval": 64, "most_recent": 40}}))
     served.admit()
-    served.admit(rpc_recent=40)
-    with pytest.raises(ValueError, match="rpc_recent: expected at most 40"):
-        served.admit(rpc_recent=41)
-    with pytest.raises(ValueError, match="rpc_interval: expected a multiple of ratio, 3, got 64"):
-        served.admit(rpc_ratio=3)
+    served.admit(cache_recent=40)
+    with pytest.raises(ValueError, match="cache_recent: expected at most 40"):
+        served.admit(cache_recent=41)
+    with pytest.raises(ValueError, match="cache_interval: expected a multiple of ratio, 3, got 64"):
+        served.admit(cache_ratio=3)
     with mock.patch.object(checks, "_compresses", lambda given: False):
         plain = Front(configuration(**{"parallel_config.worker_cls": "auto", "scheduler_config.scheduler_cls": None}))
         plain.admit(lz_strength=1)
-        plain.admit(rpc_interval=0)
+        plain.admit(cache_interval=0)
         with pytest.raises(
-            ValueError, match="rpc_interval: this server compresses no caches, it was started without --worker"
+            ValueError, match="cache_interval: this server compresses no caches, it was started without --worker"
         ):
-            plain.admit(rpc_interval=64)
-    checks.check_request(SimpleNamespace(extra_args={"rpc_interval": 64}))  # nobody knows
-    with pytest.raises(ValueError, match="rpc_interval: expected an integer"):
-        checks.check_request(SimpleNamespace(extra_args={"rpc_interval": "x"}))
+            plain.admit(cache_interval=64)
+    checks.check_request(SimpleNamespace(extra_args={"cache_interval": 64}))  # nobody knows
+    with pytest.raises(ValueError, match="cache_interval: expected an integer"):
+        checks.check_request(SimpleNamespace(extra_args={"cache_interval": "x"}))
 
 
 def test_layers_without_full_attention_are_refused():
@@ -218,7 +218,7 @@ def test_slots_are_those_of_a_cache_that_is_told_of_each_token(plan, prompt, gen
         held += 1
         most = max(most, held)
         assert request.slots(computed) == held and request.peak(computed) == most
-        if held - prompt - plan.recent >= plan.due(done):
+        if held - prompt - plan.recent >= plan.kept(done) + plan.interval:
             assert request.boundary(computed - 1) == computed
             done += 1
             held = prompt + plan.kept(done) + plan.recent
@@ -407,7 +407,7 @@ def test_what_a_request_came_to(caplog, monkeypatch, log):
     manager = spec.CompressedManager(4, fake.Pool(20))
     config = SimpleNamespace(server=ServerOptions({}, log=log), manager=manager)
     engine = scheduler.CompressedScheduler(config)
-    extra = {"rpc_interval": 8, "rpc_ratio": 2, "rpc_recent": 2}
+    extra = {"cache_interval": 8, "cache_ratio": 2, "cache_recent": 2}
     for name, asked in (("one", extra), ("gone", extra), ("plain", {})):
         params = SimpleNamespace(extra_args=asked)
         engine.add_request(
@@ -418,7 +418,7 @@ def test_what_a_request_came_to(caplog, monkeypatch, log):
     before = dict(fake.Counter.counted)
 
     def step(ended=(), **seconds):
-        engine.update_from_output(None, SimpleNamespace(ended=ended, **({"rpc_seconds": seconds} if seconds else {})))
+        engine.update_from_output(None, SimpleNamespace(ended=ended, **({"cache_seconds": seconds} if seconds else {})))
 
     def counted():
         return [
@@ -500,9 +500,9 @@ LAYOUT = [None]
             st.none()
             | st.builds(
                 lambda plan, kernel, aggregation, selector: {
-                    "rpc_interval": plan.interval, "rpc_ratio": plan.ratio, "rpc_recent": plan.recent,
-                    "rpc_budget": plan.budget, "rpc_kernel": kernel, "rpc_aggregation": aggregation,
-                    "rpc_selector": selector,
+                    "cache_interval": plan.interval, "cache_ratio": plan.ratio, "cache_recent": plan.recent,
+                    "cache_budget": plan.budget, "cache_kernel": kernel, "cache_aggregation": aggregation,
+                    "cache_selector": selector,
                 },
                 cache_plans(), *map(st.sampled_from, ([1, 3], ["layer", "group"], ["rpc", "tova"])),
             ),

@@ -1,4 +1,4 @@
-"""`model.forward = torch.compile(model.forward)` with RPCCache: the same texts, and no graph for each step or cache."""
+"""`model.forward = torch.compile(model.forward)` with CompressedCache: the same texts, no graph for each step or cache."""
 
 import copy
 import shutil
@@ -10,13 +10,14 @@ import transformers
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lzpenalty.hf import RPCCache
+from lzpenalty.cache.attention import CACHE_ARGUMENT
+from lzpenalty.hf import CompressedCache
 from tiny import OWN_SIZES, SIZES, generate, prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = dict(interval=16, ratio=4, recent=8, selector="rpc")
 OLD = tuple(map(int, transformers.__version__.split(".")[:2])) <= (5, 13)
-FEW, PADDED = (3, 3) if OLD else (2, 5)
+FEW, PADDED = (2, 2) if OLD else (2, 4)
 MASK = (torch.arange(20) >= torch.tensor([[5], [0]])).long()
 
 
@@ -50,8 +51,8 @@ def compiled(monkeypatch):
 def text(model, mask=None, **options):
     """The tokens, and what was kept of them after how many compressions."""
     ids = prompt() if mask is None else prompt() * mask
-    with RPCCache(model, **options) as cache:
-        found = generate(model, ids, 60, mask, past_key_values=cache)
+    with CompressedCache(model, **options) as cache:
+        found = generate(model, ids, 60, mask, **{CACHE_ARGUMENT: cache})
     return found.tolist(), cache.stats()["kept"], cache.stats()["compressions"]
 
 
@@ -60,9 +61,8 @@ def graphs():
 
 
 def test_graphs_are_few_and_texts_the_same(compiled):
-    """One for the prompt and one for steps, which compressions and other caches use as well. Masks make three more: for the
-    prompt, and for steps until columns of the mask have been dropped and from then on. Up to transformers 5.13 generate
-    hands over a mask that masks nothing as well, so that the three are all."""
+    """One for the prompt and one for steps, which compressions and other caches use as well. Masks make two more. Up to
+    transformers 5.13 generate hands over a mask that masks nothing as well, so that the two are all."""
     model = make()
     kinds = [dict(SMALL, budget=24), dict(interval=32, ratio=2, recent=4, selector="rpc"), dict(interval=None)]
     wanted, padded = [text(model, **options) for options in kinds], [text(model, MASK, **options) for options in kinds]
@@ -76,13 +76,17 @@ def test_graphs_are_few_and_texts_the_same(compiled):
     assert [text(model, MASK, **options) for options in kinds] == padded
     assert graphs() == PADDED
 
-    with RPCCache(model, **SMALL) as cache, torch.no_grad():  # copies are caches of their own
-        model(prompt(), past_key_values=cache)
+    with CompressedCache(model, **SMALL) as cache, torch.no_grad():  # copies are caches of their own
+        model(prompt(), **{CACHE_ARGUMENT: cache})
         twin = copy.deepcopy(cache)
-        model(prompt()[:, :1], past_key_values=twin)
+        model(prompt()[:, :1], **{CACHE_ARGUMENT: twin})
     assert (cache.stats()["seen"], twin.stats()["seen"]) == (20, 21)
-    with RPCCache(model, **SMALL) as cache, pytest.raises(ValueError, match="expected at least 2 tokens"), torch.no_grad():
-        model(prompt(1, 1), past_key_values=cache)
+    with (
+        CompressedCache(model, **SMALL) as cache,
+        pytest.raises(ValueError, match="prompt_length: expected"),
+        torch.no_grad(),
+    ):
+        model(prompt(1, 1), **{CACHE_ARGUMENT: cache})
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile has no C++ compiler")
@@ -106,10 +110,11 @@ def test_threads_that_make_caches_at_once_leave_the_compiler_on(compiled):
     thread comes while the first is at it, if it can, and is at it until the first has ended."""
     second_is_there, first_has_ended = threading.Event(), threading.Event()
     first, second = make(layers=1), make(layers=1)
-    other = threading.Thread(target=RPCCache, args=(second,), kwargs=SMALL)
+    other = threading.Thread(target=CompressedCache, args=(second,), kwargs=SMALL)
 
     def in_first(*_):
-        other.start()
+        if not other.ident:
+            other.start()
         second_is_there.wait(0.5)
 
     def in_second(*_):
@@ -117,7 +122,7 @@ def test_threads_that_make_caches_at_once_leave_the_compiler_on(compiled):
         first_has_ended.wait(0.5)
 
     hooks = first.register_forward_pre_hook(in_first), second.register_forward_pre_hook(in_second)
-    RPCCache(first, **SMALL)
+    CompressedCache(first, **SMALL)
     first_has_ended.set()
     other.join()
     for hook in hooks:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from lzpenalty.cache import selectors
-from lzpenalty.cache.layer import RPCLayer
-from lzpenalty.hf import RPCCache
+from lzpenalty.cache.attention import CACHE_ARGUMENT
+from lzpenalty.cache.even import EvenLayer
+from lzpenalty.hf import CompressedCache
 from rpc_oracle import Reference, following
 from tiny import ARCHITECTURES, generate, prompt, tiny
 
@@ -20,9 +21,9 @@ SMALL = dict(interval=P, ratio=C, recent=R)
 def run(model, ids=None, tokens=80, reference=None, mask=None, **options):
     options = {**SMALL, "selector": "rpc", **options}
     reference = Reference(**{**options, **(reference or {})})
-    with RPCCache(model, **options) as cache, following(reference):
-        out = generate(model, prompt() if ids is None else ids, tokens, mask, past_key_values=cache)
-    layers = sum(isinstance(layer, RPCLayer) for layer in cache.layers)
+    with CompressedCache(model, **options) as cache, following(reference):
+        out = generate(model, prompt() if ids is None else ids, tokens, mask, **{CACHE_ARGUMENT: cache})
+    layers = sum(isinstance(layer, EvenLayer) for layer in cache.layers)
     assert reference.compressions == cache.stats()["compressions"] * layers > 0
     return out, cache
 
@@ -73,7 +74,7 @@ def test_half_precision():
 def test_scale_is_the_models_own():
     model = tiny("gemma3_text")  # 1 / sqrt(query_pre_attn_scalar), not 1 / sqrt(head_dim)
     _, cache = run(model)
-    assert {layer.scale for layer in cache.layers if isinstance(layer, RPCLayer)} == {7**-0.5}
+    assert {layer.scale for layer in cache.layers if isinstance(layer, EvenLayer)} == {7**-0.5}
 
 
 def test_padding_counts_as_prompt():
@@ -86,20 +87,20 @@ def test_padding_counts_as_prompt():
 def test_later_turns_count_as_generated():
     model, reference = tiny(), Reference(**SMALL)
     ids = prompt(1)
-    with RPCCache(model, **SMALL, selector="rpc") as cache, following(reference):
+    with CompressedCache(model, **SMALL, selector="rpc") as cache, following(reference):
         for message in (prompt(1, 5, 2), prompt(1, 70, 3), prompt(1, 3, 4), prompt(1, 0)):
-            ids = torch.cat([generate(model, ids, 30, past_key_values=cache), message], dim=1)
+            ids = torch.cat([generate(model, ids, 30, **{CACHE_ARGUMENT: cache}), message], dim=1)
     stats = cache.stats()
     assert stats["prompt"] == 20 and stats["compressions"] >= 4 and stats["seen"] == ids.shape[1] - 1
 
 
 def test_several_intervals_at_once_keep_a_part_of_each():
     model, reference = tiny(), Reference(**SMALL)
-    with RPCCache(model, **SMALL, selector="rpc") as cache, following(reference), torch.no_grad():
-        model(prompt(1), past_key_values=cache)
-        model(prompt(1, 1), past_key_values=cache)
-        model(prompt(1, 5 * P + R), past_key_values=cache)
-    assert cache.stats()["kept"] == 20 + 5 * P // C + R
+    with CompressedCache(model, **SMALL, selector="rpc") as cache, following(reference), torch.no_grad():
+        model(prompt(1), **{CACHE_ARGUMENT: cache})
+        model(prompt(1, 1), **{CACHE_ARGUMENT: cache})
+        model(prompt(1, 5 * P + R), **{CACHE_ARGUMENT: cache})
+    assert cache.stats()["kept"] == 20 + 5 * P // C + R + 1  # the token that came after the fifth was due
 
 
 @pytest.mark.parametrize("selector", ["random", "h2o", "vase", "lagkv", "expected"])
@@ -107,18 +108,18 @@ def test_random_and_stateful_selectors_can_be_repeated(selector):
     runs = []
     prototype = selectors.SELECTORS[selector]()
     for _ in range(2):
-        with RPCCache(tiny(), **SMALL, selector=prototype) as cache:
-            runs.append(generate(tiny(), prompt(), 80, past_key_values=cache))
+        with CompressedCache(tiny(), **SMALL, selector=prototype) as cache:
+            runs.append(generate(tiny(), prompt(), 80, **{CACHE_ARGUMENT: cache}))
             cache.reset()
-            runs.append(generate(tiny(), prompt(), 80, past_key_values=cache))
+            runs.append(generate(tiny(), prompt(), 80, **{CACHE_ARGUMENT: cache}))
     assert all(torch.equal(runs[0], other) for other in runs)
 
 
 def test_random_differs_from_layer_to_layer_and_seed_to_seed():
     kept = set()
     for seed in (0, 1):
-        with RPCCache(tiny(), **SMALL, selector=selectors.Random(seed)) as cache:
-            generate(tiny(), prompt(), 40, past_key_values=cache)
+        with CompressedCache(tiny(), **SMALL, selector=selectors.Random(seed)) as cache:
+            generate(tiny(), prompt(), 40, **{CACHE_ARGUMENT: cache})
         kept |= {tuple(layer.positions.flatten().tolist()) for layer in cache.layers}
     assert len(kept) > 3
     twin = copy.deepcopy(cache)
@@ -131,8 +132,8 @@ def test_a_selector_of_ones_own_needs_only_a_score():
         def score(self, layer):
             return -torch.arange(layer.stop - layer.start, dtype=torch.float32).repeat(layer.keys.shape[0], 1, 1)
 
-    with RPCCache(tiny(), **SMALL, selector=Oldest()) as cache:
-        generate(tiny(), prompt(), 60, past_key_values=cache)
+    with CompressedCache(tiny(), **SMALL, selector=Oldest()) as cache:
+        generate(tiny(), prompt(), 60, **{CACHE_ARGUMENT: cache})
     assert np.array_equal(cache.layers[0].positions[0, 0], np.arange(cache.layers[0].keep))
     with pytest.raises(NotImplementedError):
         selectors.Selector().score(None)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lzpenalty.cache.layer import RPCLayer
+from lzpenalty.cache.attention import CACHE_ARGUMENT
+from lzpenalty.cache.even import EvenLayer
+from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.selectors import SELECTORS
-from lzpenalty.hf import LZPenaltyLogitsProcessor, RepetitionStoppingCriteria, RPCCache
+from lzpenalty.hf import CompressedCache, LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
 from tiny import generate, prompt, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,10 +54,12 @@ def test_the_trace_sees_what_waits(trace):
 @pytest.mark.parametrize("selector", [*SELECTORS])
 def test_the_cache_does_not_wait(selector, trace):
     start, operations = trace
-    for name in ("update", "attended"):
-        start(RPCLayer, name)
-    with RPCCache(tiny(), interval=16, recent=8, selector=selector) as cache:
-        generate(tiny(), prompt(), 60, past_key_values=cache)
+    for name in ("update", "attend"):
+        start(EvenLayer, name)
+        start(RaggedLayer, name)
+    start(EvenLayer, "attended")  # budgets have to be known, in a compression
+    with CompressedCache(tiny(), interval=16, recent=8, selector=selector) as cache:
+        generate(tiny(), prompt(), 60, **{CACHE_ARGUMENT: cache})
     assert cache.stats()["compressions"] == 3
     assert operations and not set(operations) & set(WAITING)
 

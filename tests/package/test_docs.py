@@ -26,7 +26,7 @@ from engines.load import adaptor  # noqa: E402
 from lzpenalty.cache.plan import Plan  # noqa: E402
 from lzpenalty.commands import cli  # noqa: E402
 from lzpenalty.engines.serving import request_options  # noqa: E402
-from lzpenalty.hf import Forget, LZPenaltyLogitsProcessor, RepetitionStoppingCriteria, RPCCache  # noqa: E402
+from lzpenalty.hf import CompressedCache, Forget, LZPenaltyLogitsProcessor, RepetitionStoppingCriteria  # noqa: E402
 from lzpenalty.vllm.checks import SCHEDULER, WORKER  # noqa: E402
 from lzpenalty.vllm.options import cache_options, server_options  # noqa: E402
 from tiny import VOCAB, prompt, tiny, tokenizer  # noqa: E402
@@ -162,7 +162,7 @@ def test_python_runs(page, engines, model):
         "close_id": VOCAB - 1,
         "torch": torch,
         "LZPenaltyLogitsProcessor": LZPenaltyLogitsProcessor,
-        "RPCCache": RPCCache,
+        "CompressedCache": CompressedCache,
         "RepetitionStoppingCriteria": RepetitionStoppingCriteria,
     }
     document = Document.parse(str(page), PythonCodeBlockParser())
@@ -223,10 +223,10 @@ def check_lm_eval(words, model):
     given = given if isinstance(given, dict) else dict(pair.split("=") for pair in given.split(","))
     penalty, cache = (
         {name.removeprefix(prefix): float(value) for name, value in given.items() if name.startswith(prefix)}
-        for prefix in ("lz_", "rpc_")
+        for prefix in ("lz_", "cache_")
     )
     LZPenaltyLogitsProcessor(**penalty)
-    RPCCache(model, **{name: int(value) for name, value in cache.items()})
+    CompressedCache(model, **{name: int(value) for name, value in cache.items()})
     assert all(hasattr(Forget, value) for name, value in given.items() if name.startswith("lt_"))
 
 

@@ -14,7 +14,8 @@ facts = pytest.importorskip("facts")
 recall = pytest.importorskip("recall")
 
 from lzpenalty.cache import selectors  # noqa: E402
-from lzpenalty.hf import RPCCache  # noqa: E402
+from lzpenalty.cache.attention import CACHE_ARGUMENT  # noqa: E402
+from lzpenalty.hf import CompressedCache  # noqa: E402
 from tiny import prompt, tiny  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,9 +33,9 @@ def test_pieces_that_end_where_compressions_are_due_leave_the_cache_as_tokens_do
     ids, left = prompt(2, tokens), []
     for sizes in (recall.sizes(tokens, recent), [recall.PROMPT] + [1] * (tokens - recall.PROMPT)):
         recorder = selectors.Recorder(selectors.SELECTORS[name]())
-        with RPCCache(tiny(), 16, 4, recent, selector=recorder, budget=budget) as cache, torch.inference_mode():
+        with CompressedCache(tiny(), 16, 4, recent, selector=recorder, budget=budget) as cache, torch.inference_mode():
             for piece in ids.split(sizes, dim=1):
-                logits = tiny()(piece, past_key_values=cache).logits
+                logits = tiny()(piece, **{CACHE_ARGUMENT: cache}).logits
         left.append((logits[:, -1], [step for one in cache.selectors for step in one.history]))
     torch.testing.assert_close(left[0][0], left[1][0], rtol=1e-3, atol=1e-4)
     assert len(left[0][1]) == len(left[1][1]) >= 3 * 4
@@ -142,7 +143,7 @@ def test_a_question_leaves_a_cache_with_a_sliding_window_as_it_was():
     model, ids = tiny("gemma3_text"), prompt(2, 60)
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
-        model(ids[:, :40], past_key_values=cache)
+        model(ids[:, :40], **{CACHE_ARGUMENT: cache})
         wanted = model(ids, use_cache=False).logits[:, 48:-1].argmax(-1)
         tails = torch.cat([ids[:, 40:49], wanted[:, :1]], dim=1)
         assert [recall.ask(model, cache, tails, [1, 1]) for _ in range(2)] == [[True, True]] * 2
@@ -152,9 +153,9 @@ def test_a_question_leaves_a_cache_with_a_sliding_window_as_it_was():
 def test_who_finds_itself_alone_is_not_found_by_others():
     """Queries are the keys of their own tokens: with itself, each finds itself best; without, its only copy."""
     keys = 9 * torch.eye(8)[[0, 1, 2, 3, 4, 1, 5, 6]]  # token 5 is token 1 again
-    head = SimpleNamespace(length=8, keys=keys[None, None], evidence=torch.zeros(1, 1, 8), of_group=lambda queries: queries)
-    recall.EchoOfOthers().ask(SimpleNamespace(heads=lambda: [head], scale=1.0), keys[None, None, 4:], behind=0)
-    assert head.evidence[0, 0, 1] > 0.9 and (head.evidence[0, 0, [0, 2, 3, 4, 5, 6, 7]] < 0.2).all()
+    cell = SimpleNamespace(length=8, keys=keys[None, None], evidence=torch.zeros(1, 1, 8), of_group=lambda queries: queries)
+    recall.EchoOfOthers().ask(SimpleNamespace(cells=lambda: [[cell]], scale=1.0), keys[None, None, 4:], behind=0)
+    assert cell.evidence[0, 0, 1] > 0.9 and (cell.evidence[0, 0, [0, 2, 3, 4, 5, 6, 7]] < 0.2).all()
 
 
 def test_first_budgets_are_kept_in_proportion(texts_of_letters):
@@ -163,9 +164,8 @@ def test_first_budgets_are_kept_in_proportion(texts_of_letters):
     kept = []
     with cache, torch.inference_mode():
         for piece in ids.split(recall.sizes(ids.shape[1]), dim=1):
-            tiny()(piece, past_key_values=cache)
+            tiny()(piece, **{CACHE_ARGUMENT: cache})
             if cache.stats()["compressions"] > len(kept):
-                kept.append(
-                    [entries - recall.PROMPT - recall.RECENT for of in cache.stats()["kept_by_head"] for entries in of]
-                )
+                by_head = [entries for layer in cache.stats()["kept_by_head"] for row in layer for entries in row]
+                kept.append([entries - recall.PROMPT - recall.RECENT for entries in by_head])
     assert len(set(kept[0])) > 1 and kept[1:] == [[n * i for n in kept[0]] for i in (2, 3)]

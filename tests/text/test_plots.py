@@ -12,7 +12,8 @@ from matplotlib import pyplot
 
 from lzpenalty import plots
 from lzpenalty.cache import selectors
-from lzpenalty.hf import RPCCache
+from lzpenalty.cache.attention import CACHE_ARGUMENT
+from lzpenalty.hf import CompressedCache
 from tiny import generate, prompt, tiny
 
 texts = st.lists(st.integers(0, 3), max_size=30)
@@ -84,8 +85,8 @@ def test_the_record_is_of_the_tokens_themselves(compressions):
 
 
 def test_what_layers_kept():
-    with RPCCache(tiny(), 16, 4, 4, 3, selector=selectors.Recorder(selectors.Streaming(2))) as cache:
-        generate(tiny(), prompt(), 16 + 4 + 12 + 12 + 1, past_key_values=cache)
+    with CompressedCache(tiny(), 16, 4, 4, 3, selector=selectors.Recorder(selectors.Streaming(2))) as cache:
+        generate(tiny(), prompt(), 16 + 4 + 12 + 12 + 1, **{CACHE_ARGUMENT: cache})
     compressions = cache.stats()["compressions"]
     assert compressions >= 2
     outlived = plots.survived(cache, row=1)
@@ -110,6 +111,6 @@ def test_a_record_needs_a_selector_and_follows_the_rows():
 def test_a_recorder_changes_nothing():
     answers = []
     for selector in (selectors.H2O(), selectors.Recorder(selectors.H2O())):
-        with RPCCache(tiny(), 16, 4, 4, 3, selector=selector) as cache:
-            answers.append(generate(tiny(), prompt(), 60, past_key_values=cache, num_beams=3))
+        with CompressedCache(tiny(), 16, 4, 4, 3, selector=selector) as cache:
+            answers.append(generate(tiny(), prompt(), 60, **{CACHE_ARGUMENT: cache}, num_beams=3))
     assert torch.equal(*answers)

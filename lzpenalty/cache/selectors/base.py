@@ -3,21 +3,45 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 from lzpenalty._core import attention_scores
 
-__all__ = ["Drawing", "Selector", "attention", "check_aggregation", "region"]
+__all__ = ["Drawing", "Selector", "attention", "check_aggregation", "hidden", "region"]
 
 
-def attention(layer, **options) -> torch.Tensor:
-    """Attention of the layer's last R queries, as :func:`lzpenalty.attention_scores` has it."""
+def attention(layer, queries: torch.Tensor | None = None, stop: int | None = None, **options) -> torch.Tensor:
+    """Attention of these queries, by default the layer's last R, to the region, or its part before `stop`, as
+    :func:`lzpenalty.attention_scores` has it. Entries that are none of the text get nothing."""
+    queries, stop = layer.queries if queries is None else queries, layer.stop if stop is None else stop
     options = {"kernel": layer.kernel, "aggregation": layer.aggregation, **options}
-    return attention_scores(layer.queries, layer.keys, start=layer.start, stop=layer.stop, scale=layer.scale, **options)
+    mask = hidden(layer, stop)
+    if mask is None:
+        return attention_scores(queries, layer.keys, start=layer.start, stop=stop, scale=layer.scale, **options)
+    return _attention(queries, layer.keys[:, :, layer.start : stop], mask, layer.scale, **options)
+
+
+def _attention(queries, keys, mask, scale: float, kernel: int, aggregation: str) -> torch.Tensor:
+    """The same by torch, with a mask [B, 1 or Hkv, n] of what gets nothing."""
+    grouped = queries.float().unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
+    products = scale * grouped @ torch.where(mask[..., None], 0, keys.float()).mT
+    shares = products.masked_fill(mask[:, :, None], -torch.inf).softmax(-1).nan_to_num()
+    mean = shares.mean((1, 2))[:, None] if aggregation == "layer" else shares.mean(2)
+    return F.avg_pool1d(mean, kernel, 1, kernel // 2)
+
+
+def hidden(layer, stop: int | None = None) -> torch.Tensor | None:
+    """Of the region, or its part before `stop`, the entries that are none of the text, bool [B, 1 or Hkv, n]; None if there
+    are none."""
+    mask = layer.hidden
+    mask = None if mask is None else mask[..., layer.start : layer.stop if stop is None else stop]
+    return None if mask is None or not mask.any() else mask
 
 
 def region(layer, states: torch.Tensor) -> torch.Tensor:
-    """Of the layer's keys or values those that may be dropped, float32."""
-    return states[:, :, layer.start : layer.stop].float()
+    """Of the layer's keys or values those that may be dropped, float32; 0 where they are none of the text."""
+    states, mask = states[:, :, layer.start : layer.stop].float(), hidden(layer)
+    return states if mask is None else states.masked_fill(mask[..., None], 0)
 
 
 def check_aggregation(aggregation: str) -> str:
@@ -50,6 +74,13 @@ class Selector:
     def select_rows(self, index: torch.Tensor) -> None:
         """The rows of the batch are now these of the old ones."""
 
+    def state(self) -> dict:
+        """What `set_state` of another one takes: tensors, numbers, lists and dictionaries."""
+        return dict(vars(self))
+
+    def set_state(self, state: dict) -> None:
+        vars(self).update(state)
+
 
 class Drawing(Selector):
     """A selector that draws: each layer's own sequence, the same at each run."""
@@ -59,9 +90,21 @@ class Drawing(Selector):
         self.generator = None
 
     def draws(self, layer) -> torch.Generator:
+        """The generator. Rows share what is drawn, so that one keeps what it would keep alone."""
         if self.generator is None:
             self.generator = torch.Generator(layer.keys.device).manual_seed(self.seed + layer.index)
         return self.generator
+
+    def state(self) -> dict:
+        generator = self.generator and (str(self.generator.device), self.generator.get_state())
+        return {**vars(self), "generator": generator}
+
+    def set_state(self, state: dict) -> None:
+        super().set_state(state)
+        if self.generator is not None:
+            device, drawn = self.generator
+            self.generator = torch.Generator(device)
+            self.generator.set_state(drawn)
 
     def __deepcopy__(self, memo):
         twin = type(self).__new__(type(self))

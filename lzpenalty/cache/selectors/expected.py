@@ -3,7 +3,7 @@
 import torch
 
 from lzpenalty.cache.plan import check_integer
-from lzpenalty.cache.selectors.base import Selector, region
+from lzpenalty.cache.selectors.base import Selector, hidden, region
 
 __all__ = ["Expected"]
 
@@ -37,7 +37,7 @@ class Expected(Selector):
         self.count = total
 
     def score(self, layer):
-        keys, size = region(layer, layer.keys), layer.keys.shape[3]
+        keys, size, mask = region(layer, layer.keys), layer.keys.shape[3], hidden(layer)
         ahead = _places(self.count, self.future, keys.device)
         unit = torch.eye(size, device=keys.device)
         turn = torch.stack([layer.rotation(row.expand(self.future, size), ahead).mean(0) for row in unit])
@@ -46,7 +46,9 @@ class Expected(Selector):
         heads = keys.shape[1]
         for m, c in zip(_by_group(mean, heads), _by_group(covariance, heads), strict=True):
             products = layer.scale * (keys @ m.mT)[..., 0] + layer.scale**2 / 2 * ((keys @ c) * keys).sum(-1)
-            total = total + products.softmax(-1)
+            if mask is not None:
+                products = products.masked_fill(mask, -torch.inf)
+            total = total + products.softmax(-1).nan_to_num()
         return total * region(layer, layer.values).norm(dim=-1) / (mean.shape[1] // heads)
 
     def compacted(self, positions, region):

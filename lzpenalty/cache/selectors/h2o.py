@@ -3,8 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from lzpenalty._core import attention_scores
-from lzpenalty.cache.selectors.base import Selector
+from lzpenalty.cache.selectors.base import Selector, attention
 
 __all__ = ["H2O"]
 
@@ -23,20 +22,14 @@ class H2O(Selector):
         self.mass = F.pad(mass, (0, n - mass.shape[2]))
         for step in range(steps):  # each query attends to what came before it, and to itself
             seen = n - steps + step + 1
-            self.mass[..., :seen] += attention_scores(
-                queries[:, :, step : step + 1],
-                layer.keys,
-                start=layer.start,
-                stop=layer.start + seen,
-                scale=layer.scale,
-                kernel=1,
-                aggregation="group",
-            )
+            query = queries[:, :, step : step + 1]
+            self.mass[..., :seen] += attention(layer, query, layer.start + seen, kernel=1, aggregation="group")
 
     def score(self, layer):
         return self.mass[..., : layer.stop - layer.start].contiguous()
 
     def compacted(self, positions, region):
+        positions = positions.expand(-1, self.mass.shape[1], -1)
         self.mass = torch.cat([self.mass[..., :region].gather(2, positions), self.mass[..., region:]], dim=2)
 
     def select_rows(self, index):

@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from lzpenalty.cache.selectors.base import Selector
+from lzpenalty.cache.selectors.base import Selector, region
 
 __all__ = ["KeyDiff"]
 
@@ -12,5 +12,5 @@ class KeyDiff(Selector):
     mean of all unit keys; O(n D), and no queries needed."""
 
     def score(self, layer):
-        unit = F.normalize(layer.keys[:, :, layer.start : layer.stop].float(), dim=-1)
+        unit = F.normalize(region(layer, layer.keys), dim=-1)
         return -F.cosine_similarity(unit, unit.mean(2, keepdim=True), dim=-1)

@@ -24,6 +24,9 @@ class LagKV(Selector):
 
     def score(self, layer):
         keys, values = layer.keys[:, :, layer.start :].float(), layer.values[:, :, layer.start :].float()
+        if layer.hidden is not None:  # measures nothing
+            mask = layer.hidden[..., layer.start :, None]
+            keys, values = keys.masked_fill(mask, torch.nan), values.masked_fill(mask, torch.nan)
         end = layer.stop - layer.start
         old = self.left if self.left < layer.keep else 0
         scores = keys.new_full((*keys.shape[:2], end), torch.inf)
@@ -40,7 +43,9 @@ class LagKV(Selector):
 
 def _scatter(states: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """[B, Hkv, n] for states [B, Hkv, n, D]."""
-    least, largest = reference.amin(2, keepdim=True), reference.amax(2, keepdim=True)
+    least = reference.nan_to_num(torch.inf).amin(2, keepdim=True)
+    largest = reference.nan_to_num(-torch.inf).amax(2, keepdim=True)
     span = largest - least
     relative = torch.where(span > 0, (states - least) / span, 0)  # a channel that is constant there measures nothing
-    return relative.std(-1).softmax(-1)
+    spread = relative.std(-1)
+    return spread.masked_fill(spread.isnan(), -torch.inf).softmax(-1).nan_to_num()

@@ -19,5 +19,5 @@ class Random(Drawing):
 
     def score(self, layer):
         rows, heads = layer.keys.shape[:2]
-        shape = (rows, heads if self.aggregation == "group" else 1, layer.stop - layer.start)
-        return torch.rand(shape, generator=self.draws(layer), device=layer.keys.device)
+        shape = (1, heads if self.aggregation == "group" else 1, layer.stop - layer.start)
+        return torch.rand(shape, generator=self.draws(layer), device=layer.keys.device).repeat(rows, 1, 1)

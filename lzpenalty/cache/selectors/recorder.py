@@ -19,19 +19,10 @@ class Recorder(Selector):
             raise TypeError(f"selector: expected a Selector, got {type(selector).__name__}")
         self.selector, self.history, self.seen = selector, [], 0
 
-    @property
-    def keeps_evidence(self):
-        return self.selector.keeps_evidence
-
-    @property
-    def turns_queries(self):
-        return self.selector.turns_queries
-
-    def score(self, layer):
-        return self.selector.score(layer)
-
-    def observe(self, layer, queries):
-        self.selector.observe(layer, queries)
+    def __getattr__(self, name):
+        if name == "selector" or name.startswith("__"):  # while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.selector, name)
 
     def compacted(self, positions, region):
         self.selector.compacted(positions, region)
@@ -43,3 +34,13 @@ class Recorder(Selector):
     def select_rows(self, index):
         self.selector.select_rows(index)
         self.history = [kept[index] for kept in self.history]
+
+
+def _asks(name: str) -> property:
+    return property(lambda self: getattr(self.selector, name))
+
+
+# All else that a selector has is the other one's, what the base class will have some day too.
+for _name in vars(Selector):
+    if not _name.startswith("_") and _name not in vars(Recorder):
+        setattr(Recorder, _name, _asks(_name))

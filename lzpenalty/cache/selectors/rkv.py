@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from lzpenalty.cache.selectors.base import Selector, region
+from lzpenalty.cache.selectors.base import Selector, hidden, region
 
 __all__ = ["RKV"]
 
@@ -33,7 +33,10 @@ class RKV(Selector):
         rows, heads, _, size = keys.shape
         queries = layer.queries[:, :, -_QUERIES:].float().view(rows, heads, -1, min(_QUERIES, layer.queries.shape[2]), size)
         products = torch.stack([group @ keys.mT for group in queries.unbind(2)]).amax(0)
-        attention = F.max_pool1d((products * layer.scale).softmax(-1).mean(2), _KERNEL, 1, _KERNEL // 2)
+        products, mask = products * layer.scale, hidden(layer)
+        if mask is not None:
+            products = products.masked_fill(mask[:, :, None], -torch.inf)
+        attention = F.max_pool1d(products.softmax(-1).nan_to_num().mean(2), _KERNEL, 1, _KERNEL // 2)
         return self.weight * attention - (1 - self.weight) * _redundancy(keys).softmax(-1)
 
 

@@ -1,7 +1,6 @@
 """TOVA, arXiv 2401.06104."""
 
-from lzpenalty._core import attention_scores
-from lzpenalty.cache.selectors.base import Selector
+from lzpenalty.cache.selectors.base import Selector, attention
 
 __all__ = ["TOVA"]
 
@@ -10,6 +9,4 @@ class TOVA(Selector):
     """TOVA (arXiv 2401.06104): attention of the newest query alone, mean over heads."""
 
     def score(self, layer):
-        return attention_scores(
-            layer.queries[:, :, -1:], layer.keys, start=layer.start, stop=layer.stop, scale=layer.scale, kernel=1
-        )
+        return attention(layer, layer.queries[:, :, -1:], kernel=1, aggregation="layer")

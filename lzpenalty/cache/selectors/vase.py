@@ -3,7 +3,7 @@
 import torch
 
 from lzpenalty._core import select_top
-from lzpenalty.cache.selectors.base import Drawing, attention
+from lzpenalty.cache.selectors.base import Drawing, attention, region
 
 __all__ = ["VaSE"]
 
@@ -26,8 +26,8 @@ class VaSE(Drawing):
     def score(self, layer):
         chances = attention(layer, aggregation="group", kernel=_KERNEL)
         # The largest of chance / exponential draw are a sample without replacement.
-        scores = chances / torch.empty_like(chances).exponential_(generator=self.draws(layer))
-        values = layer.values[:, :, layer.start : layer.stop]
-        ranges = (values.amax(-1).float() - values.amin(-1).float()).contiguous()
+        scores = chances / torch.empty_like(chances[:1]).exponential_(generator=self.draws(layer))
+        values = region(layer, layer.values)
+        ranges = (values.amax(-1) - values.amin(-1)).contiguous()
         protected = int(self.share * layer.keep)
         return scores.scatter(2, select_top(ranges, protected), float("inf")) if protected else scores
