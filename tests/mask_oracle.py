@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 import transformers
 
+from schedule import token_by_token
 from tiny import SIZES
 
 ROTATED = {"cohere2": lambda layer: False, "smollm3": lambda layer: layer % 4 != 3}  # the others in all layers
@@ -81,20 +82,10 @@ class Masks:
                 self.scored += self.recent
                 for layer in self.left:
                     self.ask_again(layer, self.scored)
-        times, self.behind = self.token_by_token(n - self.prompt)
+        times, self.behind = token_by_token(n - self.prompt, self.interval, self.recent, self.kept)
         if times > self.intervals:
             self.intervals = times
             self.compress(self.kept(times))
-
-    def token_by_token(self, generated):
-        """Compressions by then, and tokens since the last one, had the text come one token at a time."""
-        held = times = since = 0
-        for _ in range(generated):
-            held, since = held + 1, since + 1
-            if held - self.recent == self.kept(times) + self.interval:
-                times, since = times + 1, 0
-                held = self.kept(times) + self.recent
-        return times, since
 
     def kept(self, intervals):
         return intervals * self.interval // self.ratio if self.budget is None else self.budget - self.recent

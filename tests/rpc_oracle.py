@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 
 from lzpenalty.cache.even import EvenLayer
+from schedule import token_by_token
 
 
 def softmax(x):
@@ -102,21 +103,11 @@ class Reference:
         layer.since.append(queries)
         if self.selector == "h2o":
             self.accumulate(layer, queries, scale)
-        times, layer.behind = self.token_by_token(layer.generated)
+        times, layer.behind = token_by_token(layer.generated, self.interval, self.recent, self.kept)
         if times == layer.intervals:
             return None
         layer.intervals = times
         return lambda positions: self.compress(layer, scale, positions)
-
-    def token_by_token(self, generated):
-        """Compressions by then, and tokens since the last one, had the text come one token at a time."""
-        held = times = since = 0
-        for _ in range(generated):
-            held, since = held + 1, since + 1
-            if held - self.recent == self.kept(times) + self.interval:
-                times, since = times + 1, 0
-                held = self.kept(times) + self.recent
-        return times, since
 
     def accumulate(self, layer, queries, scale):
         generated = layer.keys[:, :, layer.prompt :]

@@ -185,13 +185,14 @@ def echo_heads(layer, queries: torch.Tensor, behind: int) -> None:
     no part of the text, stay as they are."""
     queries = queries.to(layer.key_slots.dtype)
     view, ended = layer.text.view, layer.text.ended
-    lengths = layer.lengths - behind if behind else layer.lengths
+    lengths, pads = layer.lengths - behind if behind else layer.lengths, view.pads
     if ended is not None:
         lengths = lengths.masked_fill(ended[:, None], 0)
+        pads = None if pads is None else pads.masked_fill(ended, 0)
     if is_ours(queries, layer.key_slots) and layer.text.is_plain:
         echo_scores_(
             layer.evidence[:, 0], queries, layer.key_slots,
-            starts=layer.starts, lengths=lengths, pads=view.pads, scale=layer.scale,
+            starts=layer.starts, lengths=lengths, pads=pads, scale=layer.scale,
         )  # fmt: skip
         return
     slots = layer.padded_slots()

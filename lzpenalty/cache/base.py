@@ -45,6 +45,8 @@ class BaseCache(DynamicCache):
 
     def __enter__(self):
         model = self._model()
+        if model is None:
+            raise RuntimeError(f"model: expected the one that {type(self).__name__} was made for, which is gone")
         block = ExitStack()
         block.enter_context(watched(model))
         block.enter_context(_announced(model))

@@ -24,7 +24,8 @@ class Compressed(Layer):
     """What layers that selectors compress have in common: counts, and the queries that selectors ask for.
 
     `start` and `stop` are the region that may be dropped, `keep` is how many of its entries stay, `behind` tokens have come
-    since the compression that is under way became due: those, and the `recent` ones before them, stay."""
+    since the compression that is under way became due: those, and the `recent` ones before them, stay. `queries` are the
+    last R before it became due, [B, Hq, R, D], oldest first."""
 
     def __init__(self, settings: Settings, selector: Selector, index: int, text: Text, rotation=None, calls: int = 1):
         self.selector, self.rotation = selector, rotation
@@ -34,7 +35,7 @@ class Compressed(Layer):
     def reset(self) -> None:
         super().reset()
         self.compressions = self.behind = 0
-        self.keep = self.positions = self._last = self._queries = None
+        self.keep = self.positions = self.queries = self._last = self._queries = None
         self._due = None  # how many tokens will have been generated at the next compression
         self._recent = []
         self.own_selector = copy.deepcopy(self.selector)
@@ -65,32 +66,27 @@ class Compressed(Layer):
     def stop(self) -> int:
         return self.length - self.settings.plan.recent - self.behind
 
-    @property
-    def queries(self) -> torch.Tensor:
-        """The last R queries before the compression became due, [B, Hq, R, D], oldest first."""
-        queries, recent = torch.cat(self._recent, dim=2), self.settings.plan.recent
-        return queries[:, :, queries.shape[2] - self.behind - recent :][:, :, :recent]
-
     def _remember(self, queries: torch.Tensor) -> bool:
-        """Keeps the queries that the next compression asks for. Returns whether it is due."""
-        plan, generated = self.settings.plan, self.generated
+        """Keeps the queries that a compression asks for. Returns whether it is due."""
+        plan, generated, new = self.settings.plan, self.generated, queries.shape[2]
         if self._due is None:
-            self._due = plan.next_due(generated - queries.shape[2])
-        is_due = generated >= self._due
-        if is_due:
-            self.behind = plan.behind(generated)
-        needed = self.behind + plan.recent if is_due else generated - (self._due - plan.recent)
-        if needed > 0:
-            self._recent.append(queries[:, :, -min(needed, queries.shape[2]) :].clone())
-        return is_due
+            self._due = plan.next_due(generated - new)
+        if generated < self._due:
+            if (needed := generated - (self._due - plan.recent)) > 0:
+                self._recent.append(queries[:, :, -min(needed, new) :].clone())
+            return False
+        self.behind = plan.behind(generated)
+        every = torch.cat([*self._recent, queries[:, :, -min(plan.recent + self.behind, new) :]], dim=2)
+        end = every.shape[2] - self.behind
+        self.queries = every[:, :, end - plan.recent : end].clone()
+        next_ones = generated - (plan.next_due(generated) - plan.recent)
+        self._recent = [every[:, :, -next_ones:].clone()] if next_ones > 0 else []
+        return True
 
     def _done(self) -> None:
         plan = self.settings.plan
         self.compressions, self._due, self.dropped = plan.compressions(self.generated), plan.next_due(self.generated), True
-        queries = torch.cat(self._recent, dim=2) if self.behind else None
-        needed = self.generated - (self._due - plan.recent)
-        self._recent = [queries[:, :, -min(needed, self.behind) :].clone()] if self.behind and needed > 0 else []
-        self.behind = 0
+        self.behind, self.queries = 0, None
 
     @lasting
     def attended(self, call: Call) -> None:

@@ -264,16 +264,19 @@ def test_what_filler_says_has_no_say(selector, allocation):
     if selector == "echo" and allocation == "even":
         allocation = "global"
     model, ids = tiny(), prompt(3, 20, 7)
-    plain = generate(model, ids, 45)
     for seed in range(3):
         row = seed % 3
+        padded = (torch.arange(20) >= torch.tensor([[5], [0], [11]]) * (seed > 0)).long()
+        plain = generate(model, ids * padded, 45, padded)
         stop = int(plain[row, 22 + 5 * seed])  # a word that this row says early
         answers = []
         for filler in (0, 7, 150):
             cache = CompressedCache(model, **SMALL, selector=selector, allocation=allocation)
             with cache:
-                text = generate(model, ids, 45, eos_token_id=stop, pad_token_id=filler, **{CACHE_ARGUMENT: cache})
-                mask = torch.ones_like(text)
+                text = generate(
+                    model, ids * padded, 45, padded, eos_token_id=stop, pad_token_id=filler, **{CACHE_ARGUMENT: cache}
+                )
+                mask = torch.cat([padded, torch.ones_like(text[:, 20:])], 1)
                 for each in range(3):
                     said = (text[each, 20:] == stop).nonzero()
                     if len(said):

@@ -1,5 +1,6 @@
 """What can't be done is refused for its reason, not for what would follow from it, before anything is written."""
 
+import gc
 import warnings
 
 import pytest
@@ -113,6 +114,16 @@ def test_a_cache_of_another_model(name):
             generate(tiny(), prompt(), 4, **{CACHE_ARGUMENT: cache})
 
 
+def test_a_model_that_is_gone():
+    cache = CompressedCache(fresh(), **SMALL)
+    gc.collect()
+    with (
+        pytest.raises(RuntimeError, match="model: expected the one that CompressedCache was made for, which is gone"),
+        cache,
+    ):
+        pass
+
+
 # Models.
 
 
@@ -168,6 +179,34 @@ def test_models_with_a_state_beside_each_layers_keys():
             ValueError, match="full attention that hold keys and values alone, FalconH1ForCausalLM has Linear"
         ):
             make(model)
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_offloaded_models_are_served_as_generate_serves_them(buffers):
+    """Their weights are on the device "meta" while they don't run."""
+    accelerate = pytest.importorskip("accelerate")
+    for make in (*CACHES.values(), lambda model: CompressedCache(model, interval=None)):
+        texts = []
+        for offloaded in (False, True):
+            model = fresh()
+            if offloaded:
+                model = accelerate.cpu_offload(model, execution_device=torch.device("cpu"), offload_buffers=buffers)
+            with make(model) as cache:
+                texts.append(generate(model, prompt(), 40, **{CACHE_ARGUMENT: cache}))
+        assert torch.equal(*texts)
+
+
+def test_frequencies_that_are_nowhere_between_two_forwards():
+    model = fresh()
+    rotary = next(module for module in model.modules() if hasattr(module, "inv_freq"))
+    there = rotary.inv_freq
+    rotary.register_forward_pre_hook(lambda module, args: setattr(module, "inv_freq", there))
+    rotary.register_forward_hook(lambda module, args, output: setattr(module, "inv_freq", there.to("meta")))
+    with pytest.warns(UserWarning, match="how queries of 3 of 3 layers change with their positions was not found out"):
+        cache = CompressedCache(model, **SMALL)
+    with cache:
+        generate(model, prompt(), 40, **{CACHE_ARGUMENT: cache})
+    assert cache.stats()["turned"] == ["unknown"] * 3
 
 
 # Options.
