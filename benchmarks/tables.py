@@ -82,12 +82,15 @@ def lz_grid() -> str:
     return markdown(header, rows) + f"\n\n{provenance(results)}"
 
 
+GONE = ("min_count", "escalation", "neutral")  # options whose rows the results still have
+
+
 @table
 def lz_parts() -> str:
     """Microseconds of the parts and options."""
     results = load("lz")
     texts = list(results["parts_us"])
-    names = list(results["parts_us"][texts[0]])
+    names = [name for name in results["parts_us"][texts[0]] if not any(option in name for option in GONE)]
     rows = [[name, *(f"{results['parts_us'][text][name]:.2f}" for text in texts)] for name in names]
     return markdown(["microseconds, V = 151,936, window 512, buffer 32", *texts], rows)
 
@@ -305,7 +308,7 @@ def echo_scores() -> str:
 def launch() -> str:
     """Our share of a call on CUDA tensors."""
     results = load("launch")
-    rows = [[name, f"{us:.2f}"] for name, us in results["us"].items()]
+    rows = [[name, f"{us:.2f}"] for name, us in results["us"].items() if not any(option in name for option in GONE)]
     return markdown(["microseconds before the driver launches", "8 rows"], rows) + f"\n\n{provenance(results)}"
 
 

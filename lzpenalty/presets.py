@@ -69,9 +69,7 @@ def close_ids(tokenizer) -> list[list[int]]:
     return found
 
 
-def resolve(
-    preset: str, given: Mapping[str, Any], tokenizer=None, options: LZOptions | None = None
-) -> LZOptions:
+def resolve(preset: str, given: Mapping[str, Any], tokenizer=None, options: LZOptions | None = None) -> LZOptions:
     """The options that are given and not None, and the preset's others.
 
     Parameters

@@ -56,9 +56,9 @@ typedef struct {
     const float *log2; /* lz_workspace.log2, on the device */
     float literal;     /* log2 V */
     lz_penalty options;
-    int32_t window;                              /* that of the options, or all tokens if that is less */
-    int32_t context;                             /* tokens of a row that are read */
-    int32_t table_size;                          /* entries of the hash table */
+    int32_t window;                                /* that of the options, or all tokens if that is less */
+    int32_t context;                               /* tokens of a row that are read */
+    int32_t table_size;                            /* entries of the hash table */
     uint32_t table, owner, lengths, best, longest; /* where they are, in bytes; recent tokens are at 0 */
     cuda_grams grams;
 } cuda_lz_args;

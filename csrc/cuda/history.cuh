@@ -109,8 +109,8 @@ static __device__ void raise_cell(unsigned *cell, unsigned value)
         atomicMax(cell, value);
 }
 
-/* One read, one sum and one write of the logit of a token that pays and gains so many nats; as on the CPU in double precision
- * where it gains. Ids outside the vocabulary have none. */
+/* One read, one sum and one write of the logit of a token that pays and gains so many nats; as on the CPU in double
+ * precision where it gains. Ids outside the vocabulary have none. */
 static __device__ void change_logit(const cuda_logits &l, int64_t row, int token, float paid, float gained)
 {
     if ((unsigned)token >= (unsigned)l.vocab)

@@ -37,8 +37,7 @@ static lz_state *new_state(const lzpenalty_options *options, int32_t n_vocab)
     state->n_vocab = n_vocab;
     state->ws = lzpenalty_workspace_create();
     state->changes = (double *)calloc((size_t)n_vocab, sizeof *state->changes);
-    if (state->options && state->ws && state->changes &&
-        lzpenalty_context(state->options, &state->context) == LZPENALTY_OK)
+    if (state->options && state->ws && state->changes && lzpenalty_context(state->options, &state->context) == LZPENALTY_OK)
         return state;
     free_state(state);
     return NULL;

@@ -33,7 +33,7 @@ typedef struct {
 #define LZ_DEFAULT_INT(value) value
 #define LZ_DEFAULT_COST(value) value
 #define LZ_DEFAULT_RANGE(value) {0, 0}
-#define LZ_DEFAULT_MARKS(value) {0, {{0, {0}}}}
+#define LZ_DEFAULT_MARKS(value) {0}
 
 /* Every option is made of 32-bit words and nothing lies between them, so that equal options are equal bytes. */
 typedef struct {

@@ -275,11 +275,14 @@ const char doc_lz_penalize[] =
 
 PyObject *py_lz_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {"lz_penalize_", 2, 3, 4 + LZ_OPTIONS, {
-        NAME(logits), NAME(tokens), NAME(options), NAME(starts)
+    static const signature sig = {"lz_penalize_",
+                                  2,
+                                  3,
+                                  4 + LZ_OPTIONS,
+                                  {NAME(logits), NAME(tokens), NAME(options), NAME(starts)
 #define OPTION(kind, name, ...) , NAME(name)
 #include "../lz/options.def"
-    }};
+                                  }};
     module_state *st = state_of(module);
     PyObject *v[4 + LZ_OPTIONS], *result = NULL;
     const lz_penalty *p;
@@ -454,11 +457,14 @@ const char doc_token_bits[] =
 
 PyObject *py_token_bits(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {"token_bits", 2, 3, N_TEXT, {
-        NAME(tokens), NAME(vocab_size), NAME(options)
+    static const signature sig = {"token_bits",
+                                  2,
+                                  3,
+                                  N_TEXT,
+                                  {NAME(tokens), NAME(vocab_size), NAME(options)
 #define OPTION(kind, name, ...) , NAME(name)
 #include "../lz/options.def"
-    }};
+                                  }};
     module_state *st = state_of(module);
     PyObject *v[N_TEXT], *result = NULL;
     const lz_penalty *p;

@@ -184,7 +184,8 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
     if (!has_scale(v[6]))
         echo.scale = 1 / sqrtf((float)echo.keys.size);
     if (check_apart(&evidence, &queries) < 0 || check_apart(&evidence, &keys) < 0 ||
-        tensor_settle((tensor *const[]){&evidence, &queries, &keys, &runs[0], &runs[1], &runs[2]}, 6) < 0 || !(spans = copy_spans(&runs[0], &runs[1], &runs[2], &echo.keys, 0)))
+        tensor_settle((tensor *const[]){&evidence, &queries, &keys, &runs[0], &runs[1], &runs[2]}, 6) < 0 ||
+        !(spans = copy_spans(&runs[0], &runs[1], &runs[2], &echo.keys, 0)))
         goto done;
     for (int64_t i = 0; i < echo.queries.batch * echo.heads; i++)
         numbers += (double)spans[i].length * (double)echo.keys.size;

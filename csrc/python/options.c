@@ -96,7 +96,8 @@ static int parse_marks(PyObject *value, const char *name, lz_marks *marks)
     Py_ssize_t n = PyTuple_GET_SIZE(items);
     int status = 0;
     if (value != Py_None && (n < 1 || n > LZ_MOST_MARKS)) {
-        PyErr_Format(PyExc_ValueError, "%s: expected 1 to %d ids or sequences of ids, or None, got %zd", name, LZ_MOST_MARKS, n);
+        PyErr_Format(PyExc_ValueError, "%s: expected 1 to %d ids or sequences of ids, or None, got %zd", name, LZ_MOST_MARKS,
+                     n);
         status = -1;
     }
     for (Py_ssize_t i = 0; i < n && status == 0; i++) {
@@ -318,10 +319,14 @@ PyObject *py_request_limits(PyObject *module, PyObject *ignored)
 /* The arguments of a type arrive as a tuple and a dict; args_match wants what functions get. */
 static int match_options(module_state *st, PyObject *args, PyObject *kwargs, PyObject **values)
 {
-    static const signature sig = {"LZOptions", 0, 0, LZ_OPTIONS, {
+    static const signature sig = {"LZOptions",
+                                  0,
+                                  0,
+                                  LZ_OPTIONS,
+                                  {
 #define OPTION(kind, name, ...) NAME(name),
 #include "../lz/options.def"
-    }};
+                                  }};
     PyObject *given[LZ_OPTIONS + 1], *key, *value;
     const Py_ssize_t n = kwargs ? PyDict_GET_SIZE(kwargs) : 0;
     Py_ssize_t at = 0, i = 0;

@@ -46,8 +46,8 @@ int tensor_settle(tensor *const *tensors, int n);
 /* Undoes tensor_borrow; harmless on a zeroed tensor. Keeps a pending exception. */
 void tensor_release(tensor *t);
 
-/* Whether an object is an integer, one of NumPy's scalars included: PyNumber_Index then runs none of the caller's Python, but
- * that of a class derived from int. */
+/* Whether an object is an integer, one of NumPy's scalars included: PyNumber_Index then runs none of the caller's Python,
+ * but that of a class derived from int. */
 int is_integer(module_state *st, PyObject *object);
 
 /* Checks: 0, or -1 with an exception set. */

@@ -3,6 +3,7 @@
 A process of its own for each function, since what goes wrong here ends it. Says what it is about to call, and in the end how
 many calls there were. Memory is taken in pages (MALLOC_MMAP_THRESHOLD_), so that what is freed is gone."""
 
+import contextlib
 import itertools
 import sys
 
@@ -125,7 +126,7 @@ def inside(value, attack):
         found.append([Evil(item, attack) for item in value])
         found.append(type("EvilList", (list,), {"__iter__": lambda self: attack() or list.__iter__(self)})(value))
     if isinstance(value, dict):
-        for (row, (options, tokens)) in value.items():
+        for row, (options, tokens) in value.items():
             found.append({row: (options, Evil(tokens, attack))})
             found.append({Evil(row, attack): (options, tokens)})
             key = type("EvilInt", (int,), {"__index__": lambda self: attack() or int(self), "__hash__": int.__hash__})
@@ -170,7 +171,8 @@ def make(function):
                                 new_values=keys[:, :, 1:].copy(), position=1),
         "compact_blocks_": lambda: dict(keys=blocks, values=blocks.copy(), blocks=np.arange(64),
                                         positions=np.arange(2048)[None, None], start=0, stop=4096, length=4096),
-        "gather_blocks_": lambda: dict(out=np.ones((1, 1, 4096, 8), np.float32), cache=blocks, blocks=np.arange(64), start=0),
+        "gather_blocks_": lambda: dict(out=np.ones((1, 1, 4096, 8), np.float32), cache=blocks, blocks=np.arange(64),
+                                       start=0),
         "append_ragged_": lambda: dict(keys=slots, values=slots.copy(), new_keys=keys[:, :, 2:].copy(),
                                        new_values=keys[:, :, 2:].copy(), starts=one, lengths=one.copy()),
         "echo_scores_": lambda: dict(evidence=slots[:, 0].copy(), queries=queries, keys=slots, starts=0 * one,
@@ -211,20 +213,16 @@ def main():
 
             def strike(attack=attack, targets=targets):
                 for array in targets:
-                    try:
+                    with contextlib.suppress(ValueError, RuntimeError, TypeError, IndexError):
                         attack(array)
-                    except (ValueError, RuntimeError, TypeError, IndexError):
-                        pass
 
             ways = inside(values[name], strike)
             if way == len(ways):
                 break
             print(library, attack.__name__, name, type(ways[way]).__name__, way, flush=True)
             calls += 1
-            try:
+            with contextlib.suppress(ValueError, TypeError, RuntimeError, BufferError, MemoryError):
                 getattr(_core, function)(**{**values, name: ways[way]})
-            except (ValueError, TypeError, RuntimeError, BufferError, MemoryError):
-                pass
     print("calls", calls)
 
 

@@ -1,5 +1,5 @@
-"""csrc/llama_cpp/llama_sampler_lz.c in the llama.cpp that llama-cpp-python carries, with SmolLM2: the tokens are those of the
-Python processor. `make test-llama-cpp`."""
+"""csrc/llama_cpp/llama_sampler_lz.c in the llama.cpp that llama-cpp-python carries, with SmolLM2: the tokens are those of
+the Python processor. `make test-llama-cpp`."""
 
 import ctypes
 import os
@@ -61,9 +61,7 @@ def new_sampler(library, llama, **options):  # noqa: F811
     return made
 
 
-@pytest.mark.parametrize(
-    "options", [{}, dict(strength=0.4, min_match=2), dict(gate=(2, 12), release=[[2], 5])]
-)
+@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2), dict(gate=(2, 12), release=[[2], 5])])
 def test_the_tokens_are_the_processors(llama, options):  # noqa: F811
     prompt = tokens(llama)
     wanted = answer(llama, prompt, LZPenalty(**options), 80)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from lzpenalty import LZOptions
+from lzpenalty import LZOptions  # noqa: F401
 from lzpenalty.engines import prompts
 from lzpenalty.llama_cpp import LZPenalty
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, LogitsProcessor
 
 import oracle
-from lzpenalty import LZOptions, lz_penalize_, repetition_period
+from lzpenalty import LZOptions, lz_penalize_, repetition_period  # noqa: F401
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
 
 VOCAB, PROMPT = 97, 10

@@ -42,7 +42,8 @@ HUGE = st.sampled_from([1.0, 1e6])
     st.fixed_dictionaries(
         {},
         optional=dict(
-            strength=HUGE, release_rate=HUGE, cost=st.sampled_from(["lzss", "pair", "distance"]), min_match=st.integers(1, 3),
+            strength=HUGE, release_rate=HUGE, cost=st.sampled_from(["lzss", "pair", "distance"]),
+            min_match=st.integers(1, 3),
             gate=st.sampled_from([(0, 1e-45), (0, 2.0**31), (2.0**30, 2.0**31), (0, 5)]), release=st.just([1, [2, 3]]),
             release_after=st.sampled_from([1, 6, 2**31 - 1]), buffer=st.sampled_from([1, 2**31 - 1]),
         ),

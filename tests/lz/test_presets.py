@@ -62,7 +62,9 @@ def test_given_ids_win():
     made = tokenizer(["</think>"])
     given = resolve("reasoning", {"release": [3]}, made).keywords()
     assert given["release"] == given["reset"] == (3,)
-    assert resolve("reasoning", {"release": [3], "reset": [4]}) == LZOptions(**PRESETS["gentle"].keywords() | {"release": [3], "reset": [4]})
+    assert resolve("reasoning", {"release": [3], "reset": [4]}) == LZOptions(
+        **PRESETS["gentle"].keywords() | {"release": [3], "reset": [4]}
+    )
 
 
 def test_what_is_missing_is_named():

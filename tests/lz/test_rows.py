@@ -269,7 +269,9 @@ def test_a_request_names_a_preset():
     gentle = PRESETS["gentle"]
     assert request_options({"lz_preset": "paper"}) == LZOptions() != gentle
     assert request_options({"lz_preset": "gentle"}) == gentle
-    assert request_options({"lz_preset": "gentle", "lz_window": 64}) == LZOptions(**PRESETS["gentle"].keywords() | {"window": 64})
+    assert request_options({"lz_preset": "gentle", "lz_window": 64}) == LZOptions(
+        **PRESETS["gentle"].keywords() | {"window": 64}
+    )
     reasoning = request_options({"lz_preset": "reasoning", "lz_release": [7, [8, 9]]})
     assert reasoning == LZOptions(**PRESETS["gentle"].keywords() | {"release": [7, [8, 9]], "reset": [7, [8, 9]]})
     default = {"lz_preset": "gentle"}

@@ -1,5 +1,5 @@
-"""The list of options is the one place that knows them: what is written from it is current, and an option that is in the list
-and nowhere else fails here, by the name of what is missing."""
+"""The list of options is the one place that knows them: what is written from it is current, and an option that is in the
+list and nowhere else fails here, by the name of what is missing."""
 
 import re
 import subprocess
@@ -39,7 +39,7 @@ def test_what_is_written_from_the_list_is_current():
 
 
 def test_nothing_that_an_option_needs_is_missing():
-    assert NAMES == list(LZOptions().keywords()) and not missing(NAMES), "\n".join(missing(NAMES))
+    assert list(LZOptions().keywords()) == NAMES and not missing(NAMES), "\n".join(missing(NAMES))
 
 
 def test_an_option_that_is_in_the_list_and_nowhere_else_fails_by_name():
