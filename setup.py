@@ -46,7 +46,7 @@ if os.environ.get("LZPENALTY_WERROR"):
 
 KERNELS = sorted(path for folder in ("cpu", "lz", "cache", "text") for path in glob(f"csrc/{folder}/*.c"))
 INTERFACE = sorted(glob("csrc/api/*.c"))
-SAMPLER = ["csrc/llama_cpp/bridge.c", "examples/c/llama_sampler_lz.c"]
+SAMPLER = sorted(glob("csrc/llama_cpp/*.c"))
 BINDING = sorted(glob("csrc/python/*.c") + glob("csrc/cuda/**/*.c", recursive=True))
 
 
@@ -119,7 +119,7 @@ setup(
         Extension(
             "lzpenalty._core",
             sources=KERNELS + BINDING,
-            depends=sorted(glob("csrc/**/*.h", recursive=True)),
+            depends=sorted(glob("csrc/**/*.h", recursive=True)) + ["csrc/lz/options.def"],
             include_dirs=[numpy.get_include()],
             extra_compile_args=compile_args,
             extra_link_args=link_args,

@@ -2,8 +2,8 @@
 
     python benchmarks/architectures.py
 
-A tiny random model of each (tests/every_architecture.py) is fed the same tokens with each cache as with transformers' own, by
-both attention functions, plain, with left padding, in chunks and in two turns (tests/served.py). Nothing is timed: logits
+A tiny random model of each (tests/every_architecture.py) is fed the same tokens with each cache as with transformers' own,
+by both attention functions, plain, with left padding, in chunks and in two turns (tests/served.py). Nothing is timed: logits
 and what is kept are right or not. Writes results/architectures.json, from which docs/reference/architectures.md is made.
 Takes about ten minutes on one core."""
 

@@ -45,8 +45,6 @@ CANDIDATES = [
 ]  # fmt: skip
 OURS = {
     "min_match 2": {"min_match": 2},
-    "min_match 2, min_count 2": {"min_match": 2, "min_count": 2},
-    "horizon 128": {"horizon": 128},
     "strength 0.03": {"strength": 0.03},
     "strength 0.05": {"strength": 0.05},
 }
@@ -63,7 +61,6 @@ def rows(tokenizer) -> list[penalties.Penalty]:
         *(penalties.named(name) for name in ("none", "paper", "gentle")),
         penalties.lz("reasoning", resolve("reasoning", {"release": close})),
         *(peers.pop(name) for name in ("repetition=1.1", "ngram=6", "dry-breakers=0.8,1.75,2")),
-        ours.pop("min_match 2, min_count 2"),
     ]
     return [*first, *ours.values(), *peers.values()]
 
@@ -152,8 +149,9 @@ class Results:
 
 def _plain(penalty: penalties.Penalty) -> list[dict]:
     """The options that are not the paper's, as JSON holds them."""
-    paper = PRESETS["paper"]
-    return json.loads(json.dumps([{k: v for k, v in given.items() if v != paper[k]} for given in penalty.options]))
+    paper = PRESETS["paper"].keywords()
+    given = [options.keywords() for options in penalty.options]
+    return json.loads(json.dumps([{k: v for k, v in options.items() if v != paper[k]} for options in given]))
 
 
 def main() -> None:

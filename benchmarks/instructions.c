@@ -71,10 +71,9 @@ static void count_penalties(lzpenalty_workspace *ws)
     const lzpenalty_tensor row = lzpenalty_vector(logits, LZPENALTY_FLOAT32, VOCAB);
     int64_t number;
     reasoning.min_match = 2;
-    reasoning.gate_from = 20;
-    reasoning.gate_to = 28;
-    reasoning.release = reasoning.reset = &close;
-    reasoning.n_release = reasoning.n_reset = 1;
+    reasoning.gate.from = 20;
+    reasoning.gate.to = 28;
+    reasoning.release = reasoning.reset = (lzpenalty_marks){&close, 1};
 #define COUNT_TEXT(name, text)                                                                                              \
     do {                                                                                                                    \
         const lzpenalty_tensor tokens = lzpenalty_vector(text, LZPENALTY_INT32, CONTEXT);                                   \

@@ -47,8 +47,8 @@ def main() -> None:
         "lz_penalize_, logits and tokens": lambda: lz_penalize_(logits, tokens),
         "lz_penalize_, with starts, an int": lambda: lz_penalize_(logits, tokens, starts=100),
         "lz_penalize_, with starts, a tensor": lambda: lz_penalize_(logits, tokens, starts=starts),
-        "lz_penalize_, with starts and 4 neutral ids": lambda: lz_penalize_(
-            logits, tokens, starts=starts, neutral=(1, 2, 3, 4)
+        "lz_penalize_, with starts and 4 released ids": lambda: lz_penalize_(
+            logits, tokens, starts=starts, release=(1, 2, 3, 4)
         ),
         "dry_penalize_, logits and tokens": lambda: dry_penalize_(logits, tokens),
         "append_, four tensors": lambda: append_(keys, values, new, new, position=3),

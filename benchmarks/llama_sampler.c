@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "../examples/c/llama_sampler_lz.h"
+#include "../csrc/llama_cpp/llama_sampler_lz.h"
 
 enum { RANGE = 1024, ROUNDS = 21, CALLS = 20, SAMPLERS = 5 };
 

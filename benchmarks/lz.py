@@ -100,9 +100,9 @@ def presets(rounds: int) -> list[dict]:
                 "repetition": partial(repetition, tokens, logits),
             }
             for name, options in named.items():
-                functions[name] = partial(lz_penalize_, logits, tokens, starts=starts, **options)
+                functions[name] = partial(lz_penalize_, logits, tokens, options, starts=starts)
             for name in ("paper", "reasoning"):
-                processor = LZPenaltyLogitsProcessor(**named.get(name, {}), prompt_length=0)
+                processor = LZPenaltyLogitsProcessor(named.get(name), prompt_length=0)
                 functions[f"{name}, the processor"] = partial(processor, tokens, logits)
             times = side_by_side(functions, 4 * rounds)
             for name in (*named, "reasoning, the processor"):
@@ -154,15 +154,11 @@ def parts(rounds: int) -> dict:
             "row, all ids outside the vocabulary": lambda: lz_penalize_(logits, unwritten, starts=starts),
             "row": lambda: lz_penalize_(logits, tokens, starts=starts),
             "row, min_match=2": lambda: lz_penalize_(logits, tokens, starts=starts, min_match=2),
-            "row, min_match=2, min_count=2, horizon=128": lambda: lz_penalize_(
-                logits, tokens, starts=starts, min_match=2, min_count=2, horizon=128
-            ),
             "row, gate=(20, 28), release": lambda: lz_penalize_(logits, tokens, starts=starts, gate=(20, 28), release=[1]),
             "row, min_match=2, gate=(20, 28), release, reset": lambda: lz_penalize_(
                 logits, tokens, starts=starts, min_match=2, gate=(20, 28), release=[1], reset=[1]
             ),
             "loop_evidence": lambda: loop_evidence(tokens, starts=starts),
-            "row, escalation=1": lambda: lz_penalize_(logits, tokens, starts=starts, escalation=1.0),
             "logits.requires_grad, which is asked": lambda: logits.requires_grad,
             "logits.is_neg(), which is not": lambda: logits.is_neg(),
             "codelength_deltas, NumPy": lambda: codelength_deltas(array, vocab),

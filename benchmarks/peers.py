@@ -71,7 +71,7 @@ def ours(name: str, tokens: np.ndarray, logits: np.ndarray):
     if name == "dry":
         return of_tensors(logits, lambda scores: dry_penalize_(scores, ids, starts=starts, window=RANGE))
     options = resolve(name, {"release": [VOCAB - 1]} if name == "reasoning" else {})
-    return of_tensors(logits, lambda scores: lz_penalize_(scores, ids, starts=starts, **options))
+    return of_tensors(logits, lambda scores: lz_penalize_(scores, ids, options, starts=starts))
 
 
 def transformers(name: str, tokens: np.ndarray, logits: np.ndarray):

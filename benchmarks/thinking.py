@@ -88,7 +88,7 @@ def main() -> None:
     answers = models.answers(model, tokenizer, said[: 3 if args.quick else None], limit, used, opening=OPENING)
     rows = {}
     for penalty, given in zip(used, answers, strict=True):
-        sections = [section(answer, close, options["release_after"]) for answer in given]
+        sections = [section(answer, close, options.keywords()["release_after"]) for answer in given]
         rows[penalty.name] = {**describe(given, tokenizer.decode, limit), "sections": sections}
         print(penalty.name, rows[penalty.name], flush=True)
     found = judge(rows["reasoning"]["sections"], rows["gentle"]["sections"], limit)

@@ -10,28 +10,28 @@ _T = TypeVar("_T", bound=_Tensor)
 _Cost: TypeAlias = Literal["lzss", "pair", "distance"]
 _Ids: TypeAlias = Iterable[SupportsIndex] | SupportsIndex | None
 _Marks: TypeAlias = Iterable[SupportsIndex | Iterable[SupportsIndex]] | SupportsIndex | None
-_Starts: TypeAlias = _Tensor | int | None
+_Rows: TypeAlias = dict[int, tuple[LZOptions, _Tensor | list[int] | tuple[int, ...]]]
+_Starts: TypeAlias = _Tensor | SupportsIndex | None
 
 def lz_penalize_(
     logits: _T,
     tokens: _Tensor,
+    options: LZOptions | None = None,
     *,
+    starts: _Starts = None,
+    # options.def: parameters
     strength: float = 0.15,
-    window: int = 512,
-    buffer: int = 32,
+    window: SupportsIndex = 512,
+    buffer: SupportsIndex = 32,
     cost: _Cost = "lzss",
-    min_match: int = 1,
-    min_count: int = 1,
-    escalation: float = 0.0,
-    horizon: int = 0,
-    neutral: _Ids = None,
-    gate: tuple[float, float] | None = None,
+    min_match: SupportsIndex = 1,
+    gate: Iterable[float] | None = None,
+    release_rate: float = 2,
+    release_after: SupportsIndex = 24,
     release: _Marks = None,
-    release_rate: float = 2.0,
-    release_after: int = 24,
     reset: _Marks = None,
     until: _Marks = None,
-    starts: _Starts = None,
+    # end of options.def
 ) -> _T: ...
 
 @final
@@ -39,30 +39,35 @@ class LZOptions:
     def __new__(
         cls,
         *,
+        # options.def: parameters
         strength: float = 0.15,
-        window: int = 512,
-        buffer: int = 32,
+        window: SupportsIndex = 512,
+        buffer: SupportsIndex = 32,
         cost: _Cost = "lzss",
-        min_match: int = 1,
-        min_count: int = 1,
-        escalation: float = 0.0,
-        horizon: int = 0,
-        neutral: _Ids = None,
-        gate: tuple[float, float] | None = None,
+        min_match: SupportsIndex = 1,
+        gate: Iterable[float] | None = None,
+        release_rate: float = 2,
+        release_after: SupportsIndex = 24,
         release: _Marks = None,
-        release_rate: float = 2.0,
-        release_after: int = 24,
         reset: _Marks = None,
         until: _Marks = None,
+        # end of options.def
     ) -> LZOptions: ...
     @property
     def context(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def changed(self) -> tuple[int, ...]: ...
+    @property
+    def _as_parameter_(self) -> int: ...
     def keywords(self) -> dict[str, Any]: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
-def lz_penalize_rows_(logits: _T, rows: dict[int, tuple[LZOptions, _Tensor | list[int] | tuple[int, ...]]]) -> _T: ...
-def gather_tokens_(tokens: _T, rows: dict[int, tuple[LZOptions, _Tensor | list[int] | tuple[int, ...]]]) -> _T: ...
+def lz_penalize_rows_(logits: _T, rows: _Rows) -> _T: ...
+def gather_tokens_(tokens: _T, rows: _Rows) -> _T: ...
 def dry_penalize_(
     logits: _T,
     tokens: _Tensor,
@@ -76,23 +81,41 @@ def dry_penalize_(
 ) -> _T: ...
 def codelength_deltas(
     tokens: _T,
-    vocab_size: int,
+    vocab_size: SupportsIndex,
+    options: LZOptions | None = None,
     *,
-    window: int = 512,
-    buffer: int = 32,
+    # options.def: parameters
+    strength: float = 0.15,
+    window: SupportsIndex = 512,
+    buffer: SupportsIndex = 32,
     cost: _Cost = "lzss",
-    min_match: int = 1,
-    min_count: int = 1,
+    min_match: SupportsIndex = 1,
+    gate: Iterable[float] | None = None,
+    release_rate: float = 2,
+    release_after: SupportsIndex = 24,
+    release: _Marks = None,
+    reset: _Marks = None,
+    until: _Marks = None,
+    # end of options.def
 ) -> tuple[_T, _T]: ...
 def token_bits(
     tokens: _T,
-    vocab_size: int,
+    vocab_size: SupportsIndex,
+    options: LZOptions | None = None,
     *,
-    window: int = 512,
-    buffer: int = 32,
+    # options.def: parameters
+    strength: float = 0.15,
+    window: SupportsIndex = 512,
+    buffer: SupportsIndex = 32,
     cost: _Cost = "lzss",
-    min_match: int = 1,
-    min_count: int = 1,
+    min_match: SupportsIndex = 1,
+    gate: Iterable[float] | None = None,
+    release_rate: float = 2,
+    release_after: SupportsIndex = 24,
+    release: _Marks = None,
+    reset: _Marks = None,
+    until: _Marks = None,
+    # end of options.def
 ) -> _T: ...
 def repetition_period(
     tokens: _T, *, ngram: int = 30, count: int = 20, max_period: int = 512, starts: _Starts = None
@@ -141,6 +164,7 @@ def attend(
     softcap: float = 0.0,
     out: _Tensor | None = None,
 ) -> _T: ...
+def request_limits() -> dict[str, int]: ...
 def attention_tap() -> tuple[int, int]: ...
 def parse_lz77(tokens: _T, window: int) -> _T: ...
 def parse_lz78(tokens: _T) -> _T: ...

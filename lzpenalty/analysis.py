@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 
 from lzpenalty import _core
+from lzpenalty._core import LZOptions
 
 __all__ = [
     "apart",
@@ -172,12 +173,8 @@ def running_rate(phrases) -> np.ndarray:
 def token_bits(
     tokens,
     vocab_size: int,
-    *,
-    window: int = 512,
-    buffer: int = 32,
-    cost: str = "lzss",
-    min_match: int = 1,
-    min_count: int = 1,
+    options: LZOptions | None = None,
+    **keywords,
 ) -> np.ndarray:
     """Bits that a sliding-window Lempel-Ziv coder pays for each token, given those before it.
 
@@ -186,7 +183,7 @@ def token_bits(
     tokens : sequence of int, str or bytes, [T]
     vocab_size : int
         A token that the window does not hold costs log2(vocab_size) bits.
-    window, buffer, cost, min_match, min_count
+    options, window, buffer, cost, min_match
         As in :func:`lzpenalty.codelength_deltas`.
 
     Returns
@@ -199,9 +196,7 @@ def token_bits(
     TypeError, ValueError
         Naming the argument, what came and what is wanted.
     """
-    return _core.token_bits(
-        _read(tokens), vocab_size, window=window, buffer=buffer, cost=cost, min_match=min_match, min_count=min_count
-    )
+    return _core.token_bits(_read(tokens), vocab_size, options, **keywords)
 
 
 def find_loops(tokens, *, min_repeats: int = 2, tolerance: float = 0.0, max_period: int | None = None) -> np.ndarray:

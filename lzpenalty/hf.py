@@ -36,8 +36,8 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
 
     Parameters
     ----------
-    strength, window, buffer, cost, ..., reset, until : optional
-        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ... None is what the preset says.
+    options : LZOptions, optional
+        In the place of a preset.
     preset : {'paper', 'gentle', 'reasoning'}
         See :mod:`lzpenalty.presets`.
     tokenizer : optional
@@ -48,6 +48,8 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
         be told apart, every token counts.
     inplace : bool, default False
         Whether to write to the scores that are passed in and save a copy. Leave it off with `output_logits=True`.
+    strength, window, buffer, ... : optional
+        As in :class:`lzpenalty.LZOptions`; None is what the options or the preset say.
 
     Raises
     ------
@@ -61,47 +63,15 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
 
     def __init__(
         self,
-        strength: float | None = None,
-        window: int | None = None,
-        buffer: int | None = None,
+        options: LZOptions | None = None,
         *,
-        cost: str | None = None,
-        min_match: int | None = None,
-        min_count: int | None = None,
-        escalation: float | None = None,
-        horizon: int | None = None,
-        neutral=None,
-        gate: tuple[float, float] | None = None,
-        release=None,
-        release_rate: float | None = None,
-        release_after: int | None = None,
-        reset=None,
-        until=None,
         preset: str = "paper",
         tokenizer=None,
         prompt_length: int | None = None,
         inplace: bool = False,
+        **keywords,
     ):
-        given = {
-            "strength": strength,
-            "window": window,
-            "buffer": buffer,
-            "cost": cost,
-            "min_match": min_match,
-            "min_count": min_count,
-            "escalation": escalation,
-            "horizon": horizon,
-            "neutral": neutral,
-            "gate": gate,
-            "release": release,
-            "release_rate": release_rate,
-            "release_after": release_after,
-            "reset": reset,
-            "until": until,
-        }
-        options = resolve(preset, given, tokenizer)
-        ids = LZOptions(**options).keywords()  # raises for bad options, and reads what can be read only once
-        self.options = options | {name: ids[name] for name in ("neutral", "gate", "release", "reset", "until")}
+        self.options = resolve(preset, keywords, tokenizer, options)
         self.prompt_length = check_prompt_length(prompt_length)
         self.inplace = inplace
 
@@ -110,15 +80,14 @@ class LZPenaltyLogitsProcessor(LogitsProcessor):
         if not self.inplace:
             scores = scores.clone()
         try:
-            return lz_penalize_(scores, input_ids, starts=start, **self.options)
+            return lz_penalize_(scores, input_ids, self.options, starts=start)
         except ValueError:
             if start <= input_ids.shape[1]:
                 raise
-            return lz_penalize_(scores, input_ids, starts=input_ids.shape[1], **self.options)
+            return lz_penalize_(scores, input_ids, self.options, starts=input_ids.shape[1])
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{type(self).__name__}({options}, prompt_length={self.prompt_length}, inplace={self.inplace})"
+        return f"{type(self).__name__}({self.options!r}, prompt_length={self.prompt_length}, inplace={self.inplace})"
 
 
 class RepetitionStoppingCriteria(StoppingCriteria):

@@ -11,31 +11,19 @@ name win.
 from collections.abc import Mapping
 from typing import Any
 
+from lzpenalty._core import LZOptions
+
 __all__ = ["CLOSE_TAGS", "PRESETS", "close_ids", "resolve"]
 
-_PAPER = {
-    "strength": 0.15,  # nats a bit, the paper's alpha
-    "window": 512,  # the paper's
-    "buffer": 32,  # the paper's
-    "cost": "lzss",  # the coder that the paper describes
-    "min_match": 1,
-    "min_count": 1,
-    "escalation": 0.0,
-    "horizon": 0,
-    "neutral": None,
-    "gate": None,
-    "release": None,
-    "release_rate": 2.0,  # nats a token: a closer that is e^10 times less likely than the next token comes after about 5
-    "release_after": 24,  # in the middle of the gentle gate: the penalty has begun to act, and has not sufficed
-    "reset": None,
-    "until": None,
-}
-_GENTLE = _PAPER | {
-    "strength": 0.3,  # twice the paper's: it acts in loops only, where a stubborn one outweighs the paper's
-    "min_match": 2,  # a token alone is no repetition; what goes on with one is
-    "gate": (20, 28),  # tables, code and refrains hold strings of up to 20 tokens three times and more; a loop goes beyond
-}
-PRESETS: dict[str, dict[str, Any]] = {
+_PAPER = LZOptions()  # strength, window, buffer and cost are the paper's; what it doesn't have is off
+_GENTLE = LZOptions(
+    strength=0.3,  # twice the paper's: it acts in loops only, where a stubborn one outweighs the paper's
+    min_match=2,  # a token alone is no repetition; what goes on with one is
+    gate=(20, 28),  # tables, code and refrains hold strings of up to 20 tokens three times and more; a loop goes beyond
+    release_rate=2.0,  # a closer that is e^10 times less likely than the next token comes after about 5
+    release_after=24,  # in the middle of the gate: the penalty has begun to act, and has not sufficed
+)
+PRESETS: dict[str, LZOptions] = {
     "paper": _PAPER,
     "gentle": _GENTLE,
     "reasoning": _GENTLE,  # and `release` and `reset`, which are ids: resolve() finds them
@@ -81,8 +69,8 @@ def close_ids(tokenizer) -> list[list[int]]:
     return found
 
 
-def resolve(preset: str, given: Mapping[str, Any], tokenizer=None) -> dict[str, Any]:
-    """All options of :func:`lzpenalty.lz_penalize_` but `starts`: those that are given and not None, the preset's others.
+def resolve(preset: str, given: Mapping[str, Any], tokenizer=None, options: LZOptions | None = None) -> LZOptions:
+    """The options that are given and not None, and the preset's others.
 
     Parameters
     ----------
@@ -92,26 +80,34 @@ def resolve(preset: str, given: Mapping[str, Any], tokenizer=None) -> dict[str, 
         releases.
     tokenizer : optional
         As for :func:`close_ids`.
+    options : LZOptions, optional
+        In the place of a preset's.
 
     Raises
     ------
-    ValueError
-        For an unknown preset, and for "reasoning" if there is nothing to release.
+    TypeError, ValueError
+        For an unknown preset, for one along with options, for "reasoning" if there is nothing to release, and for options
+        that are refused.
     """
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(map(repr, PRESETS))}, got {preset!r}")
     given = {name: value for name, value in given.items() if value is not None}
-    options = PRESETS[preset] | given
-    if preset != "reasoning":
-        return options
-    if options["release"] is None:
-        if tokenizer is None:
-            raise ValueError("preset: expected release, the ids that end a thinking section, with 'reasoning', got None")
-        options["release"] = close_ids(tokenizer)
-        if not options["release"]:
-            raise ValueError(
-                f"tokenizer: expected one that knows any of {' '.join(CLOSE_TAGS)}, or release=ids; it knows none"
-            )
-    if options["reset"] is None:
-        options["reset"] = options["release"]
-    return options
+    if options is not None:
+        if preset != "paper":
+            raise ValueError(f"preset: expected none along with options, got {preset!r}")
+        if not isinstance(options, LZOptions):
+            raise TypeError(f"options: expected LZOptions or None, got {type(options).__name__}")
+        return LZOptions(**options.keywords() | given) if given else options
+    if preset == "reasoning":
+        if "release" not in given:
+            if tokenizer is None:
+                raise ValueError("preset: expected release, the ids that end a thinking section, with 'reasoning', got None")
+            given["release"] = close_ids(tokenizer)
+            if not given["release"]:
+                raise ValueError(
+                    f"tokenizer: expected one that knows any of {' '.join(CLOSE_TAGS)}, or release=ids; it knows none"
+                )
+        if "reset" not in given:
+            given["reset"] = LZOptions(release=given["release"]).keywords()["release"]
+            given["release"] = given["reset"]
+    return LZOptions(**PRESETS[preset].keywords() | given)

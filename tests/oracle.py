@@ -25,14 +25,14 @@ def open_match(history, window, buffer):
     return longest, len(history) - max((j for j in u if u[j] == longest), default=0)
 
 
-def deltas(history, vocab, window, buffer, cost="lzss", min_match=1, min_count=1):
+def deltas(history, vocab, window, buffer, cost="lzss", min_match=1):
     """{token: D} in bits for the tokens of [0, vocab) that the window holds; every other costs log2(vocab)."""
     m, u = len(history), window_matches(history, window, buffer)
     longest, nearest = open_match(history, window, buffer)
     result = {}
     for token in set(history[max(0, m - window) :] if window else []):
         where = [j for j in u if history[j] == token and u[j] + 1 >= min_match]
-        if len(where) < min_count or not 0 <= token < vocab:
+        if not where or not 0 <= token < vocab:
             continue
         if cost == "lzss":
             bits = min(log2(m - j) for j in where)
@@ -46,15 +46,6 @@ def deltas(history, vocab, window, buffer, cost="lzss", min_match=1, min_count=1
             bits = log2(min(m - j for j in where if u[j] == best))
         result[token] = min(bits, log2(vocab))
     return result
-
-
-def repeated_share(history, window, horizon):
-    """rho: share of the last `horizon` tokens whose 4-gram stood at most `window` tokens earlier."""
-    m, repeated = len(history), 0
-    for i in range(max(3, m - horizon), m):
-        gram = history[i - 3 : i + 1]
-        repeated += any(history[k - 3 : k + 1] == gram for k in range(max(3, i - window), i))
-    return repeated / horizon
 
 
 def evidence_after(text, gram):
@@ -99,39 +90,23 @@ def released(history, vocab, window, release, rate, after):
     return gains
 
 
-def penalties(history, vocab, *, strength=0.15, window=512, buffer=32, cost="lzss", min_match=1, min_count=1, escalation=0.0,
-              horizon=0, neutral=None, gate=None, release=None, release_rate=2.0, release_after=24, reset=None,
-              until=None):  # fmt: skip
+def penalties(history, vocab, *, strength=0.15, window=512, buffer=32, cost="lzss", min_match=1, gate=None, release=None,
+              release_rate=2.0, release_after=24, reset=None, until=None):  # fmt: skip
     """{token: what is subtracted from its logit} in nats."""
     history = list(history)
     if not strength or not window or ends_of(until, history):
         return {}
     history = history[max(ends_of(reset, history), default=-1) + 1 :]
     gains = released(history, vocab, window, release, release_rate, release_after)
-    if horizon:
-        strength *= 2 * repeated_share(history, window, horizon)
     if gate:
         strength *= min(1.0, max(0.0, (loop_evidence(history, 6, window) - gate[0]) / (gate[1] - gate[0])))
-    bits = penalty_bits(history, vocab, window, buffer, cost, min_match, min_count, escalation, neutral)
+    bits = penalty_bits(history, vocab, window, buffer, cost, min_match)
     return {a: strength * bits.get(a, 0.0) - gains.get(a, 0.0) for a in {*bits, *gains}}
 
 
-def penalty_bits(history, vocab, window, buffer, cost, min_match, min_count, escalation, neutral):
+def penalty_bits(history, vocab, window, buffer, cost, min_match):
     """{token: penalty} in bits."""
-    literal = log2(vocab)
-    gains = {a: literal - d for a, d in deltas(history, vocab, window, buffer, cost, min_match, min_count).items()}
-    recent = history[max(0, len(history) - window) :] if window else []
-    mean = sum(gains.get(a, 0.0) for a in recent) / len(recent) if recent else 0.0
-    longest, nearest = open_match(history, window, buffer)
-    if escalation and longest:
-        length = common_suffix(history[: len(history) - nearest], history, window)
-        turn, token = max(buffer, nearest), history[-nearest]
-        if length > turn and 0 <= token < vocab:
-            gains[token] = gains.get(token, 0.0) + escalation * literal * (length / turn - 1)
-    if recent:
-        for a in neutral or ():
-            gains[a] = mean
-    return gains
+    return {a: log2(vocab) - d for a, d in deltas(history, vocab, window, buffer, cost, min_match).items()}
 
 
 def dry(history, vocab, *, multiplier=0.8, base=1.75, allowed_length=2, window=1024, breakers=()):

@@ -55,7 +55,7 @@ def steps_of_generate(rng: random.Random, share: float):
     rows, vocab, longest = 4, 50_257, 1200
     scores = torch.randn(rows, vocab)
     while True:
-        options = {"strength": rng.choice([0.15, 0.5]), "window": rng.choice([64, 512]), "horizon": rng.choice([0, 0, 100])}
+        options = {"strength": rng.choice([0.15, 0.5]), "window": rng.choice([64, 512])}
         texts, periods = [[] for _ in range(rows)], [rng.randrange(1, 200) for _ in range(rows)]
         ids = torch.randint(vocab, (rows, rng.randrange(1, 40)))
         processor = LZPenaltyLogitsProcessor(**options, prompt_length=ids.shape[1])
@@ -79,8 +79,8 @@ class Request:
         self.options = {}
         if rng.random() < 0.8:
             self.options = {"strength": rng.choice([0.15, 1.0]), "window": rng.choice([8, 64, 512])}
-            self.options |= rng.choice([{}, {"cost": "pair"}, {"min_match": 2, "min_count": 2}, {"horizon": 20}])
-            self.options |= rng.choice([{}, {"neutral": [0, 7]}, {"escalation": 1.0, "buffer": 8}])
+            self.options |= rng.choice([{}, {"cost": "pair"}, {"min_match": 2}, {}])
+            self.options |= rng.choice([{}, {}, {"buffer": 8}])
         params = {f"lz_{name}": value for name, value in self.options.items()} or rng.choice([None, {}, {"lz_strength": 0}])
         self.params = SimpleNamespace(extra_args=params)
         self.prompt = [rng.randrange(self.VOCAB) for _ in range(rng.randrange(1, 20))]

@@ -28,7 +28,6 @@ coders = st.fixed_dictionaries(
         "buffer": st.integers(1, 40),
         "cost": st.sampled_from(COSTS),
         "min_match": st.integers(1, 5),
-        "min_count": st.integers(1, 4),
     }
 )
 marks = st.none() | st.integers(0, 15) | st.lists(st.integers(0, 12) | st.lists(st.integers(0, 12), min_size=1, max_size=4),
@@ -37,9 +36,6 @@ gates = st.none() | st.tuples(st.integers(0, 30), st.integers(1, 12)).map(lambda
 options = st.fixed_dictionaries(
     {
         "strength": st.floats(0, 3, width=32).map(lambda x: x if x > 1e-6 else 0.0),
-        "escalation": st.sampled_from([0.0, 0.5, 3.0]),
-        "horizon": st.sampled_from([0, 1, 7, 64]),
-        "neutral": st.none() | st.lists(st.integers(0, 15), max_size=3),
         "gate": st.none() | gates,
         "release": marks,
         "release_rate": st.sampled_from([0.0, 0.25, 2.0, 30.0]),
@@ -56,7 +52,7 @@ def within(option, vocab):
     def fold(ids):
         return None if ids is None else ids % vocab if isinstance(ids, int) else [fold(i) for i in ids]
 
-    return option | {name: fold(option[name]) for name in ("neutral", "release", "reset", "until")}
+    return option | {name: fold(option[name]) for name in ("release", "reset", "until")}
 
 
 dry_options = st.fixed_dictionaries(

@@ -37,7 +37,7 @@ def measure(clock, batch: int, window: int, text: str, vocab: int) -> dict:
     functions = {
         "lz_penalize_": lambda: lz_penalize_(logits, tokens, window=window, buffer=BUFFER),
         "lz_penalize_, gentle": lambda: lz_penalize_(
-            logits, tokens, window=window, buffer=BUFFER, min_match=3, min_count=2, horizon=128
+            logits, tokens, window=window, buffer=BUFFER, strength=0.3, min_match=2, gate=(20, 28)
         ),
         "dry_penalize_": lambda: dry_penalize_(logits, tokens, window=window),
         "transformers, repetition": lambda: repetition(tokens, logits),

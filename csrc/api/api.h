@@ -31,6 +31,12 @@ int api_read_loop_options(const lzpenalty_loop_options *given, lzpenalty_loop_op
 int api_read_score_options(const lzpenalty_score_options *given, lzpenalty_score_options *options);
 int api_read_attend_options(const lzpenalty_attend_options *given, lzpenalty_attend_options *options);
 
+/* The options of the penalty, compiled: with ids of a vocabulary of this size, or of any with INT64_MAX. */
+int api_read_penalty(const lzpenalty_options *given, int64_t vocab, lz_penalty *p);
+
+/* What is wanted of the option that a status names, NULL if it names none. */
+const char *api_option_error(int status);
+
 /* Whether a tensor's description makes sense and has so many dimensions. */
 int api_check_tensor(const lzpenalty_tensor *t, int least_dims, int most_dims);
 

@@ -25,43 +25,6 @@ static int is_at_least_0(float x)
     return x >= 0 && isfinite(x);
 }
 
-static int read_coder(const lzpenalty_options *options, lz_coder *coder)
-{
-    WANT(options->window >= 0, LZPENALTY_BAD_WINDOW);
-    WANT(options->buffer >= 1, LZPENALTY_BAD_BUFFER);
-    WANT(options->cost >= LZPENALTY_LZSS && options->cost <= LZPENALTY_DISTANCE, LZPENALTY_BAD_COST);
-    WANT(options->min_match >= 1, LZPENALTY_BAD_MIN_MATCH);
-    WANT(options->min_count >= 1, LZPENALTY_BAD_MIN_COUNT);
-    *coder = (lz_coder){.cost = (lz_cost)options->cost,
-                        .window = options->window,
-                        .buffer = options->buffer,
-                        .min_match = options->min_match,
-                        .min_count = options->min_count};
-    return LZPENALTY_OK;
-}
-
-/* Marks, each once, with ids in [0, limit). */
-static int read_marks(const lzpenalty_mark *given, int32_t n, int32_t limit, int status, lz_marks *marks)
-{
-    WANT(n >= 0 && n <= LZ_MOST_MARKS, status);
-    WANT(given || n == 0, LZPENALTY_NULL);
-    marks->n = 0;
-    for (int32_t i = 0; i < n; i++) {
-        lz_mark *mark = &marks->mark[marks->n];
-        int known = 0;
-        WANT(given[i].n >= 1 && given[i].n <= LZ_MOST_MARK, status);
-        *mark = (lz_mark){.n = given[i].n};
-        for (int32_t k = 0; k < mark->n; k++) {
-            WANT(given[i].ids[k] >= 0 && given[i].ids[k] < limit, status);
-            mark->id[k] = given[i].ids[k];
-        }
-        for (int32_t k = 0; k < marks->n; k++)
-            known |= memcmp(&marks->mark[k], mark, sizeof *mark) == 0;
-        marks->n += !known;
-    }
-    return LZPENALTY_OK;
-}
-
 static int ascending(const void *a, const void *b)
 {
     const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
@@ -96,42 +59,12 @@ static int read_ids(const int32_t *given, int32_t n, int32_t limit, int status, 
     return LZPENALTY_OK;
 }
 
-/* All of the options; `limit` is the vocabulary's size. */
-static int read_penalty(const lzpenalty_options *given, int32_t limit, lzpenalty_workspace *ws, lz_penalty *p)
-{
-    lzpenalty_options options;
-    CHECK(api_read_options(given, &options));
-    WANT(is_at_least_0(options.strength), LZPENALTY_BAD_STRENGTH);
-    CHECK(read_coder(&options, &p->coder));
-    WANT(is_at_least_0(options.escalation), LZPENALTY_BAD_ESCALATION);
-    WANT(options.horizon >= 0, LZPENALTY_BAD_HORIZON);
-    WANT(is_at_least_0(options.gate_from) && is_at_least_0(options.gate_to) &&
-             (options.gate_from < options.gate_to || options.gate_to == 0) && options.gate_from <= options.gate_to,
-         LZPENALTY_BAD_GATE);
-    WANT(is_at_least_0(options.release_rate), LZPENALTY_BAD_RELEASE_RATE);
-    WANT(options.release_after >= 1, LZPENALTY_BAD_RELEASE_AFTER);
-    p->strength = options.strength;
-    p->escalation = options.escalation;
-    p->horizon = options.horizon;
-    p->gate_from = options.gate_from;
-    p->gate_to = options.gate_to;
-    p->release_rate = options.release_rate;
-    p->release_after = options.release_after;
-    CHECK(read_marks(options.release, options.n_release, limit, LZPENALTY_BAD_RELEASE, &p->release));
-    CHECK(read_marks(options.reset, options.n_reset, limit, LZPENALTY_BAD_RESET, &p->reset));
-    CHECK(read_marks(options.until, options.n_until, limit, LZPENALTY_BAD_UNTIL, &p->until));
-    p->neutral = NULL;
-    return read_ids(options.neutral, options.n_neutral, limit, LZPENALTY_BAD_NEUTRAL, ws, &p->neutral, &p->n_neutral);
-}
-
 int lzpenalty_context(const lzpenalty_options *options, int32_t *context)
 {
     lz_penalty p;
     WANT(context, LZPENALTY_NULL);
-    CHECK(read_penalty(options, INT32_MAX, NULL, &p));
-    *context = 0;
-    if (p.strength > 0 && p.coder.window > 0)
-        *context = p.until.n > 0 ? INT32_MAX : lz_penalty_sizes(&p, INT32_MAX).context;
+    CHECK(api_read_penalty(options, INT64_MAX, &p));
+    *context = lz_context(&p);
     return LZPENALTY_OK;
 }
 
@@ -207,8 +140,8 @@ int lzpenalty_penalize(lzpenalty_workspace *ws, const lzpenalty_options *options
     lz_penalty p;
     WANT(ws && options && logits && tokens, LZPENALTY_NULL);
     CHECK(read_batch(logits, tokens, starts, &rows, &texts));
-    CHECK(read_penalty(options, (int32_t)rows.vocab, ws, &p));
-    if (p.strength == 0 || p.coder.window == 0)
+    CHECK(api_read_penalty(options, rows.vocab, &p));
+    if (lz_is_off(&p))
         return LZPENALTY_OK;
     WANT(lz_reserve(&ws->lz, &p, texts.length) == 0, LZPENALTY_NO_MEMORY);
     lz_current_kernels()->penalize(&p, &rows, &texts, &ws->lz);
@@ -227,11 +160,8 @@ int lzpenalty_penalize_row(lzpenalty_workspace *ws, const lzpenalty_options *opt
 static int read_text(lzpenalty_workspace *ws, const lzpenalty_options *given, int32_t vocab, const lzpenalty_tensor *tokens,
                      lz_penalty *p, lz_tokens *text)
 {
-    lzpenalty_options options;
-    *p = (lz_penalty){.strength = 1};
     WANT(ws, LZPENALTY_NULL);
-    CHECK(api_read_options(given, &options));
-    CHECK(read_coder(&options, &p->coder));
+    CHECK(api_read_penalty(given, INT64_MAX, p));
     WANT(vocab >= 1, LZPENALTY_BAD_VOCAB);
     CHECK(read_tokens(tokens, 1, text));
     WANT(lz_reserve(&ws->lz, p, text->length) == 0, LZPENALTY_NO_MEMORY);
@@ -247,7 +177,7 @@ int lzpenalty_code_lengths(lzpenalty_workspace *ws, const lzpenalty_options *opt
     float *found_bits;
     WANT(count && ((ids && bits) || room <= 0), LZPENALTY_NULL);
     CHECK(read_text(ws, options, vocab, tokens, &p, &text));
-    *count = lz_current_kernels()->deltas(&p.coder, vocab, &text, &ws->lz, &found, &found_bits);
+    *count = lz_current_kernels()->deltas(&p, vocab, &text, &ws->lz, &found, &found_bits);
     WANT(*count <= room, LZPENALTY_TOO_LITTLE_ROOM);
     for (int64_t i = 0; i < *count; i++) {
         ids[i] = found[i];
@@ -265,7 +195,7 @@ int lzpenalty_token_bits(lzpenalty_workspace *ws, const lzpenalty_options *optio
     const lzpenalty_tensor written = lzpenalty_vector(bits, LZPENALTY_FLOAT64, text.length);
     CHECK(api_check_tensor(&written, 1, 1));
     CHECK(api_check_apart(&written, tokens));
-    lz_current_kernels()->token_bits(&p.coder, vocab, &text, &ws->lz, bits);
+    lz_current_kernels()->token_bits(&p, vocab, &text, &ws->lz, bits);
     return LZPENALTY_OK;
 }
 

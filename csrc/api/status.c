@@ -7,7 +7,10 @@
 
 const char *lzpenalty_strerror(int status)
 {
-    switch ((lzpenalty_status)status) {
+    const char *option = api_option_error(status);
+    if (option)
+        return option;
+    switch (status) {
     case LZPENALTY_OK:
         return "success";
     case LZPENALTY_NO_MEMORY:
@@ -47,36 +50,6 @@ const char *lzpenalty_strerror(int status)
                "[slots, size]";
     case LZPENALTY_BAD_VOCAB:
         return "vocab: expected 1 to 2^31 - 1 ids";
-    case LZPENALTY_BAD_STRENGTH:
-        return "strength: expected a finite number >= 0";
-    case LZPENALTY_BAD_WINDOW:
-        return "window: expected 0 tokens or more";
-    case LZPENALTY_BAD_BUFFER:
-        return "buffer: expected 1 token or more";
-    case LZPENALTY_BAD_COST:
-        return "cost: expected LZPENALTY_LZSS, LZPENALTY_PAIR or LZPENALTY_DISTANCE";
-    case LZPENALTY_BAD_MIN_MATCH:
-        return "min_match: expected 1 token or more";
-    case LZPENALTY_BAD_MIN_COUNT:
-        return "min_count: expected 1 or more";
-    case LZPENALTY_BAD_ESCALATION:
-        return "escalation: expected a finite number >= 0";
-    case LZPENALTY_BAD_HORIZON:
-        return "horizon: expected 0 tokens or more";
-    case LZPENALTY_BAD_NEUTRAL:
-        return "neutral: expected ids in [0, vocab), and n_neutral >= 0";
-    case LZPENALTY_BAD_GATE:
-        return "gate_from, gate_to: expected finite numbers with 0 <= gate_from < gate_to, or 0 and 0";
-    case LZPENALTY_BAD_RELEASE:
-        return "release: expected 0 to 16 marks, each of 1 to 8 ids in [0, vocab)";
-    case LZPENALTY_BAD_RELEASE_RATE:
-        return "release_rate: expected a finite number >= 0";
-    case LZPENALTY_BAD_RELEASE_AFTER:
-        return "release_after: expected 1 token or more";
-    case LZPENALTY_BAD_RESET:
-        return "reset: expected 0 to 16 marks, each of 1 to 8 ids in [0, vocab)";
-    case LZPENALTY_BAD_UNTIL:
-        return "until: expected 0 to 16 marks, each of 1 to 8 ids in [0, vocab)";
     case LZPENALTY_BAD_MULTIPLIER:
         return "multiplier: expected a finite number >= 0";
     case LZPENALTY_BAD_BASE:

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "../cpu/dtype.h"
+#include "../lz/options.h"
 
 /* Threads of a block: as many as a row has work for, or the number that the tiles of a kernel are cut for. */
 enum { CUDA_MOST_THREADS = 1024, CUDA_PERIOD_THREADS = 256, CUDA_TILE_THREADS = 256, CUDA_MOVE_THREADS = 256 };
@@ -43,11 +44,6 @@ typedef struct {
     int32_t n, id[CUDA_MOST_IDS];
 } cuda_ids;
 
-/* Marks in such a list: how many there are, and where the first begins. */
-typedef struct {
-    int32_t n, at;
-} cuda_marks;
-
 /* Memory for n-grams: where it is, in bytes. */
 typedef struct {
     int32_t table_size; /* entries of the hash table */
@@ -59,14 +55,11 @@ typedef struct {
     cuda_tokens tokens;
     const float *log2; /* lz_workspace.log2, on the device */
     float literal;     /* log2 V */
-    float strength, escalation, gate_from, gate_to, release_rate;
-    int32_t cost; /* an lz_cost */
-    int32_t window, buffer, min_match, min_count, horizon, release_after;
-    int32_t n_neutral; /* the first of the list; the marks follow */
-    cuda_marks release, reset, until;
-    int32_t context;                             /* tokens of a row that are read */
-    int32_t table_size;                          /* entries of the hash table */
-    uint32_t table, owner, lengths, best, tally; /* where they are, in bytes; recent tokens are at 0 */
+    lz_penalty options;
+    int32_t window;                                /* that of the options, or all tokens if that is less */
+    int32_t context;                               /* tokens of a row that are read */
+    int32_t table_size;                            /* entries of the hash table */
+    uint32_t table, owner, lengths, best, longest; /* where they are, in bytes; recent tokens are at 0 */
     cuda_grams grams;
 } cuda_lz_args;
 

@@ -11,6 +11,8 @@
 
 #define HALF_FUNCTION static __device__ inline
 #include "../cpu/half.h"
+#define MARK_FUNCTION static __device__ inline
+#include "../lz/mark.h"
 #include "args.h"
 
 #ifndef SHARED_MEMORY /* the emulator has its own */
@@ -66,13 +68,6 @@ static __device__ unsigned warp_max(unsigned value)
 {
     for (int step = 16; step > 0; step /= 2)
         value = most(value, __shfl_xor_sync(EVERY_LANE, value, step));
-    return value;
-}
-
-static __device__ long long warp_sum(long long value)
-{
-    for (int step = 16; step > 0; step /= 2)
-        value += __shfl_xor_sync(EVERY_LANE, value, step);
     return value;
 }
 

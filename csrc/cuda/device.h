@@ -9,7 +9,6 @@
 /* The kernels, as kernels.cu names them. */
 #define CUDA_KERNELS(X)                                                                                                     \
     X(lz_penalize)                                                                                                          \
-    X(lz_penalize_listed)                                                                                                   \
     X(dry_penalize)                                                                                                         \
     X(dry_penalize_breakers)                                                                                                \
     X(repetition_period)                                                                                                    \

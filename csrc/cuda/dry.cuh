@@ -4,19 +4,6 @@
 
 #include "history.cuh"
 
-static __device__ bool is_breaker(const int *breakers, int n, int token)
-{
-    int low = 0, high = n;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (breakers[middle] < token)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < n && breakers[low] == token;
-}
-
 /* multiplier * base^over, multiplied up one by one in double precision as on the CPU, at most the largest float. */
 static __device__ float dry_price(const cuda_dry_args &a, int over)
 {
@@ -51,7 +38,7 @@ static __device__ void dry_row(const cuda_dry_args &a, const cuda_ids *ids)
         longest[k] = 0;
     __syncthreads();
     FOR_EACH (i, n)
-        if (is_breaker(breakers, n_breakers, recent[i]))
+        if (is_listed(breakers, n_breakers, recent[i]))
             atomicMin(&limit, i);
     __syncthreads();
     if (limit < a.allowed_length)
@@ -60,7 +47,7 @@ static __device__ void dry_row(const cuda_dry_args &a, const cuda_ids *ids)
     FOR_EACH (k, n) {
         const int d = k + 1, length = match_length(recent, d, least(limit, n - d));
         owner[k] = nobody;
-        if (length < a.allowed_length || is_breaker(breakers, n_breakers, recent[k]))
+        if (length < a.allowed_length || is_listed(breakers, n_breakers, recent[k]))
             continue;
         owner[k] = (unsigned short)enter_token(table, a.table_size, recent, k);
         raise_cell(&longest[owner[k]], length);
@@ -68,7 +55,7 @@ static __device__ void dry_row(const cuda_dry_args &a, const cuda_ids *ids)
     __syncthreads();
     FOR_EACH (k, n)
         if (owner[k] == k)
-            lower_logit(a.logits, row, recent[k], dry_price(a, longest[k] - a.allowed_length));
+            change_logit(a.logits, row, recent[k], dry_price(a, longest[k] - a.allowed_length), 0);
 }
 
 #endif

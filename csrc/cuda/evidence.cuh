@@ -1,4 +1,4 @@
-/* What the n-grams of the recent text say, on the device: the definitions are those of lz/evidence.h. */
+/* How long a string of the recent text stands for the third time, on the device: as lz/evidence.h has it. */
 #ifndef LZPENALTY_CUDA_EVIDENCE_CUH
 #define LZPENALTY_CUDA_EVIDENCE_CUH
 
@@ -16,55 +16,6 @@ static __device__ int enter_gram(unsigned short *table, unsigned table_size, con
                 return false;
         return true;
     });
-}
-
-/* How many of the last `horizon` tokens end a 4-gram that also ended at most `window` tokens earlier.
- *
- * Oldest first, as many positions at once as are surely within a window of each other. latest[] holds, for the position
- * that stands for a 4-gram, where it was last seen before; while a group is looked at, where it first stands in the group.
- */
-static __device__ int count_repeated(const cuda_grams &g, const int *recent, int n, int window, int horizon)
-{
-    __shared__ int repeated;
-    const unsigned never = UINT_MAX;
-    unsigned short *table = (unsigned short *)(SHARED_MEMORY + g.table);
-    unsigned *latest = (unsigned *)(SHARED_MEMORY + g.cells);
-    const int first = (int)least((int64_t)n - 4, (int64_t)horizon - 1 + window);
-    const int group = least((int)blockDim.x, window);
-
-    if (threadIdx.x == 0)
-        repeated = 0;
-    FOR_EACH (i, g.table_size)
-        table[i] = nobody;
-    FOR_EACH (i, first + 1)
-        latest[i] = never;
-    __syncthreads();
-    ONE_AT_A_TIME
-    for (int oldest = first; oldest >= 0; oldest -= group) {
-        const int i = oldest - (int)threadIdx.x;
-        const bool active = (int)threadIdx.x < group && i >= 0;
-        unsigned *seen = latest, before = never;
-        if (active) {
-            seen += enter_gram(table, g.table_size, recent, i, 4);
-            before = *seen;
-        }
-        __syncthreads();
-        if (active)
-            *seen = 0;
-        __syncthreads();
-        if (active)
-            atomicMax(seen, (unsigned)i);
-        __syncthreads();
-        if (active && i < horizon && (*seen > (unsigned)i || (before != never && before - i <= (unsigned)window)))
-            atomicAdd(&repeated, 1);
-        __syncthreads();
-        if (active)
-            atomicMin(seen, (unsigned)i);
-        __syncthreads();
-    }
-    const int result = repeated;
-    __syncthreads(); /* the memory is used for other things next */
-    return result;
 }
 
 struct circling {

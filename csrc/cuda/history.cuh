@@ -96,16 +96,6 @@ static __device__ int enter_token(unsigned short *table, unsigned size, const in
     return enter(table, size, token_hash(recent[k]), k, [recent](int a, int b) { return recent[a] == recent[b]; });
 }
 
-/* The position that stands for a token, -1 if it is not in the table. */
-static __device__ int find_token(const unsigned short *table, unsigned size, const int *recent, int token)
-{
-    unsigned slot = slot_of(token_hash(token), size);
-    for (; table[slot] != nobody; slot = slot + 1 < size ? slot + 1 : 0)
-        if (recent[table[slot]] == token)
-            return table[slot];
-    return -1;
-}
-
 /* Lowers *cell. Looking first spares the queue of a token that a loop is made of. */
 static __device__ void lower_cell(unsigned *cell, unsigned value)
 {
@@ -119,28 +109,34 @@ static __device__ void raise_cell(unsigned *cell, unsigned value)
         atomicMax(cell, value);
 }
 
-/* One read and one write of a token's logit; ids outside the vocabulary have none. */
-static __device__ void lower_logit(const cuda_logits &l, int64_t row, int token, float nats)
+/* One read, one sum and one write of the logit of a token that pays and gains so many nats; as on the CPU in double
+ * precision where it gains. Ids outside the vocabulary have none. */
+static __device__ void change_logit(const cuda_logits &l, int64_t row, int token, float paid, float gained)
 {
     if ((unsigned)token >= (unsigned)l.vocab)
         return;
     const int64_t i = row * l.row_stride + token * l.column_stride;
+    const double change = (double)gained - (double)paid;
     switch (l.dtype) {
     case FLOAT16: {
         uint16_t *logit = (uint16_t *)l.data + i;
-        *logit = float_to_f16(f16_to_float(*logit) - nats);
+        const float old = f16_to_float(*logit);
+        *logit = float_to_f16(gained > 0 ? (float)(old + change) : old - paid);
         break;
     }
     case BFLOAT16: {
         uint16_t *logit = (uint16_t *)l.data + i;
-        *logit = float_to_bf16(bf16_to_float(*logit) - nats);
+        const float old = bf16_to_float(*logit);
+        *logit = float_to_bf16(gained > 0 ? (float)(old + change) : old - paid);
         break;
     }
     case FLOAT64:
-        ((double *)l.data)[i] -= nats;
+        ((double *)l.data)[i] += change;
         break;
-    default:
-        ((float *)l.data)[i] -= nats;
+    default: {
+        float *logit = (float *)l.data + i;
+        *logit = gained > 0 ? (float)(*logit + change) : *logit - paid;
+    }
     }
 }
 

@@ -10,13 +10,7 @@
 
 KERNEL(CUDA_MOST_THREADS) lz_penalize(const __grid_constant__ cuda_lz_args a)
 {
-    penalize_row(a, NULL);
-}
-
-KERNEL(CUDA_MOST_THREADS)
-lz_penalize_listed(const __grid_constant__ cuda_lz_args a, const __grid_constant__ cuda_ids list)
-{
-    penalize_row(a, &list);
+    penalize_row(a);
 }
 
 KERNEL(CUDA_MOST_THREADS) dry_penalize(const __grid_constant__ cuda_dry_args a)

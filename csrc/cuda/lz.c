@@ -1,4 +1,5 @@
 #include "lz.h"
+#include "../lz/scratch.h"
 
 #include <math.h>
 #include <string.h>
@@ -40,38 +41,26 @@ static void lay_out_grams(size_t *used, int64_t n, cuda_grams *g)
     g->owner = carve(used, n, sizeof(uint16_t));
 }
 
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Fills in where everything is. Returns the bytes of shared memory, SIZE_MAX if positions don't fit their type. */
 static size_t lay_out_lz(const lz_penalty *p, int64_t length, cuda_lz_args *a)
 {
-    const int64_t window = at_most(p->coder.window, length), keys = at_most((int64_t)p->horizon + p->coder.window, length);
-    int64_t context = (int64_t)p->coder.window + p->coder.buffer;
+    const lz_sizes sizes = lz_penalty_sizes(p, length);
+    const int32_t window = sizes.window;
     size_t used = 0, after;
-    if (p->horizon > 0)
-        context = larger(context, (int64_t)p->horizon + p->coder.window + 3);
-    if (p->reset.n > 0) { /* what the CPU reads, so that the same marks are found */
-        if (p->escalation > 0)
-            context = larger(context, 2 * (int64_t)p->coder.window);
-        context += LZ_MOST_MARK - 1;
-    }
-    context = at_most(context, length);
-    if (context > most_positions)
+    if (sizes.context > most_positions)
         return SIZE_MAX;
-    a->context = (int32_t)context;
+    a->window = window;
+    a->context = sizes.context;
     a->table_size = table_size(window);
-    carve(&used, context, sizeof(int32_t)); /* the tokens themselves, at 0 */
+    carve(&used, sizes.context, sizeof(int32_t)); /* the tokens themselves, at 0 */
     after = used;
     a->best = carve(&used, window, sizeof(uint32_t));
-    a->tally = p->coder.min_count > 1 || p->coder.cost == LZ_DISTANCE ? carve(&used, window, sizeof(uint32_t)) : 0;
+    a->longest = p->cost == LZ_DISTANCE ? carve(&used, window, sizeof(uint32_t)) : 0;
     a->table = carve(&used, a->table_size, sizeof(uint16_t));
     a->owner = carve(&used, window, sizeof(uint16_t));
     a->lengths = carve(&used, window, sizeof(uint16_t));
-    if (p->horizon > 0 || p->gate_to > 0 || p->release.n > 0) /* done before the rest begins, in the same place */
-        lay_out_grams(&after, keys, &a->grams);
+    if (p->gate.to > 0 || p->release.n > 0) /* done before the rest begins, in the same place */
+        lay_out_grams(&after, window, &a->grams);
     return used > after ? used : after;
 }
 
@@ -104,82 +93,67 @@ static size_t lay_out_dry(const lz_dry *dry, int64_t length, cuda_dry_args *a)
     return used;
 }
 
-/* How many numbers the penalty's lists are in a launch. */
-int32_t cuda_lz_ids(const lz_penalty *p)
-{
-    int32_t n = p->n_neutral;
-    const lz_marks *const all[] = {&p->release, &p->reset, &p->until};
-    for (int i = 0; i < 3; i++)
-        for (int32_t m = 0; m < all[i]->n; m++)
-            n += 1 + all[i]->mark[m].n;
-    return n;
-}
-
-static cuda_kernel lz_kernel(const lz_penalty *p)
-{
-    return cuda_lz_ids(p) > 0 ? CUDA_KERNEL_lz_penalize_listed : CUDA_KERNEL_lz_penalize;
-}
-
 static cuda_kernel dry_kernel(const lz_dry *dry)
 {
     return dry->n_breakers > 0 ? CUDA_KERNEL_dry_penalize_breakers : CUDA_KERNEL_dry_penalize;
 }
 
+typedef size_t lay_out(const void *options, int32_t window, int64_t length);
+
+static size_t lz_bytes(const void *options, int32_t window, int64_t length)
+{
+    lz_penalty p = *(const lz_penalty *)options;
+    cuda_lz_args ignored;
+    p.window = window;
+    return lay_out_lz(&p, length, &ignored);
+}
+
+static size_t dry_bytes(const void *options, int32_t window, int64_t length)
+{
+    lz_dry dry = *(const lz_dry *)options;
+    cuda_dry_args ignored;
+    dry.window = window;
+    return lay_out_dry(&dry, length, &ignored);
+}
+
+static size_t evidence_bytes(const void *options, int32_t window, int64_t length)
+{
+    lz_evidence evidence = *(const lz_evidence *)options;
+    cuda_evidence_args ignored;
+    evidence.window = window;
+    return lay_out_evidence(&evidence, length, &ignored);
+}
+
+/* Whether these options fit a block's memory; if they don't, *most gets the largest window that would, -1 if none does. */
+static int fits(lay_out *bytes, const void *options, int32_t window, const lz_tokens *tokens, size_t shared, int64_t *most)
+{
+    const int64_t length = counting(tokens);
+    int64_t too_large = at_most(window, length);
+    if (bytes(options, window, length) <= shared)
+        return 1;
+    for (*most = -1; too_large - *most > 1;) {
+        const int32_t middle = (int32_t)((*most + too_large) / 2);
+        if (bytes(options, middle, length) <= shared)
+            *most = middle;
+        else
+            too_large = middle;
+    }
+    return 0;
+}
+
 int cuda_lz_fits(const cuda_device *d, const lz_penalty *p, const lz_tokens *tokens, int64_t *most)
 {
-    const size_t shared = d->kernels[lz_kernel(p)].most_shared;
-    cuda_lz_args ignored;
-    if (lay_out_lz(p, counting(tokens), &ignored) <= shared)
-        return 1;
-    lz_penalty smaller = *p;
-    int64_t fits = -1, too_large = at_most(p->coder.window, counting(tokens));
-    while (too_large - fits > 1) {
-        smaller.coder.window = (int32_t)((fits + too_large) / 2);
-        if (lay_out_lz(&smaller, counting(tokens), &ignored) <= shared)
-            fits = smaller.coder.window;
-        else
-            too_large = smaller.coder.window;
-    }
-    *most = fits;
-    return 0;
+    return fits(lz_bytes, p, p->window, tokens, d->kernels[CUDA_KERNEL_lz_penalize].most_shared, most);
 }
 
 int cuda_dry_fits(const cuda_device *d, const lz_dry *dry, const lz_tokens *tokens, int64_t *most)
 {
-    const size_t shared = d->kernels[dry_kernel(dry)].most_shared;
-    cuda_dry_args ignored;
-    if (lay_out_dry(dry, counting(tokens), &ignored) <= shared)
-        return 1;
-    lz_dry smaller = *dry;
-    int64_t fits = 0, too_large = at_most(dry->window, counting(tokens));
-    while (too_large - fits > 1) {
-        smaller.window = (int32_t)((fits + too_large) / 2);
-        if (lay_out_dry(&smaller, counting(tokens), &ignored) <= shared)
-            fits = smaller.window;
-        else
-            too_large = smaller.window;
-    }
-    *most = fits;
-    return 0;
+    return fits(dry_bytes, dry, dry->window, tokens, d->kernels[dry_kernel(dry)].most_shared, most);
 }
 
 int cuda_evidence_fits(const cuda_device *d, const lz_evidence *evidence, const lz_tokens *tokens, int64_t *most)
 {
-    const size_t shared = d->kernels[CUDA_KERNEL_loop_evidence].most_shared;
-    cuda_evidence_args ignored;
-    if (lay_out_evidence(evidence, counting(tokens), &ignored) <= shared)
-        return 1;
-    lz_evidence smaller = *evidence;
-    int64_t fits = 0, too_large = at_most(evidence->window, counting(tokens));
-    while (too_large - fits > 1) {
-        smaller.window = (int32_t)((fits + too_large) / 2);
-        if (lay_out_evidence(&smaller, counting(tokens), &ignored) <= shared)
-            fits = smaller.window;
-        else
-            too_large = smaller.window;
-    }
-    *most = fits;
-    return 0;
+    return fits(evidence_bytes, evidence, evidence->window, tokens, d->kernels[CUDA_KERNEL_loop_evidence].most_shared, most);
 }
 
 /* About two positions for each thread: more threads wait longer for each other than they save. */
@@ -210,24 +184,6 @@ static cuda_tokens device_tokens(cuda_history h)
                          .starts_are_int64 = (int16_t)h.starts_are_int64};
 }
 
-static void append_ids(const int32_t *ids, int32_t n, cuda_ids *list)
-{
-    if (n > 0)
-        memcpy(list->id + list->n, ids, (size_t)n * sizeof *ids);
-    list->n += n;
-}
-
-/* Each mark is its number of ids, followed by them. */
-static cuda_marks append_marks(const lz_marks *marks, cuda_ids *list)
-{
-    const cuda_marks there = {marks->n, list->n};
-    for (int32_t m = 0; m < marks->n; m++) {
-        append_ids(&marks->mark[m].n, 1, list);
-        append_ids(marks->mark[m].id, marks->mark[m].n, list);
-    }
-    return there;
-}
-
 cuda_status cuda_lz_penalize(const cuda_device *d, cu_stream stream, const lz_penalty *p, const lz_logits *logits,
                              cuda_history history, cuda_error *error)
 {
@@ -235,30 +191,9 @@ cuda_status cuda_lz_penalize(const cuda_device *d, cu_stream stream, const lz_pe
                       .tokens = device_tokens(history),
                       .log2 = (const float *)(uintptr_t)d->log2,
                       .literal = (float)log2((double)logits->vocab),
-                      .strength = p->strength,
-                      .escalation = p->escalation,
-                      .gate_from = p->gate_from,
-                      .gate_to = p->gate_to,
-                      .release_rate = p->release_rate,
-                      .release_after = p->release_after,
-                      .n_neutral = p->n_neutral,
-                      .cost = (int32_t)p->coder.cost,
-                      .window = p->coder.window,
-                      .buffer = p->coder.buffer,
-                      .min_match = p->coder.min_match,
-                      .min_count = p->coder.min_count,
-                      .horizon = p->horizon};
-    const int64_t length = counting(history.tokens);
-    const size_t shared = lay_out_lz(p, length, &a);
-    const int threads = threads_for(at_most(p->coder.window, length));
-    if (lz_kernel(p) == CUDA_KERNEL_lz_penalize)
-        return cuda_launch(d, CUDA_KERNEL_lz_penalize, stream, logits->rows, threads, shared, (void *[]){&a}, error);
-    cuda_ids list = {0};
-    append_ids(p->neutral, p->n_neutral, &list);
-    a.release = append_marks(&p->release, &list);
-    a.reset = append_marks(&p->reset, &list);
-    a.until = append_marks(&p->until, &list);
-    return cuda_launch(d, CUDA_KERNEL_lz_penalize_listed, stream, logits->rows, threads, shared, (void *[]){&a, &list},
+                      .options = *p};
+    const size_t shared = lay_out_lz(p, counting(history.tokens), &a);
+    return cuda_launch(d, CUDA_KERNEL_lz_penalize, stream, logits->rows, threads_for(a.window), shared, (void *[]){&a},
                        error);
 }
 
@@ -274,8 +209,8 @@ cuda_status cuda_dry_penalize(const cuda_device *d, cu_stream stream, const lz_d
     const int threads = threads_for(a.window);
     if (dry->n_breakers == 0)
         return cuda_launch(d, CUDA_KERNEL_dry_penalize, stream, logits->rows, threads, shared, (void *[]){&a}, error);
-    cuda_ids breakers = {0};
-    append_ids(dry->breakers, dry->n_breakers, &breakers);
+    cuda_ids breakers = {.n = dry->n_breakers};
+    memcpy(breakers.id, dry->breakers, (size_t)dry->n_breakers * sizeof *dry->breakers);
     return cuda_launch(d, CUDA_KERNEL_dry_penalize_breakers, stream, logits->rows, threads, shared,
                        (void *[]){&a, &breakers}, error);
 }

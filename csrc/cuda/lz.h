@@ -1,5 +1,5 @@
 /* The LZ routines on a device: launches that return at once. The structures are those of the CPU's routines, with device
- * memory in them; host lists (neutral, marks, breakers) are copied into the launch. */
+ * memory in them; options and breakers are copied into the launch. */
 #ifndef LZPENALTY_CUDA_LZ_H
 #define LZPENALTY_CUDA_LZ_H
 
@@ -20,9 +20,6 @@ typedef struct {
 int cuda_lz_fits(const cuda_device *, const lz_penalty *, const lz_tokens *, int64_t *most);
 int cuda_dry_fits(const cuda_device *, const lz_dry *, const lz_tokens *, int64_t *most);
 int cuda_evidence_fits(const cuda_device *, const lz_evidence *, const lz_tokens *, int64_t *most);
-
-/* What neutral ids and marks take of a launch's CUDA_MOST_IDS: a mark one more than it has ids. */
-int32_t cuda_lz_ids(const lz_penalty *);
 
 cuda_status cuda_lz_penalize(const cuda_device *, cu_stream, const lz_penalty *, const lz_logits *, cuda_history,
                              cuda_error *);

@@ -67,21 +67,6 @@ typedef enum lzpenalty_status {
     LZPENALTY_BAD_TOKENS = 20, /* too many */
     LZPENALTY_BAD_STARTS = 21,
     LZPENALTY_BAD_VOCAB = 22,
-    LZPENALTY_BAD_STRENGTH = 23,
-    LZPENALTY_BAD_WINDOW = 24,
-    LZPENALTY_BAD_BUFFER = 25,
-    LZPENALTY_BAD_COST = 26,
-    LZPENALTY_BAD_MIN_MATCH = 27,
-    LZPENALTY_BAD_MIN_COUNT = 28,
-    LZPENALTY_BAD_ESCALATION = 29,
-    LZPENALTY_BAD_HORIZON = 30,
-    LZPENALTY_BAD_NEUTRAL = 31,
-    LZPENALTY_BAD_GATE = 32,
-    LZPENALTY_BAD_RELEASE = 33,
-    LZPENALTY_BAD_RELEASE_RATE = 34,
-    LZPENALTY_BAD_RELEASE_AFTER = 35,
-    LZPENALTY_BAD_RESET = 36,
-    LZPENALTY_BAD_UNTIL = 37,
     LZPENALTY_BAD_MULTIPLIER = 40,
     LZPENALTY_BAD_BASE = 41,
     LZPENALTY_BAD_ALLOWED_LENGTH = 42,
@@ -102,7 +87,23 @@ typedef enum lzpenalty_status {
     LZPENALTY_BAD_POSITIONS = 65,
     LZPENALTY_BAD_LENGTHS = 66,
     LZPENALTY_BAD_PADS = 67,
-    LZPENALTY_BAD_AGGREGATION = 68
+    LZPENALTY_BAD_AGGREGATION = 68,
+
+    /* clang-format off */
+    /* The options of the penalty; options.def: statuses */
+    LZPENALTY_BAD_STRENGTH = 100,
+    LZPENALTY_BAD_WINDOW = 101,
+    LZPENALTY_BAD_BUFFER = 102,
+    LZPENALTY_BAD_COST = 103,
+    LZPENALTY_BAD_MIN_MATCH = 104,
+    LZPENALTY_BAD_GATE = 105,
+    LZPENALTY_BAD_RELEASE_RATE = 106,
+    LZPENALTY_BAD_RELEASE_AFTER = 107,
+    LZPENALTY_BAD_RELEASE = 108,
+    LZPENALTY_BAD_RESET = 109,
+    LZPENALTY_BAD_UNTIL = 110
+    /* end of options.def */
+    /* clang-format on */
 } lzpenalty_status;
 
 /* A sentence about a status, in English; never NULL. */
@@ -193,38 +194,33 @@ typedef struct lzpenalty_mark {
     int32_t ids[LZPENALTY_MOST_MARK_IDS];
 } lzpenalty_mark;
 
+typedef struct lzpenalty_marks {
+    const lzpenalty_mark *mark;
+    size_t n; /* 0 to LZPENALTY_MOST_MARKS */
+} lzpenalty_marks;
+
+typedef struct lzpenalty_range {
+    double from, to; /* 0 <= from < to; 0 and 0 for none */
+} lzpenalty_range;
+
+/* clang-format off */
 typedef struct lzpenalty_options {
     size_t size;
-    float strength;    /* nats a bit, finite and >= 0; 0 changes nothing. Default 0.15 */
-    int32_t window;    /* tokens back that a match may start, >= 0; 0 changes nothing. Default 512 */
-    int32_t buffer;    /* tokens that a match may count, >= 1. Default 32 */
-    int32_t cost;      /* lzpenalty_cost */
-    int32_t min_match; /* occurrences whose match, with the token itself, is shorter count as absent; >= 1. Default 1 */
-    int32_t min_count; /* tokens with fewer such occurrences count as absent; >= 1. Default 1 */
-    /* In a text that has repeated itself with period d for L > max(buffer, d) tokens, the token that goes on with it pays
-     * escalation * log2 V * (L / max(buffer, d) - 1) bits more. Finite and >= 0. Default 0 */
-    float escalation;
-    /* Tokens, >= 0. If > 0 the strength is 2 * strength * rho, with rho the share of the last `horizon` tokens whose 4-gram
-     * stood within the window before. Default 0 */
-    int32_t horizon;
-    /* Ids in [0, V) that neither lose nor gain: they pay the mean penalty of the window's tokens. In any order. */
-    const int32_t *neutral;
-    int32_t n_neutral;
-    /* If gate_to > 0, the strength is multiplied by clip((evidence - gate_from) / (gate_to - gate_from), 0, 1), where
-     * evidence is the lzpenalty_loop_evidence of the window. Finite, 0 <= gate_from < gate_to. Default 0, 0: no gate */
-    float gate_from, gate_to;
-    /* What closes a loop. From the token on with which the window's evidence reached release_after, the id that is due of
-     * each gains min(20, release_rate * s) nats, s = 1 for that token and one more with each that follows. Due is the id
-     * that follows the longest beginning of the mark that ends the text. Once one of them stands complete in the text since
-     * then, none gains. Ids in [0, V) */
-    int32_t n_release;
-    const lzpenalty_mark *release;
-    const lzpenalty_mark *reset; /* what stands before the last of these, itself included, doesn't count */
-    const lzpenalty_mark *until; /* a text that holds one of these is left alone; all of it is looked at */
-    int32_t n_reset, n_until;
-    float release_rate;    /* nats a token, finite and >= 0. Default 2 */
-    int32_t release_after; /* evidence in tokens, >= 1. Default 24 */
+    /* options.def: fields */
+    double strength; /* What a bit that a token saves costs it; 0 changes nothing. In nats a bit. Default 0.15 */
+    int64_t window; /* How far back a match may start, and so the longest period that is seen; 0 changes nothing. In tokens. Default 512 */
+    int64_t buffer; /* How many tokens a match may count. In tokens. Default 32 */
+    int64_t cost; /* What a token of the window costs: 'lzss', the paper's three cases; 'pair', bits of the (distance, length) pair per token that it covers; 'distance', log2 of the distance of the longest match. Default 0 */
+    int64_t min_match; /* Occurrences whose match, with the token itself, is shorter count as absent; 2 leaves single tokens alone. In tokens. Default 1 */
+    lzpenalty_range gate; /* (from, to): the strength is multiplied by clip((evidence - from) / (to - from), 0, 1), where evidence is the loop_evidence of the window: nothing happens to a text in which nothing stands for the third time. In tokens. */
+    double release_rate; /* By how much more a released id gains with every token, up to 20 nats in all. In nats a token. Default 2 */
+    int64_t release_after; /* The evidence from which on it gains. In tokens. Default 24 */
+    lzpenalty_marks release; /* What closes a loop, such as the ids of '</think>'. From the token on with which the evidence reached release_after, the id that is due of each gains min(20, release_rate * s) nats, s = 1 for that token and one more with each that follows. Due is the id that follows the longest beginning of the sequence that ends the text. Once one of them stands complete in the text since then, none gains. */
+    lzpenalty_marks reset; /* What stands before the last of these, itself included, doesn't count. */
+    lzpenalty_marks until; /* A text that holds one of these is left alone; all of it is looked at, a comparison for each token. */
+    /* end of options.def */
 } lzpenalty_options;
+/* clang-format on */
 
 /* Writes the defaults: what lzpenalty_options_default does, for languages that can't call it. LZPENALTY_NULL,
  * LZPENALTY_BAD_SIZE. */
@@ -237,6 +233,11 @@ static inline lzpenalty_options lzpenalty_options_default(void)
     return options;
 }
 
+/* A copy with all that it points to, to be destroyed: one that stays as it is. NULL without memory, and for options that
+ * lzpenalty_penalize refuses for a vocabulary of this size. Destroying NULL does nothing. */
+LZPENALTY_API lzpenalty_options *lzpenalty_options_copy(const lzpenalty_options *options, int32_t vocab);
+LZPENALTY_API void lzpenalty_options_destroy(lzpenalty_options *options);
+
 /* Makes what a Lempel-Ziv coder could code cheaply, a repetition, less likely. In place:
  *
  *     logits[b, a] -= strength * (log2 V - D_b(a))
@@ -244,8 +245,7 @@ static inline lzpenalty_options lzpenalty_options_default(void)
  * where D_b(a) is the number of bits, at most log2 V, by which the LZSS code of row b's text grows when token a comes next
  * (arXiv 2504.20131). Tokens outside the window keep their logits: a row costs a search of the window.
  *
- *   logits   [B, V] or [V], FLOAT32, FLOAT16, BFLOAT16 or FLOAT64; rounded once, and once more where an id that is released
- *            also pays. Any strides without overlap
+ *   logits   [B, V] or [V], FLOAT32, FLOAT16, BFLOAT16 or FLOAT64; rounded once. Any strides without overlap
  *   tokens   [B, T] or [T], INT32 or INT64. Ids outside [0, V) take part in matching and are never written to
  *   starts   [B] positions in [0, T] of each row's first token that counts, usually the prompt's length; NULL: 0 */
 LZPENALTY_API int lzpenalty_penalize(lzpenalty_workspace *ws, const lzpenalty_options *options,
@@ -260,7 +260,7 @@ LZPENALTY_API int lzpenalty_penalize_row(lzpenalty_workspace *ws, const lzpenalt
 LZPENALTY_API int lzpenalty_context(const lzpenalty_options *options, int32_t *context);
 
 /* D(a), the bits by which the code grows when token a comes next, for each a that is cheaper than a literal; every other id
- * costs log2 vocab bits. Of the options only window, buffer, cost, min_match and min_count are read.
+ * costs log2 vocab bits. Of the options only window, buffer, cost and min_match are read.
  *
  *   tokens   [T], INT32 or INT64
  *   ids      [room] distinct, in no particular order

@@ -1,6 +1,6 @@
-/* llama.cpp's sampler for llama-cpp-python: examples/c/llama_sampler_lz.c, in a library that is not linked to llama.cpp,
+/* llama.cpp's sampler for llama-cpp-python: llama_sampler_lz.c, in a library that is not linked to llama.cpp,
  * since the process has loaded one of its own. */
-#include "../../examples/c/llama_sampler_lz.h"
+#include "llama_sampler_lz.h"
 
 typedef struct llama_sampler *init_function(struct llama_sampler_i *, void *);
 

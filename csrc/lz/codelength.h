@@ -32,15 +32,15 @@ static float prolonging_bits(lz_match open, int32_t distance, const float *log2)
 
 /* Cuts the matches down to those with min_match tokens, counting the one that follows, which goes to s->tokens. In a loop
  * the same token follows all of them: what is further away and no longer than the open match decides nothing, so it goes
- * too, where occurrences aren't counted. */
-static int32_t keep_long_matches(const lz_coder *coder, lz_match open, lz_match *matches, int32_t n_matches, lz_scratch *s)
+ * too. */
+static int32_t keep_long_matches(const lz_penalty *p, lz_match open, lz_match *matches, int32_t n_matches, lz_scratch *s)
 {
-    const int nearest_decides = coder->cost == LZ_LZSS && coder->min_count == 1;
+    const int nearest_decides = p->cost == LZ_LZSS;
     int32_t n = 0;
     for (int32_t i = 0; i < n_matches; i++) {
         const lz_match match = matches[i];
         const int32_t token = s->recent[match.distance - 1];
-        if (capped(match.length, coder->buffer) < coder->min_match - 1 ||
+        if (capped(match.length, p->buffer) < p->min_match - 1 ||
             (nearest_decides && n > 0 && token == s->tokens[n - 1] &&
              (match.length < open.length || matches[n - 1].length >= open.length)))
             continue;
@@ -59,15 +59,15 @@ static int32_t add_empty_matches(lz_match *matches, int32_t n_matches, int32_t w
 }
 
 /* D of the window's distinct tokens: s->ids and s->bits. Returns how many tokens; s->owner maps the positions that count
- * to them: all of the window, or with min_match > 1 the entries of `matches`, which is cut down to these. Tokens that fewer
- * than min_count such positions hold, or that are outside [0, vocab), cost a literal. */
-static int32_t code_tokens(const lz_coder *coder, lz_match open, lz_match *matches, int32_t n_matches, int32_t window,
+ * to them: all of the window, or with min_match > 1 the entries of `matches`, which is cut down to these. Tokens
+ * outside [0, vocab) cost a literal. */
+static int32_t code_tokens(const lz_penalty *p, lz_match open, lz_match *matches, int32_t n_matches, int32_t window,
                            int32_t vocab, const float *log2, float literal, lz_scratch *s)
 {
-    int whole_window = coder->min_match == 1;
+    int whole_window = p->min_match == 1;
     if (!whole_window)
-        n_matches = keep_long_matches(coder, open, matches, n_matches, s);
-    else if (coder->cost != LZ_LZSS)
+        n_matches = keep_long_matches(p, open, matches, n_matches, s);
+    else if (p->cost != LZ_LZSS)
         n_matches = add_empty_matches(matches, n_matches, window);
 
     const int32_t *tokens = whole_window ? s->recent : s->tokens;
@@ -75,7 +75,7 @@ static int32_t code_tokens(const lz_coder *coder, lz_match open, lz_match *match
     for (int32_t c = 0; c < distinct; c++)
         s->ids[c] = tokens[s->first[c]];
 
-    if (coder->cost == LZ_LZSS) {
+    if (p->cost == LZ_LZSS) {
         for (int32_t c = 0; c < distinct; c++)
             s->bits[c] = log2[whole_window ? (int32_t)s->first[c] + 1 : matches[s->first[c]].distance];
         for (int32_t i = 0, before = -1; i < n_matches; i++) {
@@ -91,9 +91,9 @@ static int32_t code_tokens(const lz_coder *coder, lz_match open, lz_match *match
             s->longest[c] = -1;
         }
         for (int32_t i = 0; i < n_matches; i++) { /* all the positions that count are matches now */
-            int32_t d = matches[i].distance, u = capped(matches[i].length, coder->buffer);
+            int32_t d = matches[i].distance, u = capped(matches[i].length, p->buffer);
             uint32_t c = s->owner[i];
-            if (coder->cost == LZ_PAIR)
+            if (p->cost == LZ_PAIR)
                 s->bits[c] = smaller(s->bits[c], (log2[d] + log2[u + 1]) / (float)(u + 1));
             else if (u > s->longest[c]) {
                 s->bits[c] = log2[d];
@@ -102,14 +102,6 @@ static int32_t code_tokens(const lz_coder *coder, lz_match open, lz_match *match
         }
     }
 
-    if (coder->min_count > 1) {
-        int32_t *count = s->longest;
-        memset(count, 0, (size_t)distinct * sizeof *count);
-        for (int32_t k = 0; k < n; k++)
-            count[s->owner[k]]++;
-        for (int32_t c = 0; c < distinct; c++)
-            s->bits[c] = count[c] < coder->min_count ? literal : s->bits[c];
-    }
     for (int32_t c = 0; c < distinct; c++)
         s->bits[c] = (uint32_t)s->ids[c] < (uint32_t)vocab ? smaller(s->bits[c], literal) : literal;
     return distinct;

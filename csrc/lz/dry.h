@@ -3,19 +3,6 @@
  *
  * Only the last `window` tokens exist; no repetition reaches across a breaker, and breakers themselves are free. */
 
-static int is_breaker(const lz_dry *dry, int32_t token)
-{
-    int32_t low = 0, high = dry->n_breakers;
-    while (low < high) {
-        int32_t middle = low + (high - low) / 2;
-        if (dry->breakers[middle] < token)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < dry->n_breakers && dry->breakers[low] == token;
-}
-
 static void dry(const lz_dry *dry, const lz_logits *logits, const lz_tokens *tokens, lz_workspace *ws)
 {
     lz_sizes sizes = lz_dry_sizes(dry, tokens->length);
@@ -27,7 +14,7 @@ static void dry(const lz_dry *dry, const lz_logits *logits, const lz_tokens *tok
     for (int64_t b = 0; b < logits->rows; b++) {
         int32_t have = read_recent(tokens, b, sizes.context, s->recent), limit = 0, n = 0;
         lz_row row = row_of(logits, b);
-        while (limit < have && !is_breaker(dry, s->recent[limit]))
+        while (limit < have && !is_listed(dry->breakers, dry->n_breakers, s->recent[limit]))
             limit++;
         if (limit < dry->allowed_length)
             continue;
@@ -36,7 +23,7 @@ static void dry(const lz_dry *dry, const lz_logits *logits, const lz_tokens *tok
             int32_t u = capped(s->matches[i].length, limit), id = s->recent[s->matches[i].distance - 1];
             s->matches[n].length = u;
             s->tokens[n] = id;
-            n += u >= dry->allowed_length && !is_breaker(dry, id);
+            n += u >= dry->allowed_length && !is_listed(dry->breakers, dry->n_breakers, id);
         }
         int32_t distinct = list_distinct(s->tokens, n, s);
         memset(s->longest, 0, (size_t)distinct * sizeof *s->longest);

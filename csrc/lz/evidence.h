@@ -1,12 +1,9 @@
-/* What the n-grams of the recent text say: how much of it stood before, and how long a string stands for the third time.
- * Included once a level.
+/* How long a string of the recent text stands for the third time. Included once a level.
  *
  * Gram i is recent[i .. i + size), named by its newest token. A hash table maps each distinct gram to where it was last
  * seen; it is filled oldest first, so the work is linear. */
 
 static const uint32_t gram_multiplier = 0x9e3779b1u;
-
-enum { HORIZON_GRAM = 4 }; /* tokens of the n-grams that the horizon asks for */
 
 typedef struct {
     const int32_t *recent;
@@ -34,8 +31,6 @@ static void hash_grams(const lz_scratch *s, int32_t n, int32_t size)
 {
     if (size == LZ_GRAM) /* of a size that is known, many at once */
         hash_grams_of(LZ_GRAM, s->recent, n, s->hashes);
-    else if (size == HORIZON_GRAM)
-        hash_grams_of(HORIZON_GRAM, s->recent, n, s->hashes);
     else
         hash_grams_of(size, s->recent, n, s->hashes);
 }
@@ -78,24 +73,6 @@ static inline uint32_t enter_gram(lz_grams *g, int32_t i, int32_t size)
     g->next = -1;
     g->table[slot] = (uint32_t)i + 1;
     return 0;
-}
-
-/* How many of the last `horizon` tokens end a 4-gram that also ended at most `window` tokens earlier. */
-static int32_t count_repeated(const lz_scratch *s, int32_t n, int32_t window, int32_t horizon)
-{
-    enum { SIZE = HORIZON_GRAM };
-    int32_t repeated = 0, grams = n - SIZE + 1;
-    if (grams > horizon + (int64_t)window)
-        grams = horizon + window;
-    if (grams <= 0)
-        return 0;
-    hash_grams(s, grams, SIZE);
-    lz_grams g = begin_grams(s, grams);
-    for (int32_t i = grams - 1; i >= 0; i--) {
-        uint32_t before = enter_gram(&g, i, SIZE);
-        repeated += i < horizon && before && (int32_t)(before & ~SEEN_TWICE) - 1 - i <= window;
-    }
-    return repeated;
 }
 
 /* What a text that is in a loop shows, and no quotation does: strings that stand for the third time. */

@@ -8,6 +8,7 @@
 
 #include "../cpu/half.h"
 #include "../cpu/target.h"
+#include "mark.h"
 #include "scratch.h"
 
 /* Or results would depend on the processor. */

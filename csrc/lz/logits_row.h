@@ -33,14 +33,14 @@ static void ROW(lower)(const lz_row *row, const int32_t *tokens, int32_t k, floa
     }
 }
 
-/* Raises the logit of one token, whatever has been done to it. */
-static void ROW(raise)(const lz_row *row, int32_t token, float nats)
+/* Makes the logit of entry k, after subtract, what it was and so many nats more: one sum, which is rounded once. */
+static void ROW(change)(const lz_row *row, const int32_t *tokens, int32_t k, double nats, const void *saved)
 {
-    NUMBER *logit = (NUMBER *)row->logits + token * row->stride;
-    *logit = STORE(LOAD(*logit) + nats);
+    const NUMBER *old = saved;
+    ((NUMBER *)row->logits)[tokens[k] * row->stride] = STORE((double)LOAD(old[k]) + nats);
 }
 
-static const lz_row_ops ROW(ops) = {ROW(subtract), ROW(lower), ROW(raise)};
+static const lz_row_ops ROW(ops) = {ROW(subtract), ROW(lower), ROW(change)};
 
 #undef ROW
 #undef NUMBER

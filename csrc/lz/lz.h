@@ -5,8 +5,8 @@
  *   codelength.h  the bits that a sliding-window coder would pay for each possible next token
  *   penalty.h     logits minus strength * (log2 V - bits)
  *   dry.h, period.h   two more readings of the same matches
- *   evidence.h    n-grams that stand again, and those that stand for the third time
- *   marks.h       places of a text after which something else holds
+ *   evidence.h    strings that stand for the third time
+ *   mark.h, marks.h   places of a text after which something else holds
  *
  * Positions are counted backwards: recent[0] is the newest token, recent[d - 1] the token at distance d from the next one.
  */
@@ -18,17 +18,7 @@
 
 #include "../cpu/dtype.h"
 #include "../cpu/level.h"
-
-/* What the coder charges for a token that the window holds. */
-typedef enum { LZ_LZSS, LZ_PAIR, LZ_DISTANCE } lz_cost;
-
-typedef struct {
-    lz_cost cost;
-    int32_t window;    /* tokens back that a match may start, >= 0 */
-    int32_t buffer;    /* tokens that a match may count, >= 1 */
-    int32_t min_match; /* shortest match, counting the next token, >= 1 */
-    int32_t min_count; /* occurrences that make a repetition, >= 1 */
-} lz_coder;
+#include "options.h"
 
 /* Tokens of the n-grams whose third time is evidence of a loop, for the gate and the release; the most that others may be.
  */
@@ -38,33 +28,6 @@ typedef struct {
     int32_t gram;   /* tokens, 1..LZ_MOST_GRAM */
     int32_t window; /* tokens that are read, >= 0 */
 } lz_evidence;
-
-/* Short strings of ids, such as "</think>", that mark a place: it is where the last of them ends. */
-enum { LZ_MOST_MARKS = 16, LZ_MOST_MARK = 8 };
-typedef struct {
-    int32_t n, id[LZ_MOST_MARK]; /* 1..LZ_MOST_MARK ids, >= 0 */
-} lz_mark;
-typedef struct {
-    int32_t n;
-    lz_mark mark[LZ_MOST_MARKS]; /* distinct */
-} lz_marks;
-
-/* The most that a release gives an id, in nats. */
-#define LZ_MOST_RELEASE 20.0f
-
-typedef struct {
-    lz_coder coder;
-    float strength;         /* nats a bit, finite and > 0 */
-    float escalation;       /* finite and >= 0 */
-    int32_t horizon;        /* tokens, >= 0 */
-    const int32_t *neutral; /* distinct ids in [0, vocab) */
-    int32_t n_neutral;
-    float gate_from, gate_to; /* evidence, 0 <= from < to; without a gate both are 0 */
-    lz_marks release;         /* what gains while the text circles; none: no release */
-    float release_rate;       /* nats a token, finite and >= 0 */
-    int32_t release_after;    /* evidence, >= 1 */
-    lz_marks reset, until;    /* what stands before the last of the first doesn't count; after the second nothing changes */
-} lz_penalty;
 
 typedef struct {
     float multiplier, base; /* finite and > 0 */
@@ -112,6 +75,9 @@ typedef struct {
 /* A block of at least `size` bytes, contents undefined. NULL without memory. */
 void *lz_workspace_block(lz_workspace *ws, int which, size_t size);
 
+/* The newest tokens that a penalty depends on: INT32_MAX, the whole text, with `until`; 0 if it changes nothing. */
+int32_t lz_context(const lz_penalty *penalty);
+
 /* Makes room for a call with these options on rows of up to `length` tokens. Returns 0, or -1 without memory. */
 int lz_reserve(lz_workspace *ws, const lz_penalty *penalty, int64_t length);
 int lz_reserve_dry(lz_workspace *ws, const lz_dry *dry, int64_t length);
@@ -125,9 +91,9 @@ typedef struct {
     void (*penalize)(const lz_penalty *, const lz_logits *, const lz_tokens *, lz_workspace *);
     void (*dry)(const lz_dry *, const lz_logits *, const lz_tokens *, lz_workspace *);
     /* The tokens that are cheaper than a literal, each once, with their bits. Returns how many. */
-    int32_t (*deltas)(const lz_coder *, int32_t vocab, const lz_tokens *, lz_workspace *, int32_t **ids, float **bits);
+    int32_t (*deltas)(const lz_penalty *, int32_t vocab, const lz_tokens *, lz_workspace *, int32_t **ids, float **bits);
     /* bits[i] = what token i of the only row costs, given those before it. */
-    void (*token_bits)(const lz_coder *, int32_t vocab, const lz_tokens *, lz_workspace *, double *bits);
+    void (*token_bits)(const lz_penalty *, int32_t vocab, const lz_tokens *, lz_workspace *, double *bits);
     /* periods[b] = the smallest period of row b's end, 0 if it has none. */
     void (*periods)(const lz_loop *, const lz_tokens *, int64_t *periods, lz_workspace *);
     /* lengths[b] = the longest string of row b's last `window` tokens all of whose grams stand there for the third time. */

@@ -1,16 +1,4 @@
-/* Marks: short strings of ids that say something about the text around them. Included once a level.
- *
- * A mark that ends at position i stands in recent[i .. i + n), newest first. */
-
-static int ends_mark(const lz_mark *mark, const int32_t *recent, int32_t n, int32_t i)
-{
-    if (mark->n > n - i)
-        return 0;
-    for (int32_t k = 0; k < mark->n; k++)
-        if (recent[i + k] != mark->id[mark->n - 1 - k])
-            return 0;
-    return 1;
-}
+/* Where marks stand in a text. Included once a level. */
 
 /* The newest position in [0, to) of the n tokens at which any of the marks ends, else `to`. */
 static int32_t newest_mark(const lz_marks *marks, const int32_t *recent, int32_t n, int32_t to)
@@ -18,30 +6,11 @@ static int32_t newest_mark(const lz_marks *marks, const int32_t *recent, int32_t
     for (int32_t m = 0; m < marks->n; m++) {
         const lz_mark *mark = &marks->mark[m];
         int32_t i = find_token(recent, mark->id[mark->n - 1], 0, to);
-        while (i < to && !ends_mark(mark, recent, n, i))
+        while (i < to && !ends_mark(mark, mark->n, recent, n, i))
             i = find_token(recent, mark->id[mark->n - 1], i + 1, to);
         to = i;
     }
     return to;
-}
-
-/* Whether all ids are of the vocabulary: a mark with others can't be written. */
-static int is_within(const lz_mark *mark, uint32_t vocab)
-{
-    for (int32_t k = 0; k < mark->n; k++)
-        if ((uint32_t)mark->id[k] >= vocab)
-            return 0;
-    return 1;
-}
-
-/* The id of a mark that is due: the one that follows the longest beginning of the mark that ends the text. */
-static int32_t due_id(const lz_mark *mark, const int32_t *recent, int32_t n)
-{
-    lz_mark begun = *mark;
-    begun.n = capped(mark->n - 1, n);
-    while (begun.n > 0 && !ends_mark(&begun, recent, n, 0))
-        begun.n--;
-    return mark->id[begun.n];
 }
 
 static int64_t token_at(const lz_tokens *tokens, int64_t row, int64_t i)

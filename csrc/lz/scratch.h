@@ -23,7 +23,7 @@ typedef struct {
     int32_t *recent;                   /* [context] tokens, newest first */
     lz_match *matches;                 /* [window] nearest first */
     int32_t *tokens;                   /* [window] what follows each match that counts */
-    int32_t *longest;                  /* [window] longest match, or number of occurrences, of each of ... */
+    int32_t *longest;                  /* [window] longest match of each of ... */
     int32_t *ids;                      /* [list] ... the tokens that are charged, each once */
     float *bits;                       /* [window] their code lengths */
     float *gains;                      /* [list] their penalties, in bits */

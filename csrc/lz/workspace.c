@@ -11,19 +11,16 @@ static int32_t clip(int64_t value, int64_t most)
 
 lz_sizes lz_penalty_sizes(const lz_penalty *p, int64_t length)
 {
-    int64_t window = p->coder.window, context = window + p->coder.buffer, keys = window;
-    if (p->escalation > 0 && context < 2 * window)
-        context = 2 * window;
-    if (p->horizon > 0) {
-        keys = p->horizon + window;
-        context = context < keys + 3 ? keys + 3 : context;
-    }
+    int64_t context = (int64_t)p->window + p->buffer;
     if (p->reset.n > 0) /* a mark that ends just before what is read of it */
         context += LZ_MOST_MARK - 1;
-    return (lz_sizes){.context = clip(context, length),
-                      .window = clip(window, length),
-                      .list = clip(clip(window, length) + (int64_t)p->n_neutral, INT32_MAX),
-                      .keys = clip(keys, length)};
+    const int32_t window = clip(p->window, length);
+    return (lz_sizes){clip(context, length), window, clip((int64_t)window + p->release.n, INT32_MAX), window};
+}
+
+int32_t lz_context(const lz_penalty *p)
+{
+    return lz_is_off(p) ? 0 : p->until.n > 0 ? INT32_MAX : lz_penalty_sizes(p, INT32_MAX).context;
 }
 
 lz_sizes lz_dry_sizes(const lz_dry *dry, int64_t length)
@@ -109,7 +106,7 @@ static int reserve(lz_workspace *ws, lz_sizes sizes, size_t n_log2)
 int lz_reserve(lz_workspace *ws, const lz_penalty *p, int64_t length)
 {
     lz_sizes sizes = lz_penalty_sizes(p, length);
-    size_t window = (size_t)sizes.window, longest = (size_t)clip(p->coder.buffer, length) + 1;
+    size_t window = (size_t)sizes.window, longest = (size_t)clip(p->buffer, length) + 1;
     return reserve(ws, sizes, (window > longest ? window : longest) + 1);
 }
 

@@ -135,21 +135,21 @@ PyObject *arg_items(PyObject *value, const char *name)
     return items;
 }
 
-int arg_id(PyObject *value, const char *name, int32_t limit, int32_t *id)
+int arg_id(PyObject *value, const char *name, int32_t *id)
 {
     int64_t number;
     int overflow;
     if (as_int64(value, name, &number, &overflow) < 0)
         return -1;
-    if (overflow || number < 0 || number >= limit) {
-        PyErr_Format(PyExc_ValueError, "%s: expected ids in [0, %d), got %R", name, (int)limit, value);
+    if (overflow || number < 0 || number > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "%s: expected ids in [0, 2^31), got %R", name, value);
         return -1;
     }
     *id = (int32_t)number;
     return 0;
 }
 
-int arg_ids(PyObject *value, const char *name, int32_t limit, lz_workspace *ws, const int32_t **ids, int32_t *n)
+int arg_ids(PyObject *value, const char *name, lz_workspace *ws, const int32_t **ids, int32_t *n)
 {
     PyObject *items;
     if (!value || value == Py_None)
@@ -163,7 +163,7 @@ int arg_ids(PyObject *value, const char *name, int32_t limit, lz_workspace *ws, 
         goto error;
     }
     for (Py_ssize_t i = 0; i < size; i++)
-        if (arg_id(PyTuple_GET_ITEM(items, i), name, limit, &list[i]) < 0)
+        if (arg_id(PyTuple_GET_ITEM(items, i), name, &list[i]) < 0)
             goto error;
     Py_DECREF(items);
     qsort(list, (size_t)size, sizeof *list, ascending);

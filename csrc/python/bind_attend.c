@@ -184,22 +184,23 @@ PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
     module_state *st = state_of(module);
     PyObject *v[N_ARGUMENTS], *result = NULL;
     attend_call c = {.batch = 0};
+    tensor *borrowed[N_ARGUMENTS];
     cache_decode decode = {.threads = atomic_load(&st->threads)};
     void *memory = NULL;
     double numbers;
     int status;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_float(v[SOFTCAP], "softcap", 1, &decode.softcap) < 0 ||
+        arg_scale(v[SCALE], &decode.scale) < 0 ||
         take_array(st, v[QUERIES], "queries", NULL, &c.t[QUERIES], &c.queries) < 0 || check_cpu(&c.t[QUERIES]) < 0)
         goto done;
     c.batch = c.queries.batch;
-    decode.scale = 1 / sqrtf((float)c.queries.size);
-    if (v[SCALE] && v[SCALE] != Py_None && arg_number(v[SCALE], "scale", &decode.scale) < 0)
-        goto done;
+    if (!has_scale(v[SCALE]))
+        decode.scale = 1 / sqrtf((float)c.queries.size);
     if (c.queries.tokens == 0) {
         PyErr_SetString(PyExc_ValueError, "queries: expected at least one token, got none");
         goto done;
     }
-    if (take_layout(st, v, &c) < 0 || (numbers = take_spans(&c)) < 0)
+    if (take_layout(st, v, &c) < 0)
         goto done;
     const int64_t shape[4] = {c.batch, c.queries.heads, c.queries.tokens, c.values.size};
     if (v[OUT] && v[OUT] != Py_None) {
@@ -216,6 +217,10 @@ PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
         c.out.head_stride = shape[2] * shape[3];
         c.out.batch_stride = shape[1] * c.out.head_stride;
     }
+    for (int i = 0; i < N_ARGUMENTS; i++)
+        borrowed[i] = &c.t[i];
+    if (tensor_settle(borrowed, N_ARGUMENTS) < 0 || (numbers = take_spans(&c)) < 0)
+        goto done;
     decode.queries = c.queries;
     decode.out = c.out;
     decode.keys = c.keys.data;

@@ -190,7 +190,8 @@ PyObject *py_compact_blocks(PyObject *module, PyObject *const *args, Py_ssize_t 
         if (compact_on_cuda(st, &c, &keys, &values, &table, &positions) < 0)
             goto done;
     } else {
-        if (!(rows = copy_table(&table, start / c.keys.tokens, blocks_for(length, c.keys.tokens), c.keys.blocks, 1)) ||
+        if (tensor_settle((tensor *const[]){&keys, &values, &table, &positions}, 4) < 0 ||
+            !(rows = copy_table(&table, start / c.keys.tokens, blocks_for(length, c.keys.tokens), c.keys.blocks, 1)) ||
             !(copied = copy_positions(&positions, stop - start)))
             goto done;
         c.table = rows;
@@ -253,7 +254,8 @@ PyObject *py_gather_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n
             goto done;
     } else {
         const int64_t used = blocks_for(start + g.out.tokens, g.cache.tokens);
-        if (!(rows = copy_table(&table, start / g.cache.tokens, used, g.cache.blocks, 0)))
+        if (tensor_settle((tensor *const[]){&out, &cache, &table}, 3) < 0 ||
+            !(rows = copy_table(&table, start / g.cache.tokens, used, g.cache.blocks, 0)))
             goto done;
         g.table = rows;
         RUN(g.out.heads * g.out.tokens * g.out.size, cache_gather_blocks(&g));

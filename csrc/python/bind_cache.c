@@ -156,8 +156,22 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
     int32_t start = 0, stop = 0, kernel = 7;
     int check = 1, status;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[2], "start", 0, &start) < 0 ||
-        arg_int(v[3], "stop", 0, &stop) < 0 || arg_int(v[5], "kernel", 1, &kernel) < 0 ||
-        take_array(st, v[1], "keys", NULL, &keys, &attn.keys) < 0 ||
+        arg_int(v[3], "stop", 0, &stop) < 0 || arg_int(v[5], "kernel", 1, &kernel) < 0 || arg_scale(v[4], &attn.scale) < 0)
+        goto done;
+    if (kernel % 2 == 0) {
+        PyErr_Format(PyExc_ValueError, "kernel: expected an odd number, got %d", (int)kernel);
+        goto done;
+    }
+    if (v[6] && !PyUnicode_Check(v[6])) {
+        PyErr_Format(PyExc_TypeError, "aggregation: expected a string, got %s", Py_TYPE(v[6])->tp_name);
+        goto done;
+    }
+    attn.by_group = v[6] && PyUnicode_CompareWithASCIIString(v[6], "group") == 0;
+    if (v[6] && !attn.by_group && PyUnicode_CompareWithASCIIString(v[6], "layer") != 0) {
+        PyErr_Format(PyExc_ValueError, "aggregation: expected 'layer' or 'group', got %R", v[6]);
+        goto done;
+    }
+    if ((v[7] && (check = PyObject_IsTrue(v[7])) < 0) || take_array(st, v[1], "keys", NULL, &keys, &attn.keys) < 0 ||
         take_array(st, v[0], "queries", &keys, &queries, &attn.queries) < 0 ||
         check_equal("queries", "rows", attn.queries.batch, "keys", attn.keys.batch) < 0 ||
         check_equal("queries", "numbers a token", attn.queries.size, "keys", attn.keys.size) < 0 ||
@@ -169,24 +183,8 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
                      (long long)attn.keys.heads, (long long)attn.queries.heads);
         goto done;
     }
-    if (kernel % 2 == 0) {
-        PyErr_Format(PyExc_ValueError, "kernel: expected an odd number, got %d", (int)kernel);
-        goto done;
-    }
-    attn.scale = 1 / sqrtf((float)attn.keys.size);
-    if (v[4] && v[4] != Py_None && arg_number(v[4], "scale", &attn.scale) < 0)
-        goto done;
-    if (v[6] && !PyUnicode_Check(v[6])) {
-        PyErr_Format(PyExc_TypeError, "aggregation: expected a string, got %s", Py_TYPE(v[6])->tp_name);
-        goto done;
-    }
-    attn.by_group = v[6] && PyUnicode_CompareWithASCIIString(v[6], "group") == 0;
-    if (v[6] && !attn.by_group && PyUnicode_CompareWithASCIIString(v[6], "layer") != 0) {
-        PyErr_Format(PyExc_ValueError, "aggregation: expected 'layer' or 'group', got %R", v[6]);
-        goto done;
-    }
-    if (v[7] && (check = PyObject_IsTrue(v[7])) < 0)
-        goto done;
+    if (!has_scale(v[4]))
+        attn.scale = 1 / sqrtf((float)attn.keys.size);
 
     attn.start = start, attn.stop = stop, attn.kernel = kernel;
     int64_t shape[3] = {attn.keys.batch, attn.by_group ? attn.keys.heads : 1, stop - start};
@@ -194,6 +192,8 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
         result = scores_on_cuda(st, &attn, &queries, &keys, shape);
         goto done;
     }
+    if (tensor_settle((tensor *const[]){&queries, &keys}, 2) < 0)
+        goto done;
     attn.scores = PyMem_RawMalloc((size_t)(shape[0] * shape[1] * shape[2]) * sizeof *attn.scores);
     if (!attn.scores) {
         PyErr_NoMemory();
@@ -255,6 +255,8 @@ PyObject *py_select_top(PyObject *module, PyObject *const *args, Py_ssize_t n_ar
         result = select_on_cuda(st, &scores, shape);
         goto done;
     }
+    if (tensor_settle((tensor *const[]){&scores}, 1) < 0)
+        goto done;
     positions = PyMem_RawMalloc((size_t)(shape[0] * shape[1] * shape[2]) * sizeof *positions + 1);
     if (!positions) {
         PyErr_NoMemory();
@@ -318,7 +320,8 @@ PyObject *py_compact(PyObject *module, PyObject *const *args, Py_ssize_t n_args,
         if (compact_on_cuda(st, &c, &keys, &values, &positions) < 0)
             goto done;
     } else {
-        if (!(copied = copy_positions(&positions, c.stop - c.start)))
+        if (tensor_settle((tensor *const[]){&keys, &values, &positions}, 3) < 0 ||
+            !(copied = copy_positions(&positions, c.stop - c.start)))
             goto done;
         c.positions = copied;
         c.position_batch_stride = positions.shape[1] * c.kept;
@@ -391,9 +394,12 @@ PyObject *py_append(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
     if (on_cuda(&t[0])) {
         if (append_on_cuda(st, t, (cache_array[2]){keys, values}, (cache_array[2]){new_keys, new_values}, position) < 0)
             goto done;
-    } else
+    } else {
+        if (tensor_settle((tensor *const[]){&t[0], &t[1], &t[2], &t[3]}, 4) < 0)
+            goto done;
         RUN(new_keys.batch * new_keys.heads * new_keys.tokens * new_keys.size,
             (cache_append(&keys, &new_keys, position), cache_append(&values, &new_values, position)));
+    }
     result = PyLong_FromLongLong(position + new_keys.tokens);
 done:
     for (int i = 0; i < 4; i++)

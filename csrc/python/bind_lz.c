@@ -55,15 +55,20 @@ static int check_start(int64_t start, int64_t length, int64_t row)
     return -1;
 }
 
-/* starts: where the tokens that count begin; None, one position for all rows, or a tensor with one for each. */
+/* starts: where the tokens that count begin; None, one position for all rows, or a tensor with one for each, which is
+ * borrowed here and read by read_starts. */
 static int take_starts(module_state *st, PyObject *object, batch *b)
 {
     tensor *t = &b->starts;
     if (!object || object == Py_None)
         return 0;
-    if (PyLong_Check(object)) {
+    if (is_integer(st, object)) {
         int overflow;
-        b->lz_tokens.start = PyLong_AsLongLongAndOverflow(object, &overflow);
+        PyObject *index = PyNumber_Index(object);
+        if (!index)
+            return -1;
+        b->lz_tokens.start = PyLong_AsLongLongAndOverflow(index, &overflow);
+        Py_DECREF(index);
         if (overflow)
             b->lz_tokens.start = overflow < 0 ? -1 : INT64_MAX;
         return check_start(b->lz_tokens.start, b->lz_tokens.length, 0);
@@ -77,12 +82,24 @@ static int take_starts(module_state *st, PyObject *object, batch *b)
                      (long long)b->lz_tokens.rows, t->ndim, (long long)t->shape[0]);
         return -1;
     }
-    if (on_cuda(t)) {
+    return 0;
+}
+
+/* Everything has been borrowed: the last checks, and the starts of CPU tensors. */
+static int read_starts(batch *b)
+{
+    const tensor *t = &b->starts;
+    if (t->object && on_cuda(t)) {
         b->history.starts = t->data;
         b->history.starts_are_int64 = t->dtype == DTYPE_INT64;
         b->history.starts_stride = t->ndim == 1 ? t->strides[0] : 0;
-        return 0;
     }
+    if (on_cuda(&b->tokens))
+        return 0;
+    if (tensor_settle((tensor *const[]){&b->logits, &b->tokens, &b->starts}, 3) < 0)
+        return -1;
+    if (!t->object)
+        return 0;
     int64_t *starts = lz_workspace_block(b->ws, LZ_STARTS, (size_t)b->lz_tokens.rows * sizeof *starts);
     if (!starts) {
         PyErr_NoMemory();
@@ -98,9 +115,20 @@ static int take_starts(module_state *st, PyObject *object, batch *b)
     return 0;
 }
 
-static int take_batch(module_state *st, PyObject *logits, PyObject *tokens, PyObject *starts, batch *b)
+/* The arguments of a routine that only reads. */
+static int take_history(module_state *st, PyObject *tokens, PyObject *starts, batch *b)
 {
     b->ws = workspace_take(st);
+    return !b->ws || take_tokens(st, tokens, b) < 0 || tensor_check_device(&b->tokens, NULL) < 0 ||
+                   take_starts(st, starts, b) < 0
+               ? -1
+               : read_starts(b);
+}
+
+static int take_batch(module_state *st, PyObject *logits, PyObject *tokens, PyObject *starts, batch *b)
+{
+    if (!b->ws)
+        b->ws = workspace_take(st);
     if (!b->ws || take_logits(st, logits, &b->logits, &b->lz_logits) < 0 || take_tokens(st, tokens, b) < 0 ||
         tensor_check_device(&b->tokens, &b->logits) < 0)
         return -1;
@@ -109,7 +137,10 @@ static int take_batch(module_state *st, PyObject *logits, PyObject *tokens, PyOb
                      (long long)b->lz_logits.rows, b->logits.ndim, (long long)b->lz_tokens.rows, b->tokens.ndim);
         return -1;
     }
-    return take_starts(st, starts, b);
+    if (check_apart(&b->tokens, &b->logits) < 0 || take_starts(st, starts, b) < 0 ||
+        (b->starts.object && check_apart(&b->starts, &b->logits) < 0))
+        return -1;
+    return read_starts(b);
 }
 
 /* Where a batch on a device is launched. Returns 0, or -1 with an exception. */
@@ -139,12 +170,10 @@ static int penalize_on_cuda(module_state *st, batch *b, const lz_penalty *p)
     cuda_call call;
     cuda_status status;
     int64_t most;
-    const int32_t n_ids = cuda_lz_ids(p);
-    const char *lists = n_ids == p->n_neutral ? "neutral" : "neutral, release, reset and until together";
-    if (cuda_check_ids(lists, n_ids, CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
+    if (begin_on_cuda(st, b, &call) < 0)
         return -1;
     if (!cuda_lz_fits(call.device, p, &b->lz_tokens, &most))
-        return fail_window(p->coder.window, most, "buffer and horizon");
+        return fail_window(p->window, most, "buffer");
     CUDA_RUN(status, cuda_lz_penalize(call.device, call.stream, p, &b->lz_logits, b->history, &call.error));
     return cuda_end(&call, status);
 }
@@ -213,55 +242,65 @@ static int64_t work_of(const lz_tokens *tokens, int64_t window)
     "CUDA tensors: all on one device; one launch on the stream that their library works on, nothing waits for it, and it\n" \
     "can be captured in a graph after warmup(device). " limits "\n\n"
 
+/* clang-format off */
+#define OPTION(kind, name, standard, ...) ", " #name "=" SIGNATURE_##kind(standard)
 const char doc_lz_penalize[] =
-    "lz_penalize_($module, /, logits, tokens, *, strength=0.15, window=512, buffer=32, cost='lzss', min_match=1, "
-    "min_count=1, escalation=0.0, horizon=0, neutral=None, gate=None, release=None, release_rate=2.0, release_after=24, "
-    "reset=None, until=None, starts=None)\n--\n\n"
+    "lz_penalize_($module, /, logits, tokens, options=None, *, starts=None"
+#include "../lz/options.def"
+    ")\n--\n\n"
     "Makes what a Lempel-Ziv coder could code cheaply, a repetition, less likely. In place.\n\n"
     "    logits[b, a] -= strength * (log2 V - D_b(a))\n\n"
     "where D_b(a) is the number of bits, at most log2 V, by which the LZSS code of row b's text grows when token a comes\n"
     "next (LZ penalty, arXiv 2504.20131; derived from the coder, see docs). Tokens outside the window keep their logits.\n\n"
     "Parameters\n----------\n"
     "logits : tensor [B, V] or [V]\n"
-    "    float32, float16, bfloat16 or float64, written in place, rounded once, and once more where an id that is released\n"
-    "    also pays. Any strides without overlap.\n"
+    "    float32, float16, bfloat16 or float64, written in place, rounded once. Any strides without overlap; no memory of\n"
+    "    the others.\n"
     "tokens : tensor [B, T] or [T]\n"
     "    int32 or int64 ids, oldest first. Ids outside [0, V) take part in matching and are never written to.\n"
-    "strength : float, default 0.15\n"
-    "    Nats a bit, >= 0; 0 changes nothing.\n" CODER_DOC EXTRAS_DOC "starts : int, int tensor [B], or None\n"
+    "options : LZOptions, optional\n"
+    "    What is to be done, with ids in [0, V).\n"
+    "starts : int, int tensor [B], or None\n"
     "    Position of each row's first token that counts, usually the prompt's length. Default 0.\n" CUDA_STARTS_DOC
+    "strength, window, buffer, ... : optional\n"
+    "    As in LZOptions, in the place of what `options` say.\n\n"
     "Returns\n-------\n"
     "logits, the same object.\n\n" CUDA_DOC(
-        "The window, with the buffer and the horizon, has to fit the shared\n"
-        "memory of a block, 4,000 tokens on Turing and 14,000 on Hopper. Neutral ids, and ids of sequences with one more "
-        "for\n"
-        "each, are at most 896 together. Results are the CPU's to the last bit.") "Raises\n------\n"
-                                                                                  "TypeError, ValueError\n"
-                                                                                  "    Before anything is written, naming "
-                                                                                  "the argument, what came and what is "
-                                                                                  "wanted.";
+        "The window and the buffer have to fit the shared\n"
+        "memory of a block, 4,000 tokens on Turing and 14,000 on Hopper. Results are the CPU's to the last bit.")
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Before anything is written, naming the argument, what came and what is wanted.";
+/* clang-format on */
 
 PyObject *py_lz_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    enum { N = N_PENALTY + 3 };
-    static const signature sig = {"lz_penalize_", 2, 2, N, {NAME(logits), NAME(tokens), PENALTY_NAMES, NAME(starts)}};
+    static const signature sig = {"lz_penalize_",
+                                  2,
+                                  3,
+                                  4 + LZ_OPTIONS,
+                                  {NAME(logits), NAME(tokens), NAME(options), NAME(starts)
+#define OPTION(kind, name, ...) , NAME(name)
+#include "../lz/options.def"
+                                  }};
     module_state *st = state_of(module);
-    PyObject *v[N], *result = NULL;
-    lz_penalty p;
+    PyObject *v[4 + LZ_OPTIONS], *result = NULL;
+    const lz_penalty *p;
+    lz_penalty store;
     batch b = {0};
-    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_penalty(v + 2, &p) < 0 ||
-        take_batch(st, v[0], v[1], v[N - 1], &b) < 0 || arg_penalty_ids(v + 2, (int32_t)b.lz_logits.vocab, b.ws, &p) < 0)
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_options(st, v[2], v + 4, &store, &p) < 0 ||
+        take_batch(st, v[0], v[1], v[3], &b) < 0 || check_ids(p, b.lz_logits.vocab) < 0)
         goto done;
-    if (p.strength > 0 && p.coder.window > 0 && on_cuda(&b.logits)) {
-        if (penalize_on_cuda(st, &b, &p) < 0)
+    if (!lz_is_off(p) && on_cuda(&b.logits)) {
+        if (penalize_on_cuda(st, &b, p) < 0)
             goto done;
-    } else if (p.strength > 0 && p.coder.window > 0) {
-        if (lz_reserve(b.ws, &p, b.lz_tokens.length) < 0) {
+    } else if (!lz_is_off(p)) {
+        if (lz_reserve(b.ws, p, b.lz_tokens.length) < 0) {
             PyErr_NoMemory();
             goto done;
         }
-        RUN(work_of(&b.lz_tokens, p.until.n > 0 ? INT64_MAX : p.coder.window),
-            lz_current_kernels()->penalize(&p, &b.lz_logits, &b.lz_tokens, b.ws));
+        RUN(work_of(&b.lz_tokens, p->until.n > 0 ? INT64_MAX : p->window),
+            lz_current_kernels()->penalize(p, &b.lz_logits, &b.lz_tokens, b.ws));
     }
     result = Py_NewRef(v[0]);
 done:
@@ -313,8 +352,8 @@ PyObject *py_dry_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_
     batch b = {0};
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_float(v[2], "multiplier", 1, &dry.multiplier) < 0 ||
         arg_float(v[3], "base", 0, &dry.base) < 0 || arg_int(v[4], "allowed_length", 1, &dry.allowed_length) < 0 ||
-        arg_int(v[5], "window", 0, &dry.window) < 0 || take_batch(st, v[0], v[1], v[7], &b) < 0 ||
-        arg_ids(v[6], "breakers", INT32_MAX, b.ws, &dry.breakers, &dry.n_breakers) < 0)
+        arg_int(v[5], "window", 0, &dry.window) < 0 || !(b.ws = workspace_take(st)) ||
+        arg_ids(v[6], "breakers", b.ws, &dry.breakers, &dry.n_breakers) < 0 || take_batch(st, v[0], v[1], v[7], &b) < 0)
         goto done;
     if (dry.multiplier > 0 && dry.window > 0 && on_cuda(&b.logits)) {
         if (dry_on_cuda(st, &b, &dry) < 0)
@@ -332,26 +371,30 @@ done:
     return result;
 }
 
-/* One text and a coder: the arguments of codelength_deltas and token_bits. */
-static int take_text(module_state *st, PyObject *const *v, batch *b, lz_penalty *p, int32_t *vocab)
+/* One text and options: the arguments of codelength_deltas and token_bits. */
+enum { N_TEXT = 3 + LZ_OPTIONS };
+static int take_text(module_state *st, PyObject *const *v, batch *b, lz_penalty *store, const lz_penalty **p, int32_t *vocab)
 {
-    if (arg_int(v[1], "vocab_size", 1, vocab) < 0 || arg_coder(v + 2, &p->coder) < 0 || !(b->ws = workspace_take(st)) ||
-        take_tokens(st, v[0], b) < 0 || tensor_check_cpu(&b->tokens) < 0)
+    if (arg_int(v[1], "vocab_size", 1, vocab) < 0 || arg_options(st, v[2], v + 3, store, p) < 0 ||
+        !(b->ws = workspace_take(st)) || take_tokens(st, v[0], b) < 0 || tensor_check_cpu(&b->tokens) < 0)
         return -1;
     if (b->tokens.ndim != 1) {
         PyErr_Format(PyExc_ValueError, "tokens: expected shape [length], got %d dimensions", b->tokens.ndim);
         return -1;
     }
-    if (lz_reserve(b->ws, p, b->lz_tokens.length) < 0) {
+    if (lz_reserve(b->ws, *p, b->lz_tokens.length) < 0) {
         PyErr_NoMemory();
         return -1;
     }
-    return 0;
+    return read_starts(b);
 }
 
+/* clang-format off */
+#define OPTION(kind, name, standard, ...) ", " #name "=" SIGNATURE_##kind(standard)
 const char doc_codelength_deltas[] =
-    "codelength_deltas($module, /, tokens, vocab_size, *, window=512, buffer=32, cost='lzss', min_match=1, "
-    "min_count=1)\n--\n\n"
+    "codelength_deltas($module, /, tokens, vocab_size, options=None, *"
+#include "../lz/options.def"
+    ")\n--\n\n"
     "D(a), the bits by which a sliding-window Lempel-Ziv code grows when token a comes next, for each a that is cheaper "
     "than a\n"
     "literal. Every id that is not listed costs log2(vocab_size) bits. Equation: see lz_penalize_.\n\n"
@@ -359,7 +402,10 @@ const char doc_codelength_deltas[] =
     "tokens : tensor [T]\n"
     "    int32 or int64 ids, oldest first.\n"
     "vocab_size : int\n"
-    "    Ids are in [0, vocab_size).\n" CODER_DOC "\nReturns\n-------\n"
+    "    Ids are in [0, vocab_size).\n"
+    "options, window, buffer, cost, min_match, ...\n"
+    "    As for lz_penalize_; no other than these four make a difference.\n\n"
+    "Returns\n-------\n"
     "ids : tensor [K], int64\n"
     "    Distinct, in no particular order; of the library that `tokens` came from.\n"
     "bits : tensor [K], float32\n\n"
@@ -369,16 +415,21 @@ const char doc_codelength_deltas[] =
 
 PyObject *py_codelength_deltas(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {"codelength_deltas", 2, 2, 2 + N_CODER, {NAME(tokens), NAME(vocab_size), CODER_NAMES}};
+    static const signature sig = {"codelength_deltas", 2, 3, N_TEXT, {
+        NAME(tokens), NAME(vocab_size), NAME(options)
+#define OPTION(kind, name, ...) , NAME(name)
+#include "../lz/options.def"
+    }};
     module_state *st = state_of(module);
-    PyObject *v[2 + N_CODER], *ids = NULL, *bits = NULL, *result = NULL;
-    lz_penalty p = {0};
+    PyObject *v[N_TEXT], *ids = NULL, *bits = NULL, *result = NULL;
+    const lz_penalty *p;
+    lz_penalty store;
     batch b = {0};
     int32_t vocab = 0, *listed, n;
     float *listed_bits;
-    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || take_text(st, v, &b, &p, &vocab) < 0)
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || take_text(st, v, &b, &store, &p, &vocab) < 0)
         goto done;
-    n = lz_current_kernels()->deltas(&p.coder, vocab, &b.lz_tokens, b.ws, &listed, &listed_bits);
+    n = lz_current_kernels()->deltas(p, vocab, &b.lz_tokens, b.ws, &listed, &listed_bits);
     int64_t shape[1] = {n}, *wide = lz_workspace_block(b.ws, LZ_IDS, (size_t)n * sizeof *wide);
     if (!wide) {
         PyErr_NoMemory();
@@ -396,27 +447,39 @@ done:
     return result;
 }
 
+#define OPTION(kind, name, standard, ...) ", " #name "=" SIGNATURE_##kind(standard)
 const char doc_token_bits[] =
-    "token_bits($module, /, tokens, vocab_size, *, window=512, buffer=32, cost='lzss', min_match=1, min_count=1)\n--\n\n"
+    "token_bits($module, /, tokens, vocab_size, options=None, *"
+#include "../lz/options.def"
+    ")\n--\n\n"
     "What codelength_deltas gives for each token that came, after those before it: float64 bits [T]. Arguments as there.";
+/* clang-format on */
 
 PyObject *py_token_bits(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {"token_bits", 2, 2, 2 + N_CODER, {NAME(tokens), NAME(vocab_size), CODER_NAMES}};
+    static const signature sig = {"token_bits",
+                                  2,
+                                  3,
+                                  N_TEXT,
+                                  {NAME(tokens), NAME(vocab_size), NAME(options)
+#define OPTION(kind, name, ...) , NAME(name)
+#include "../lz/options.def"
+                                  }};
     module_state *st = state_of(module);
-    PyObject *v[2 + N_CODER], *result = NULL;
-    lz_penalty p = {0};
+    PyObject *v[N_TEXT], *result = NULL;
+    const lz_penalty *p;
+    lz_penalty store;
     batch b = {0};
     int32_t vocab = 0;
-    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || take_text(st, v, &b, &p, &vocab) < 0)
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || take_text(st, v, &b, &store, &p, &vocab) < 0)
         goto done;
     double *bits = lz_workspace_block(b.ws, LZ_IDS, (size_t)b.lz_tokens.length * sizeof *bits);
     if (!bits) {
         PyErr_NoMemory();
         goto done;
     }
-    RUN(work_of(&b.lz_tokens, p.coder.window) * b.lz_tokens.length,
-        lz_current_kernels()->token_bits(&p.coder, vocab, &b.lz_tokens, b.ws, bits));
+    RUN(work_of(&b.lz_tokens, p->window) * b.lz_tokens.length,
+        lz_current_kernels()->token_bits(p, vocab, &b.lz_tokens, b.ws, bits));
     result = tensor_new(st, &b.tokens, DTYPE_FLOAT64, 1, b.tokens.shape, bits);
 done:
     batch_release(st, &b);
@@ -455,8 +518,7 @@ PyObject *py_repetition_period(PyObject *module, PyObject *const *args, Py_ssize
     batch b = {0};
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "ngram", 1, &loop.ngram) < 0 ||
         arg_int(v[2], "count", 2, &loop.count) < 0 || arg_int(v[3], "max_period", 1, &loop.max_period) < 0 ||
-        !(b.ws = workspace_take(st)) || take_tokens(st, v[0], &b) < 0 || tensor_check_device(&b.tokens, NULL) < 0 ||
-        take_starts(st, v[4], &b) < 0)
+        take_history(st, v[0], v[4], &b) < 0)
         goto done;
     if (on_cuda(&b.tokens)) {
         result = periods_on_cuda(st, &b, &loop);
@@ -510,8 +572,7 @@ PyObject *py_loop_evidence(PyObject *module, PyObject *const *args, Py_ssize_t n
         PyErr_Format(PyExc_ValueError, "gram: expected an integer from 1 to %d, got %R", LZ_MOST_GRAM, v[1]);
         goto done;
     }
-    if (!(b.ws = workspace_take(st)) || take_tokens(st, v[0], &b) < 0 || tensor_check_device(&b.tokens, NULL) < 0 ||
-        take_starts(st, v[3], &b) < 0)
+    if (take_history(st, v[0], v[3], &b) < 0)
         goto done;
     if (on_cuda(&b.tokens)) {
         result = evidence_on_cuda(st, &b, &evidence);

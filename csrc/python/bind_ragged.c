@@ -94,6 +94,7 @@ PyObject *py_append_ragged(PyObject *module, PyObject *const *args, Py_ssize_t n
         check_equal("new_values", "tokens", new_values.tokens, "new_keys", new_keys.tokens) < 0 ||
         take_runs(st, (PyObject *const[]){v[4], v[5], NULL}, new_keys.batch, "new_keys", runs) < 0 ||
         check_equal("starts", "heads", runs[0].shape[1], "new_keys", new_keys.heads) < 0 || check_apart(&t[1], &t[0]) < 0 ||
+        tensor_settle((tensor *const[]){&t[0], &t[1], &t[2], &t[3], &runs[0], &runs[1]}, 6) < 0 ||
         !(spans = copy_spans(&runs[0], &runs[1], &runs[2], &keys, new_keys.tokens)))
         goto done;
     for (int i = 0; i < 4; i++)
@@ -155,7 +156,7 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
     cache_span *spans = NULL;
     double numbers = 0;
     int status;
-    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 ||
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_scale(v[6], &echo.scale) < 0 ||
         take_array(st, v[1], "queries", NULL, &queries, &echo.queries) < 0 || tensor_check_cpu(&queries) < 0 ||
         take_slots(st, v[2], "keys", &queries, &keys, &echo.keys) < 0 ||
         check_equal("keys", "numbers a token", echo.keys.size, "queries", echo.queries.size) < 0 ||
@@ -180,9 +181,11 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         PyErr_SetString(PyExc_ValueError, "queries: expected at least one token, got none");
         goto done;
     }
-    echo.scale = 1 / sqrtf((float)echo.keys.size);
-    if ((v[6] && v[6] != Py_None && arg_number(v[6], "scale", &echo.scale) < 0) || check_apart(&evidence, &queries) < 0 ||
-        check_apart(&evidence, &keys) < 0 || !(spans = copy_spans(&runs[0], &runs[1], &runs[2], &echo.keys, 0)))
+    if (!has_scale(v[6]))
+        echo.scale = 1 / sqrtf((float)echo.keys.size);
+    if (check_apart(&evidence, &queries) < 0 || check_apart(&evidence, &keys) < 0 ||
+        tensor_settle((tensor *const[]){&evidence, &queries, &keys, &runs[0], &runs[1], &runs[2]}, 6) < 0 ||
+        !(spans = copy_spans(&runs[0], &runs[1], &runs[2], &echo.keys, 0)))
         goto done;
     for (int64_t i = 0; i < echo.queries.batch * echo.heads; i++)
         numbers += (double)spans[i].length * (double)echo.keys.size;

@@ -20,7 +20,8 @@ typedef struct {
 static int take_ranks(module_state *st, PyObject *object, text *x)
 {
     tensor *t = &x->tensor;
-    if (tensor_borrow(st, object, "tokens", t) < 0 || tensor_check_int(t) < 0 || tensor_check_cpu(t) < 0)
+    if (tensor_borrow(st, object, "tokens", t) < 0 || tensor_check_int(t) < 0 || tensor_check_cpu(t) < 0 ||
+        tensor_settle(&t, 1) < 0)
         return -1;
     if (t->ndim != 1 || t->shape[0] > TEXT_MOST) {
         PyErr_Format(PyExc_ValueError,

@@ -1,6 +1,7 @@
 #include "cache_args.h"
 
 #include "../cuda/cache.h"
+#include "args.h"
 #include "cuda.h"
 
 int check_ndim(const tensor *t, int ndim, const char *shape)
@@ -81,13 +82,14 @@ int check_range(const char *name, int64_t got, int64_t least, int64_t most)
     return -1;
 }
 
-int check_apart(const tensor *t, const tensor *from)
+int has_scale(PyObject *value)
 {
-    const strided a = tensor_strided(t), b = tensor_strided(from);
-    if (!strided_meet(&a, &b, t->dtype == from->dtype))
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected memory apart from that of %s, got some of the same", t->name, from->name);
-    return -1;
+    return value && value != Py_None;
+}
+
+int arg_scale(PyObject *value, float *scale)
+{
+    return has_scale(value) ? arg_number(value, "scale", scale) : 0;
 }
 
 int take_slots(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a)

@@ -16,9 +16,9 @@ int check_contiguous(const tensor *t); /* in the last dimension */
 int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted);
 int check_range(const char *name, int64_t got, int64_t least, int64_t most);
 
-/* What is written must not be read through another name. Exact for tensors of the same strides, as of one buffer that holds
- * keys and values; others must not even span the same memory. */
-int check_apart(const tensor *t, const tensor *from);
+/* A scale, if there is one; has_scale says whether. */
+int has_scale(PyObject *value);
+int arg_scale(PyObject *value, float *scale);
 
 /* A tensor of one of the narrow float types with four axes, which messages call by these names; of the last but one there
  * may be as few as said. */

@@ -16,11 +16,12 @@ int cuda_begin(module_state *st, tensor *const *tensors, int n, cuda_call *call)
         return -1;
     call->stream = stream;
     call->device = cuda_ready_device(tensors[0]->device.id);
-    if (call->device)
-        return 0;
-    Py_BEGIN_ALLOW_THREADS /* the driver compiles for a good part of a second when it sees the kernels first */
-        call->device = cuda_get_device(tensors[0]->device.id, call->stream, &call->error);
-    Py_END_ALLOW_THREADS return call->device ? 0 : fail(&call->error);
+    if (!call->device) {
+        Py_BEGIN_ALLOW_THREADS /* the driver compiles for a good part of a second when it sees the kernels first */
+            call->device = cuda_get_device(tensors[0]->device.id, call->stream, &call->error);
+        Py_END_ALLOW_THREADS
+    }
+    return call->device ? tensor_settle(tensors, n) : fail(&call->error);
 }
 
 int cuda_end(const cuda_call *call, cuda_status status)

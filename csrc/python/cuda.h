@@ -18,7 +18,7 @@ static inline int on_cuda(const tensor *t)
 }
 
 /* Finds the stream that the tensors' library works on, tells the other producers, and makes the device ready. All tensors
- * that were borrowed are on the first one's device. Returns 0, or -1 with an exception. */
+ * that were borrowed are on the first one's device, and settled afterwards. Returns 0, or -1 with an exception. */
 int cuda_begin(module_state *st, tensor *const *tensors, int n, cuda_call *call);
 
 /* Returns 0, or -1 with RuntimeError if the status is not CUDA_OK. */

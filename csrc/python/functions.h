@@ -13,6 +13,7 @@ PyObject *py_repetition_period(FASTCALL_KEYWORDS);
 PyObject *py_loop_evidence(FASTCALL_KEYWORDS);
 PyObject *py_lz_penalize_rows(FASTCALL_KEYWORDS);
 PyObject *py_gather_tokens(FASTCALL_KEYWORDS);
+PyObject *py_request_limits(PyObject *module, PyObject *ignored);
 int add_options_type(PyObject *module);
 PyObject *py_attention_scores(FASTCALL_KEYWORDS);
 PyObject *py_select_top(FASTCALL_KEYWORDS);

@@ -2,6 +2,7 @@
 #ifndef LZPENALTY_PYTHON_LZ_ARGS_H
 #define LZPENALTY_PYTHON_LZ_ARGS_H
 
+#include "../include/lzpenalty.h"
 #include "args.h"
 #include "tensor.h"
 
@@ -14,62 +15,32 @@ int check_rows(const tensor *t, const char *columns);
 /* Logits [batch, V] or [V] that can be written to, borrowed into *t. Returns 0, or -1 with an exception. */
 int take_logits(module_state *st, PyObject *object, tensor *t, lz_logits *logits);
 
-/* The penalty's options, in the order in which arg_penalty takes them; CODER_NAMES are the first. */
-#define CODER_NAMES NAME(window), NAME(buffer), NAME(cost), NAME(min_match), NAME(min_count)
-#define PENALTY_NAMES                                                                                                       \
-    CODER_NAMES, NAME(strength), NAME(escalation), NAME(horizon), NAME(gate), NAME(release_rate), NAME(release_after),      \
-        NAME(neutral), NAME(release), NAME(reset), NAME(until)
-enum { N_CODER = 5, N_PENALTY = 15 };
+/* LZOptions: compiled options, and all that is asked of them often. */
+typedef struct {
+    PyObject_HEAD lz_penalty penalty;
+    int32_t context;    /* newest tokens that the penalty depends on */
+    int32_t vocab_size; /* the least that all ids are of */
+    Py_hash_t hash;
+    lzpenalty_options c; /* the same for callers in C; its marks are those of `penalty` */
+} lz_options;
 
-/* Everything but ids, and ids, once it is known which there are: [0, limit). Return 0, or -1 with an exception. */
-int arg_penalty(PyObject *const *values, lz_penalty *penalty);
-int arg_penalty_ids(PyObject *const *values, int32_t limit, lz_workspace *ws, lz_penalty *penalty);
+/* The options of a call: what `object` says, LZOptions, None or NULL, with values of keywords in the place of its own. *p
+ * points to `store` or into the object. Returns 0, or -1 with an exception. */
+int arg_options(module_state *st, PyObject *object, PyObject *const *values, lz_penalty *store, const lz_penalty **p);
 
-/* The coder's options: window, buffer, cost, min_match, min_count. Returns 0, or -1 with an exception. */
-int arg_coder(PyObject *const *values, lz_coder *coder);
+/* That all ids are of a vocabulary. Returns 0, or -1 with ValueError. */
+int check_ids(const lz_penalty *p, int64_t vocab);
 
-const char *cost_name(lz_cost cost);
-
-#define CODER_DOC                                                                                                           \
-    "window : int, default 512\n"                                                                                           \
-    "    Tokens back that a match may start; 0 switches the penalty off.\n"                                                 \
-    "buffer : int, default 32\n"                                                                                            \
-    "    Tokens that a match may count, >= 1.\n"                                                                            \
-    "cost : {'lzss', 'pair', 'distance'}\n"                                                                                 \
-    "    What a token of the window costs. 'lzss': the paper's three cases. 'pair': bits of the (distance, length) pair\n"  \
-    "    per token it covers. 'distance': log2 of the distance of the longest match.\n"                                     \
-    "min_match : int, default 1\n"                                                                                          \
-    "    Occurrences whose match, with the token itself, is shorter count as absent.\n"                                     \
-    "min_count : int, default 1\n"                                                                                          \
-    "    Tokens with fewer such occurrences count as absent: with 2, the first repetition of anything is free.\n"
-
-#define EXTRAS_DOC                                                                                                          \
-    "escalation : float, default 0.0\n"                                                                                     \
-    "    In a text that has repeated itself with period d for L > max(buffer, d) tokens, the token that goes on with it\n"  \
-    "    pays escalation * log2 V * (L / max(buffer, d) - 1) bits more.\n"                                                  \
-    "horizon : int, default 0\n"                                                                                            \
-    "    Tokens. If > 0 the strength is 2 * strength * rho, with rho the share of the last `horizon` tokens whose 4-gram\n" \
-    "    stood within the window before.\n"                                                                                 \
-    "neutral : iterable of int, int, or None\n"                                                                             \
-    "    Ids that neither lose nor gain: they pay the mean penalty of the window's tokens.\n"                               \
-    "gate : (from, to), or None\n"                                                                                          \
-    "    Tokens, 0 <= from < to. The strength is multiplied by clip((evidence - from) / (to - from), 0, 1), where "         \
-    "evidence\n"                                                                                                            \
-    "    is the loop_evidence of the window: nothing happens to a text in which nothing stands for the third time.\n"       \
-    "release : iterable of int or of iterables of int, int, or None\n"                                                      \
-    "    What closes a loop, such as the ids of '</think>': each an id or a sequence of at most 8 ids, at most 16 of "      \
-    "them.\n"                                                                                                               \
-    "    From the token on with which the window's evidence reached release_after, the id that is due of each gains\n"      \
-    "    min(20, release_rate * s) nats, s = 1 for that token and one more with each that follows. Due is the id that\n"    \
-    "    follows the longest beginning of the sequence that ends the text. Once one of them stands complete in the text\n"  \
-    "    since then, none gains.\n"                                                                                         \
-    "release_rate : float, default 2.0\n"                                                                                   \
-    "    Nats a token, >= 0.\n"                                                                                             \
-    "release_after : int, default 24\n"                                                                                     \
-    "    Evidence, in tokens, >= 1.\n"                                                                                      \
-    "reset : as release\n"                                                                                                  \
-    "    What stands before the last of these, itself included, doesn't count.\n"                                           \
-    "until : as release\n"                                                                                                  \
-    "    A text that holds one of these is left alone. The whole text is looked at, a comparison for each token.\n"
+/* The options in a signature and in a docstring: each is a string literal between others. */
+#define SIGNATURE_FLOAT(standard) #standard
+#define SIGNATURE_INT(standard) #standard
+#define SIGNATURE_COST(standard) "'lzss'"
+#define SIGNATURE_RANGE(standard) "None"
+#define SIGNATURE_MARKS(standard) "None"
+#define DOC_FLOAT "float"
+#define DOC_INT "int"
+#define DOC_COST "{'lzss', 'pair', 'distance'}"
+#define DOC_RANGE "(from, to), or None"
+#define DOC_MARKS "iterable of int or of iterables of int, int, or None"
 
 #endif

@@ -54,6 +54,8 @@ static PyObject *py_set_num_threads(PyObject *module, PyObject *value)
 static PyMethodDef methods[] = {
     {"lz_penalize_", METHOD(py_lz_penalize), doc_lz_penalize},
     {"lz_penalize_rows_", METHOD(py_lz_penalize_rows), doc_lz_penalize_rows},
+    {"request_limits", py_request_limits, METH_NOARGS,
+     "request_limits($module, /)\n--\n\nThe most that a stranger's request may ask for, by option; tokens."},
     {"gather_tokens_", METHOD(py_gather_tokens), doc_gather_tokens},
     {"dry_penalize_", METHOD(py_dry_penalize), doc_dry_penalize},
     {"codelength_deltas", METHOD(py_codelength_deltas), doc_codelength_deltas},
@@ -95,6 +97,8 @@ static int module_exec(PyObject *module)
     if (!(st->names.name = PyUnicode_InternFromString(#name)))                                                              \
         return -1;
     NAMES(INTERN)
+#define OPTION(kind, name, ...) INTERN(name)
+#include "../lz/options.def"
 #undef INTERN
     atomic_store(&st->threads, cpu_thread_count());
     if (add_options_type(module) < 0)
@@ -120,6 +124,8 @@ static int module_clear(PyObject *module)
     module_state *st = state_of(module);
 #define CLEAR(name) Py_CLEAR(st->names.name);
     NAMES(CLEAR)
+#define OPTION(kind, name, ...) CLEAR(name)
+#include "../lz/options.def"
 #undef CLEAR
     Py_CLEAR(st->options_type);
     Py_CLEAR(st->max_version);

@@ -16,14 +16,13 @@ struct producer;
 
 enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
 
-/* Interned strings, by the names that they have in C. */
+/* Interned strings, by the names that they have in C; and those of the options of the penalty. */
 /* clang-format off */
 #define NAMES(X)                                                                                                            \
     X(__dlpack__) X(__dlpack_c_exchange_api__) X(__array_namespace__) X(__module__)                                         \
     X(from_dlpack) X(max_version) X(requires_grad) X(numpy)                                                                 \
     X(logits) X(tokens) X(starts) X(rows) X(vocab_size)                                                                         \
-    X(strength) X(window) X(buffer) X(cost) X(min_match) X(min_count) X(escalation) X(horizon) X(neutral)                   \
-    X(gate) X(release) X(release_rate) X(release_after) X(reset) X(until) X(gram)                                           \
+    X(options) X(gram)                                                                                                      \
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
     X(ngram) X(count) X(max_period) X(min_repeats) X(tolerance)                                                             \
     X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
@@ -35,6 +34,8 @@ typedef struct {
 #define DECLARE(name) PyObject *name;
     struct {
         NAMES(DECLARE)
+#define OPTION(kind, name, ...) DECLARE(name)
+#include "../lz/options.def"
     } names;
 #undef DECLARE
     PyObject *max_version;  /* ((1, 0)) */

@@ -70,12 +70,12 @@ int tensor_fail_dtype(const tensor *t, const char *wanted)
 
 const char *tensor_dtype_name(tensor_dtype dtype)
 {
-    return dtypes[dtype].name;
+    return dtype < DTYPE_OTHER ? dtypes[dtype].name : "another";
 }
 
 size_t tensor_item_size(const tensor *t)
 {
-    return dtypes[t->dtype].size;
+    return t->dtype < DTYPE_OTHER ? dtypes[t->dtype].size : 1;
 }
 
 strided tensor_strided(const tensor *t)
@@ -102,6 +102,16 @@ static int numpy_is_loaded(module_state *st)
     if (!numpy)
         return PyErr_Occurred() ? -1 : 0;
     return PyArray_ImportNumPyAPI() < 0 ? -1 : 1;
+}
+
+int is_integer(module_state *st, PyObject *object)
+{
+    if (PyLong_Check(object))
+        return 1;
+    const int numpy = PyIndex_Check(object) ? numpy_is_loaded(st) : 0;
+    if (numpy < 0)
+        PyErr_Clear();
+    return numpy > 0 && PyArray_IsScalar(object, Integer);
 }
 
 /* The attribute of a type, NULL without an error if there is none. */
@@ -315,6 +325,8 @@ static int borrow_numpy(tensor *t)
     t->data = PyArray_DATA(array);
     t->device = (dl_device){DL_CPU, 0};
     t->read_only = !PyArray_ISWRITEABLE(array);
+    if (!t->capsule && !(t->capsule = PyWeakref_NewRef(t->object, NULL))) /* an array with one refuses to be resized */
+        return -1;
     for (int i = 0; i < ndim && i < TENSOR_MAX_NDIM; i++) {
         int64_t stride = PyArray_STRIDE(array, i);
         shape[i] = PyArray_DIM(array, i);
@@ -417,6 +429,13 @@ static int borrow_capsule(module_state *st, tensor *t, PyObject *stream)
     return -1;
 }
 
+static int is_same_memory(const tensor *a, const tensor *b)
+{
+    const size_t size = (size_t)a->ndim * sizeof *a->shape;
+    return a->data == b->data && a->dtype == b->dtype && a->ndim == b->ndim && memcmp(a->shape, b->shape, size) == 0 &&
+           memcmp(a->strides, b->strides, size) == 0;
+}
+
 static int check_memory(const tensor *t)
 {
     if (!extent_is_sane(t)) {
@@ -462,6 +481,30 @@ int tensor_borrow(module_state *st, PyObject *object, const char *name, tensor *
     if (status < 0)
         tensor_release(t);
     return status;
+}
+
+int tensor_settle(tensor *const *tensors, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const tensor *t = tensors[i];
+        tensor now = {.name = t->name, .object = t->object, .producer = t->producer, .capsule = t->capsule};
+        dl_tensor dl = {0};
+        if (!t->object || t->managed || t->producer->via == VIA_CAPSULE)
+            continue; /* what is held can't go away */
+        if (t->producer->via == VIA_NUMPY) {
+            if (borrow_numpy(&now) < 0)
+                return -1;
+        } else if (t->producer->api->tensor_from_object(t->object, &dl) != 0)
+            return fail_from_producer(t->name);
+        else if (take_dl_tensor(&now, &dl) < 0)
+            return -1;
+        if (is_same_memory(&now, t) && now.read_only <= t->read_only)
+            continue;
+        PyErr_Format(PyExc_ValueError, "%s: expected a tensor that stays as it is during the call, got one that changes",
+                     t->name);
+        return -1;
+    }
+    return 0;
 }
 
 void tensor_release(tensor *t)
@@ -536,14 +579,16 @@ int tensor_check_cpu(const tensor *t)
     return -1;
 }
 
-/* ---- streams -------------------------------------------------------------------------------------------------------- */
-
-static int is_same_memory(const tensor *a, const tensor *b)
+int check_apart(const tensor *t, const tensor *from)
 {
-    const size_t size = (size_t)a->ndim * sizeof *a->shape;
-    return a->data == b->data && a->dtype == b->dtype && a->ndim == b->ndim && memcmp(a->shape, b->shape, size) == 0 &&
-           memcmp(a->strides, b->strides, size) == 0;
+    const strided a = tensor_strided(t), b = tensor_strided(from);
+    if (!strided_meet(&a, &b, t->dtype == from->dtype))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected memory apart from that of %s, got some of the same", t->name, from->name);
+    return -1;
 }
+
+/* ---- streams -------------------------------------------------------------------------------------------------------- */
 
 int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void **stream)
 {

@@ -38,8 +38,17 @@ typedef struct {
 /* Borrows `object`. Returns 0, or -1 with TypeError or ValueError that names the argument. */
 int tensor_borrow(module_state *st, PyObject *object, const char *name, tensor *t);
 
+/* The last thing before memory is touched, once nothing that may run the caller's Python is left to do: that the memory of
+ * tensors that are not held is still what was borrowed and checked. Tensors that were not borrowed are ignored. Returns 0,
+ * or -1 with ValueError. */
+int tensor_settle(tensor *const *tensors, int n);
+
 /* Undoes tensor_borrow; harmless on a zeroed tensor. Keeps a pending exception. */
 void tensor_release(tensor *t);
+
+/* Whether an object is an integer, one of NumPy's scalars included: PyNumber_Index then runs none of the caller's Python,
+ * but that of a class derived from int. */
+int is_integer(module_state *st, PyObject *object);
 
 /* Checks: 0, or -1 with an exception set. */
 int tensor_check_float(const tensor *t);
@@ -47,6 +56,10 @@ int tensor_check_int(const tensor *t);
 int tensor_check_writable(const tensor *t);
 int tensor_check_device(const tensor *t, const tensor *reference); /* on a CPU or with CUDA, and where the reference is */
 int tensor_check_cpu(const tensor *t);
+
+/* What is written must not be read through another name. Exact for tensors of the same strides, as of one buffer that holds
+ * keys and values; others must not even span the same memory. */
+int check_apart(const tensor *t, const tensor *from);
 
 /* Raises TypeError: this dtype is not what is wanted. */
 int tensor_fail_dtype(const tensor *t, const char *wanted);

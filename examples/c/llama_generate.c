@@ -1,6 +1,7 @@
 /* Answers a question with a model of llama.cpp, greedily, with the LZ penalty: llama_generate MODEL.gguf QUESTION [STRENGTH]
  *
- *     cc llama_generate.c llama_sampler_lz.c -lllama $(pkg-config --cflags --libs --static lzpenalty) -o llama_generate
+ *     cc llama_generate.c ../../csrc/llama_cpp/llama_sampler_lz.c -I../../csrc/llama_cpp -lllama \
+ *         $(pkg-config --cflags --libs --static lzpenalty) -o llama_generate
  */
 #include <stdio.h>
 #include <stdlib.h>

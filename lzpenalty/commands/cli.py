@@ -41,35 +41,22 @@ def benchmark(text: str) -> str:
 
 def add_penalty_options(parser: argparse.ArgumentParser) -> None:
     """The options of the LZ penalty; one that isn't given is the preset's."""
-    group = parser.add_argument_group("LZ penalty")
-    paper = PRESETS["paper"]
+    group = parser.add_argument_group("LZ penalty", "as in docs/guides/options.md")
     group.add_argument("--preset", choices=[*PRESETS], default="paper", help="what is not given (default %(default)s)")
-    for name, kind, text in (
-        ("strength", float, "nats a bit"),
-        ("window", int, "tokens back that a match may start"),
-        ("buffer", int, "tokens that a match may count"),
-        ("min_match", int, "shortest match that counts"),
-        ("min_count", int, "occurrences that count"),
-        ("escalation", float, "extra for every turn of a loop"),
-        ("horizon", int, "tokens that the strength follows, 0: off"),
-        ("release_rate", float, "nats that what is released gains with every token"),
-        ("release_after", int, "evidence from which on it gains, in tokens"),
-    ):
-        option = f"--{name.replace('_', '-')}"
-        group.add_argument(option, type=kind, metavar="X", help=f"{text} (paper: {paper[name]})")
-    group.add_argument("--cost", choices=["lzss", "pair", "distance"], help=f"(paper: {paper['cost']})")
-    group.add_argument("--gate", type=gate, metavar="FROM:TO", help="evidence at which the penalty sets in (paper: off)")
-    for name, text in (
-        ("neutral", "ids that neither lose nor gain"),
-        ("release", "ids that end a loop: they gain while the text circles"),
-        ("reset", "ids behind which the text begins anew"),
-        ("until", "ids behind which nothing is penalised"),
-    ):
-        group.add_argument(f"--{name}", type=int, nargs="+", metavar="ID", help=text)
+    for name, standard in PRESETS["paper"].keywords().items():
+        option, paper = f"--{name.replace('_', '-')}", f"(paper: {'off' if standard is None else standard})"
+        if name == "gate":
+            group.add_argument(option, type=gate, metavar="FROM:TO", help=paper)
+        elif name == "cost":
+            group.add_argument(option, choices=["lzss", "pair", "distance"], help=paper)
+        elif standard is None:
+            group.add_argument(option, type=int, nargs="+", metavar="ID", help=paper)
+        else:
+            group.add_argument(option, type=type(standard), metavar="X", help=paper)
 
 
 def penalty_options(args: argparse.Namespace) -> dict:
-    given = {name: getattr(args, name) for name in PRESETS["paper"]}
+    given = {name: getattr(args, name) for name in PRESETS["paper"].keywords()}
     return {"preset": args.preset} | {name: value for name, value in given.items() if value is not None}
 
 
@@ -287,9 +274,6 @@ def make_parser() -> argparse.ArgumentParser:
     for name, kind, default in (
         ("strength", float, [0.05, 0.15, 0.3]),
         ("min-match", int, [1]),
-        ("min-count", int, [1]),
-        ("escalation", float, [0.0]),
-        ("horizon", int, [0]),
         ("gate", gate, [None]),
         ("window", int, [512]),
     ):

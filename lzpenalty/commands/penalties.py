@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from lzpenalty import dry_penalize_
+from lzpenalty import LZOptions, dry_penalize_
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 from lzpenalty.presets import PRESETS, resolve
 
@@ -41,18 +41,16 @@ class Penalty:
 
     name: str
     processors: Callable[[int], list[LogitsProcessor]] = field(compare=False)
-    options: tuple[Mapping[str, Any], ...] = ()
+    options: tuple[LZOptions, ...] = ()
 
 
-def lz(name: str, *options: Mapping[str, Any]) -> Penalty:
+def lz(name: str, *options: LZOptions | Mapping[str, Any]) -> Penalty:
     """Ours, with options of :func:`lzpenalty.lz_penalize_`; those that are not given are the paper's. Several add up."""
-    whole = tuple(PRESETS["paper"] | dict(given) for given in options)
-    for given in whole:
-        LZPenaltyLogitsProcessor(**given)  # raises for options that are none
-    active = [given for given in whole if given["strength"] or given["release"]]
+    whole = tuple(given if isinstance(given, LZOptions) else LZOptions(**given) for given in options)
+    active = [given for given in whole if given.context]
 
     def processors(prompt_length: int) -> list[LogitsProcessor]:
-        return [LZPenaltyLogitsProcessor(**given, prompt_length=prompt_length) for given in active]
+        return [LZPenaltyLogitsProcessor(given, prompt_length=prompt_length) for given in active]
 
     return Penalty(name, processors, whole)
 

@@ -36,9 +36,6 @@ from lzpenalty.commands.prompts import PROMPTS
 BASELINE = {
     "strength": 0.0,
     "min_match": 1,
-    "min_count": 1,
-    "escalation": 0.0,
-    "horizon": 0,
     "gate": None,
     "window": 512,
 }
@@ -124,7 +121,7 @@ class Reading:
     def under(self, penalty: dict | Penalty) -> tuple[torch.Tensor, torch.Tensor]:
         """Bits of each token but the first [T - 1], and whether it is the most likely one, under the penalty that the tokens
         before it bring. Of ours the options are enough."""
-        ours = penalty.options if isinstance(penalty, Penalty) else (penalty,)
+        ours = penalty.options if isinstance(penalty, Penalty) else (LZOptions(**penalty),)
         processors = [] if ours else penalty.processors(0)
         bits, best = [], []
         for at in range(0, len(self.tokens), ROWS):
@@ -140,11 +137,11 @@ class Reading:
             best.append(logits.argmax(-1, keepdim=True) == targets)
         return torch.cat(bits), torch.cat(best)[:, 0]
 
-    def _lower(self, logits: torch.Tensor, part: slice, options: dict) -> None:
-        rows, context = len(self.tokens), max(1, LZOptions(**options).context)
+    def _lower(self, logits: torch.Tensor, part: slice, options: LZOptions) -> None:
+        rows, context = len(self.tokens), max(1, options.context)
         seen = pad(self.tokens, (context - 1, 0)).unfold(0, context, 1)  # [rows, context], nothing is copied
         starts = (context - 1 - torch.arange(rows)).clamp(min=0)
-        lz_penalize_(logits, seen[part], starts=starts[part], **options)
+        lz_penalize_(logits, seen[part], options, starts=starts[part])
 
 
 def damage(readings: list[Reading], penalty: dict | Penalty) -> dict:

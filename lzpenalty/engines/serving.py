@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lzpenalty._core import LZOptions, gather_tokens_, lz_penalize_, lz_penalize_rows_
+from lzpenalty._core import LZOptions, gather_tokens_, lz_penalize_, lz_penalize_rows_, request_limits
 from lzpenalty.presets import close_ids, resolve
 
 __all__ = ["lz_params", "penalize_groups_", "penalize_rows_", "request_options", "supported"]
@@ -19,9 +19,6 @@ __all__ = ["lz_params", "penalize_groups_", "penalize_rows_", "request_options",
 logger = logging.getLogger("lzpenalty")
 PREFIX = "lz_"
 NAMES = tuple(LZOptions().keywords())
-# A stranger's request must not make a server work for seconds: the time of a row grows with window * buffer at worst.
-MOST_TOKENS = {"window": 8192, "buffer": 8192, "horizon": 8192}
-MOST_NEUTRAL = 64
 
 
 def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any] | None = None) -> LZOptions | None:
@@ -38,9 +35,9 @@ def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any]
     Raises
     ------
     ValueError
-        For unknown names, values that :func:`lzpenalty.lz_penalize_` refuses, windows, buffers and horizons over 8192
-        tokens, over 64 neutral ids, the preset "reasoning" without `lz_release`, and what else belongs to a release without
-        it.
+        For unknown names, values that :class:`lzpenalty.LZOptions` refuses, windows and buffers over 8192 tokens, since a
+        stranger's request must not make a server work for seconds, the preset "reasoning" without `lz_release`, and what
+        else belongs to a release without it.
     """
     given = {key: value for key, value in (params or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
     if not given and not default:
@@ -57,18 +54,15 @@ def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any]
         options[name] = value
     try:
         preset = options.pop("preset", None)
-        compiled = LZOptions(**(options if preset is None else resolve(preset, options)))
+        compiled = LZOptions(**options) if preset is None else resolve(preset, options)
+        for name, most in request_limits().items():
+            if compiled.keywords()[name] > most:
+                raise ValueError(f"{name}: expected at most {most} tokens of a request, got {compiled.keywords()[name]}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{PREFIX}{error}") from None
-    keywords = compiled.keywords()
     for name in ("release_rate", "release_after"):
-        if name in options and keywords["release"] is None:
+        if name in options and not compiled.changed:
             raise ValueError(f"{PREFIX}{name}: expected {PREFIX}release with it, the ids that are released, got none")
-    for name, most in MOST_TOKENS.items():
-        if keywords[name] > most:
-            raise ValueError(f"{PREFIX}{name}: expected at most {most} tokens of a request, got {keywords[name]}")
-    if len(keywords["neutral"]) > MOST_NEUTRAL:
-        raise ValueError(f"{PREFIX}neutral: expected at most {MOST_NEUTRAL} ids, got {len(keywords['neutral'])}")
     return compiled if compiled.context else None
 
 
@@ -95,14 +89,11 @@ def lz_params(*, tokenizer=None, **options) -> dict[str, Any]:
     return params
 
 
-@lru_cache(maxsize=1024)
-def _keywords(options: LZOptions, vocab: int) -> dict[str, Any]:
-    """For lz_penalize_, which takes no ids beyond the vocabulary."""
-    keywords = options.keywords()
-    for name in ("neutral", "release", "reset", "until"):
-        ids = keywords[name] or ()
-        keywords[name] = tuple(i for i in ids if (i if isinstance(i, int) else max(i)) < vocab) or None
-    return keywords
+@lru_cache(maxsize=1024)  # says it once, not once a token
+def _known(options: LZOptions, vocab: int) -> bool:
+    if options.vocab_size > vocab:
+        logger.warning("requests with %r go without the penalty: expected ids of a vocabulary of %d", options, vocab)
+    return options.vocab_size <= vocab
 
 
 @lru_cache(maxsize=1024)
@@ -113,11 +104,10 @@ def supported(options: LZOptions, device: torch.device) -> bool:
     """
     if device.type == "cpu":
         return True
-    vocab = 2**31 - 1
-    logits = torch.empty(0, vocab, device=device)
+    logits = torch.empty(0, 2**31 - 1, device=device)
     tokens = torch.empty(0, options.context, dtype=torch.int32, device=device)
     try:
-        lz_penalize_(logits, tokens, **_keywords(options, vocab))
+        lz_penalize_(logits, tokens, options)
     except (RuntimeError, ValueError) as error:
         logger.warning("requests with %r go without the penalty: %s", options, error)
         return False
@@ -127,8 +117,11 @@ def supported(options: LZOptions, device: torch.device) -> bool:
 def penalize_rows_(logits: torch.Tensor, rows: dict[int, tuple[LZOptions, Any]]) -> torch.Tensor:
     """:func:`lzpenalty.lz_penalize_rows_` on any device: `logits` [B, V] in place, `rows` {row: (options, tokens)}.
 
-    On a GPU the tokens are sent along without waiting for it.
+    On a GPU the tokens are sent along without waiting for it. Rows with ids that the model doesn't have are left alone, and
+    that is logged: an exception would end the server.
     """
+    if any(options.vocab_size > logits.shape[-1] for options, _ in rows.values()):
+        rows = {row: pair for row, pair in rows.items() if _known(pair[0], logits.shape[-1])}
     if not rows:
         return logits
     if logits.device.type == "cpu":
@@ -165,5 +158,6 @@ def penalize_groups_(
         from a smaller batch, and needs no answer from the device.
     """
     for options, starts in groups:
-        lz_penalize_(logits, tokens, starts=starts, **_keywords(options, logits.shape[1]))
+        if _known(options, logits.shape[1]):
+            lz_penalize_(logits, tokens, options, starts=starts)
     return logits

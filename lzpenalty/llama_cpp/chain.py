@@ -3,7 +3,7 @@
     with sampler(llama, strength=0.2):
         llama.create_completion(prompt, temperature=0)
 
-The sampler is examples/c/llama_sampler_lz.c, which the package carries compiled; only where its layouts are those that
+The sampler is csrc/llama_cpp/llama_sampler_lz.c, which the package carries compiled; only where its layouts are those that
 llama-cpp-python has in ctypes is it used.
 """
 
@@ -12,61 +12,11 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from lzpenalty.engines.adaptor import PenaltyOptions
+from lzpenalty._core import LZOptions
 from lzpenalty.llama_cpp.penalty import _Tokenizer
+from lzpenalty.presets import resolve
 
 __all__ = ["sampler"]
-
-_COSTS = ["lzss", "pair", "distance"]
-
-
-class _Mark(c.Structure):
-    """lzpenalty_mark."""
-
-    _fields_ = [("n", c.c_int32), ("ids", c.c_int32 * 8)]
-
-
-class _Options(c.Structure):
-    """lzpenalty_options."""
-
-    _fields_ = [
-        ("size", c.c_size_t),
-        ("strength", c.c_float),
-        ("window", c.c_int32),
-        ("buffer", c.c_int32),
-        ("cost", c.c_int32),
-        ("min_match", c.c_int32),
-        ("min_count", c.c_int32),
-        ("escalation", c.c_float),
-        ("horizon", c.c_int32),
-        ("neutral", c.POINTER(c.c_int32)),
-        ("n_neutral", c.c_int32),
-        ("gate_from", c.c_float),
-        ("gate_to", c.c_float),
-        ("n_release", c.c_int32),
-        ("release", c.POINTER(_Mark)),
-        ("reset", c.POINTER(_Mark)),
-        ("until", c.POINTER(_Mark)),
-        ("n_reset", c.c_int32),
-        ("n_until", c.c_int32),
-        ("release_rate", c.c_float),
-        ("release_after", c.c_int32),
-    ]
-
-
-def _structure(options: dict) -> _Options:
-    """The options of LZOptions.keywords() as C has them."""
-    apart = ("cost", "neutral", "gate", "release", "reset", "until")
-    plain = {name: value for name, value in options.items() if name not in apart}
-    made = _Options(size=c.sizeof(_Options), cost=_COSTS.index(options["cost"]), **plain)
-    made.gate_from, made.gate_to = options["gate"] or (0, 0)
-    ids = options["neutral"]
-    made.neutral, made.n_neutral = (c.c_int32 * len(ids))(*ids), len(ids)
-    for name in ("release", "reset", "until"):
-        strings = [[mark] if isinstance(mark, int) else mark for mark in options[name] or ()]
-        setattr(made, name, (_Mark * len(strings))(*[_Mark(len(ids), (c.c_int32 * 8)(*ids)) for ids in strings]))
-        setattr(made, f"n_{name}", len(strings))
-    return made
 
 
 def _check_layouts(llama_cpp) -> None:
@@ -88,11 +38,11 @@ def _check_layouts(llama_cpp) -> None:
         raise RuntimeError("llama_cpp: expected the layouts of llama-cpp-python 0.3.36, got others")
 
 
-def _init(llama_cpp, options: _Options, n_vocab: int):
+def _init(llama_cpp, options: LZOptions, n_vocab: int):
     """A new `llama_sampler *`, which belongs to the chain that it is added to."""
     library = c.CDLL(str(Path(__file__).parents[1] / "lib" / "llama_sampler_lz.so"))
     function = library.lzpenalty_llama_cpp_init
-    function.restype, function.argtypes = llama_cpp.llama_sampler_p_ctypes, [c.c_void_p, c.POINTER(_Options), c.c_int32]
+    function.restype, function.argtypes = llama_cpp.llama_sampler_p_ctypes, [c.c_void_p, c.c_void_p, c.c_int32]
     init = llama_cpp.llama_cpp._lib.llama_sampler_init
     made = function(c.cast(init, c.c_void_p), options, n_vocab)
     if not made:
@@ -106,7 +56,7 @@ class _Penalised:
     def __init__(self, llama_cpp, llama):
         self.llama_cpp, self.llama, self.init = llama_cpp, llama, llama._init_sampler
         self.before = vars(llama).get("_init_sampler")  # somebody else's
-        self.open: list[_Options] = []
+        self.open: list[LZOptions] = []
         llama._init_sampler = self
 
     def __call__(self, *args, **kwargs):
@@ -119,8 +69,9 @@ class _Penalised:
         made.custom_samplers = [(i + len(ours), custom) for i, custom in made.custom_samplers]
         return made
 
-    def close(self, options: _Options) -> None:
-        self.open = [one for one in self.open if one is not options]
+    def close(self, options: LZOptions) -> None:
+        at = next(i for i, one in enumerate(self.open) if one is options)  # once: blocks may share them
+        self.open = [*self.open[:at], *self.open[at + 1 :]]
         # Under what somebody has put in its place meanwhile it stays, and does nothing.
         if not self.open and vars(self.llama).get("_init_sampler") is self:
             if self.before is None:
@@ -135,12 +86,10 @@ _lock = threading.Lock()  # blocks open and end one at a time
 @contextmanager
 def sampler(
     llama,
-    strength: float | None = None,
-    window: int | None = None,
-    buffer: int | None = None,
+    options: LZOptions | None = None,
     *,
     preset: str = "paper",
-    **options,
+    **keywords,
 ):
     """While open, all that `llama` generates pays the LZ penalty (arXiv 2504.20131), in C.
 
@@ -152,10 +101,12 @@ def sampler(
     Parameters
     ----------
     llama : llama_cpp.Llama
-    strength, window, buffer, ...
-        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ... None is what the preset says.
+    options : LZOptions, optional
+        In the place of a preset.
     preset
         As for :class:`lzpenalty.hf.LZPenaltyLogitsProcessor`.
+    strength, window, buffer, ... : optional
+        As in :class:`lzpenalty.LZOptions`; None is what the options or the preset say.
 
     Raises
     ------
@@ -166,17 +117,16 @@ def sampler(
     """
     import llama_cpp
 
-    checked = PenaltyOptions(strength, window, buffer, preset=preset, tokenizer=_Tokenizer(llama), **options)
+    compiled = resolve(preset, keywords, _Tokenizer(llama), options)
     _check_layouts(llama_cpp)
-    structure = _structure(checked.options)
-    llama_cpp.llama_sampler_free(_init(llama_cpp, structure, llama.n_vocab()))  # ids are checked here
+    llama_cpp.llama_sampler_free(_init(llama_cpp, compiled, llama.n_vocab()))  # ids are checked here
     with _lock:
         penalised = vars(llama).get("_init_sampler")
         if not isinstance(penalised, _Penalised):
             penalised = _Penalised(llama_cpp, llama)
-        penalised.open = [*penalised.open, structure]
+        penalised.open = [*penalised.open, compiled]
     try:
         yield llama
     finally:
         with _lock:
-            penalised.close(structure)
+            penalised.close(compiled)

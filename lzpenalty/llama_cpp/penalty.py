@@ -8,9 +8,10 @@ The scores are a view of llama.cpp's own candidates, every third float of them, 
 
 import numpy as np
 
-from lzpenalty._core import lz_penalize_
-from lzpenalty.engines.adaptor import PenaltyOptions
+from lzpenalty._core import LZOptions, lz_penalize_
+from lzpenalty.engines.adaptor import check_prompt_length
 from lzpenalty.engines.prompts import llama_prompt_length
+from lzpenalty.presets import resolve
 
 __all__ = ["LZPenalty"]
 
@@ -29,20 +30,22 @@ class _Tokenizer:
         return self.llama.detokenize(ids, special=True).decode(errors="replace")
 
 
-class LZPenalty(PenaltyOptions):
+class LZPenalty:
     """Subtracts the LZ penalty from the scores of tokens that would repeat what was generated (arXiv 2504.20131).
 
     Only generated tokens count, not the prompt. One object serves any number of completions and models.
 
     Parameters
     ----------
-    strength, window, buffer, ...
-        As in :func:`lzpenalty.lz_penalize_`: nats a bit, tokens, tokens, ... None is what the preset says.
+    options : LZOptions, optional
+        In the place of a preset.
     preset, tokenizer
         As for :class:`lzpenalty.hf.LZPenaltyLogitsProcessor`; the tokenizer is the `Llama`.
     prompt_length : int, optional
         Tokens at the beginning that do not count. By default the prompt of the completion that is running; outside of
         llama-cpp-python every token counts.
+    strength, window, buffer, ... : optional
+        As in :class:`lzpenalty.LZOptions`; None is what the options or the preset say.
 
     Raises
     ------
@@ -55,16 +58,20 @@ class LZPenalty(PenaltyOptions):
 
     def __init__(
         self,
-        strength: float | None = None,
-        window: int | None = None,
-        buffer: int | None = None,
+        options: LZOptions | None = None,
         *,
+        preset: str = "paper",
         tokenizer=None,
-        **options,
+        prompt_length: int | None = None,
+        **keywords,
     ):
-        super().__init__(strength, window, buffer, tokenizer=tokenizer and _Tokenizer(tokenizer), **options)
+        self.options = resolve(preset, keywords, tokenizer and _Tokenizer(tokenizer), options)
+        self.prompt_length = check_prompt_length(prompt_length)
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """`scores` [V], float32, in place, after the tokens `input_ids` [T], intc."""
         start = llama_prompt_length() if self.prompt_length is None else self.prompt_length
-        return lz_penalize_(scores, input_ids, starts=min(start, len(input_ids)), **self.options)
+        return lz_penalize_(scores, input_ids, self.options, starts=min(start, len(input_ids)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.options!r}, prompt_length={self.prompt_length})"

@@ -95,7 +95,7 @@ def bad_text_calls():
     [
         "torch",
         "numpy",
-        "starts and neutral",
+        "starts and marks",
         "marks",
         "evidence",
         "results",
@@ -138,14 +138,14 @@ def test_calls_leave_nothing_behind(kind):
     calls = {
         "torch": lambda: lz_penalize_(logits, tokens, window=64),
         "numpy": lambda: lz_penalize_(array, ids),
-        "starts and neutral": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, neutral=[1, 2]),
+        "starts and marks": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, reset=[1, 2]),
         "marks": lambda: lz_penalize_(
             logits, tokens, window=64, gate=(2, 3), release=[[1, 2], 3], release_after=6, reset=4, until=[[5, 6]]
         ),
         "evidence": lambda: loop_evidence(tokens, window=64),
         "results": lambda: codelength_deltas(ids[0], 64),
         "rows": lambda: lz_penalize_rows_(
-            logits, {1: (LZOptions(window=16, neutral=[1], reset=[3]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
+            logits, {1: (LZOptions(window=16, reset=[3]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
         ),
         "errors": bad_call,
         "errors of options": bad_options,
@@ -174,7 +174,7 @@ def test_cuda_calls_leave_nothing_behind(emulated):
     emulated.bytes(logits)  # what waits in the queue would make everything after it wait
     emulated.driver.emulator_idle(1)
     try:
-        assert not leaks(lambda: lz_penalize_(logits, tokens, window=64, neutral=[1, 2]))
+        assert not leaks(lambda: lz_penalize_(logits, tokens, window=64))
         assert not leaks(lambda: attention_scores(keys, keys, start=0, stop=9), 30_000)
     finally:
         emulated.driver.emulator_idle(0)

@@ -48,7 +48,7 @@ def test_long_texts_agree_too():
     for text in (rng.integers(0, 150_000, 9000), rng.integers(0, 40, 9000), np.tile(rng.integers(0, 99, 700), 13)):
         for coder in (
             {},
-            {"window": 4096, "min_count": 2},
+            {"window": 4096},
             {"window": 9000, "buffer": 900, "cost": "pair"},
             {"min_match": 3},
         ):
@@ -58,7 +58,7 @@ def test_long_texts_agree_too():
 RNG = np.random.default_rng(0)
 LOGITS, TOKENS = RNG.normal(size=(3, 50)), RNG.integers(0, 40, (3, 300))
 CACHE = RNG.normal(size=(2, 2, 3, 40, 8)).astype(np.float32)
-ROWS = {row: (LZOptions(window=200, neutral=[row]), TOKENS[row]) for row in range(3)}
+ROWS = {row: (LZOptions(window=200), TOKENS[row]) for row in range(3)}
 
 
 def moved(function, *args, **how):

@@ -34,7 +34,7 @@ from producers import Producer
 def test_threads_do_not_disturb_each_other():
     rng = np.random.default_rng(0)
     jobs = [
-        (rng.integers(0, 50, (rows, 900)), {"window": int(window), "min_count": 1 + rows % 2, "horizon": rows % 3 * 40})
+        (rng.integers(0, 50, (rows, 900)), {"window": int(window), "min_match": 1 + rows % 2, "release": [rows]})
         for rows, window in zip(rng.integers(1, 40, 60), rng.integers(1, 800, 60), strict=True)
     ]
 
@@ -142,7 +142,7 @@ def test_one_set_of_arrays_for_all_threads():
     rng = np.random.default_rng(0)
     tokens, queries = rng.integers(0, 9, 700), rng.standard_normal((1, 2, 8, 16), np.float32)
     keys = rng.standard_normal((1, 2, 300, 16), np.float32)
-    options, text = LZOptions(neutral=[1, 2], gate=(6, 9), release=[[1, 2], 3], reset=[[8, 8, 8]]), tokens.tolist()
+    options, text = LZOptions(gate=(6, 9), release=[[1, 2], 3], reset=[[8, 8, 8]]), tokens.tolist()
 
     def run(_):
         logits = np.zeros((2, 9), np.float32)
@@ -163,7 +163,7 @@ def test_lists_and_dicts_that_change():
     def change():
         while not done.is_set():
             growing.append(len(growing) % 7)
-            rows[len(growing) % 8] = LZOptions(neutral=growing[:3]), [*growing]
+            rows[len(growing) % 8] = LZOptions(until=growing[:3] or None), [*growing]
             rows.pop(len(growing) * 5 % 8, None)
             if len(growing) > 2000:
                 del growing[:1500]
@@ -172,7 +172,7 @@ def test_lists_and_dicts_that_change():
         logits = np.zeros((8, 9), np.float32)
         for _ in range(200):
             lz_penalize_rows_(logits, rows)
-            lz_penalize_(logits[0], np.zeros(3, int), neutral=growing)
+            lz_penalize_(logits[0], np.zeros(3, int))
         return np.isfinite(logits).all()
 
     with ThreadPoolExecutor(5) as pool:

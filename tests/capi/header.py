@@ -19,6 +19,14 @@ class Mark(c.Structure):
     _fields_ = [("n", c.c_int32), ("ids", c.c_int32 * 8)]
 
 
+class Marks(c.Structure):
+    _fields_ = [("mark", c.POINTER(Mark)), ("n", c.c_size_t)]
+
+
+class Range(c.Structure):
+    _fields_ = [("from", c.c_double), ("to", c.c_double)]
+
+
 class Sized(c.Structure):
     """Options; fields() names them with their defaults, but for the size."""
 
@@ -29,26 +37,17 @@ class Sized(c.Structure):
 class Options(Sized):
     _fields_ = [
         ("size", c.c_size_t),
-        ("strength", c.c_float),
-        ("window", c.c_int32),
-        ("buffer", c.c_int32),
-        ("cost", c.c_int32),
-        ("min_match", c.c_int32),
-        ("min_count", c.c_int32),
-        ("escalation", c.c_float),
-        ("horizon", c.c_int32),
-        ("neutral", c.POINTER(c.c_int32)),
-        ("n_neutral", c.c_int32),
-        ("gate_from", c.c_float),
-        ("gate_to", c.c_float),
-        ("n_release", c.c_int32),
-        ("release", c.POINTER(Mark)),
-        ("reset", c.POINTER(Mark)),
-        ("until", c.POINTER(Mark)),
-        ("n_reset", c.c_int32),
-        ("n_until", c.c_int32),
-        ("release_rate", c.c_float),
-        ("release_after", c.c_int32),
+        ("strength", c.c_double),
+        ("window", c.c_int64),
+        ("buffer", c.c_int64),
+        ("cost", c.c_int64),
+        ("min_match", c.c_int64),
+        ("gate", Range),
+        ("release_rate", c.c_double),
+        ("release_after", c.c_int64),
+        ("release", Marks),
+        ("reset", Marks),
+        ("until", Marks),
     ]
 
 
@@ -109,6 +108,8 @@ class AttendOptions(Sized):
 STRUCTS = {
     "lzpenalty_tensor": Tensor,
     "lzpenalty_mark": Mark,
+    "lzpenalty_marks": Marks,
+    "lzpenalty_range": Range,
     "lzpenalty_options": Options,
     "lzpenalty_dry_options": DryOptions,
     "lzpenalty_phrase": Phrase,
@@ -133,6 +134,8 @@ FUNCTIONS = {
     "loop_options_init": (c.c_int, [c.POINTER(LoopOptions), c.c_size_t]),
     "score_options_init": (c.c_int, [c.POINTER(ScoreOptions), c.c_size_t]),
     "attend_options_init": (c.c_int, [c.POINTER(AttendOptions), c.c_size_t]),
+    "options_copy": (c.POINTER(Options), [c.POINTER(Options), INT32]),
+    "options_destroy": (None, [c.POINTER(Options)]),
     "penalize": (c.c_int, [WORKSPACE, c.POINTER(Options), *BATCH]),
     "penalize_row": (c.c_int, [WORKSPACE, c.POINTER(Options), c.c_void_p, INT32, c.c_void_p, INT64]),
     "context": (c.c_int, [c.POINTER(Options), c.POINTER(INT32)]),
@@ -156,13 +159,13 @@ FUNCTIONS = {
 STATUSES = {
     "OK": 0, "NO_MEMORY": 1, "NULL": 2, "BAD_SIZE": 3, "BAD_LEVEL": 4, "BAD_THREADS": 5, "TOO_LITTLE_ROOM": 6,
     "NOT_FINITE": 7, "BAD_DTYPE": 10, "BAD_DIMENSIONS": 11, "BAD_SHAPE": 12, "BAD_STRIDES": 13, "BAD_ALIGNMENT": 14,
-    "DISAGREE": 15, "OVERLAP": 16, "BAD_TOKENS": 20, "BAD_STARTS": 21, "BAD_VOCAB": 22, "BAD_STRENGTH": 23,
-    "BAD_WINDOW": 24, "BAD_BUFFER": 25, "BAD_COST": 26, "BAD_MIN_MATCH": 27, "BAD_MIN_COUNT": 28, "BAD_ESCALATION": 29,
-    "BAD_HORIZON": 30, "BAD_NEUTRAL": 31, "BAD_GATE": 32, "BAD_RELEASE": 33, "BAD_RELEASE_RATE": 34,
-    "BAD_RELEASE_AFTER": 35, "BAD_RESET": 36, "BAD_UNTIL": 37, "BAD_MULTIPLIER": 40, "BAD_BASE": 41,
+    "DISAGREE": 15, "OVERLAP": 16, "BAD_TOKENS": 20, "BAD_STARTS": 21, "BAD_VOCAB": 22,
+    "BAD_MULTIPLIER": 40, "BAD_BASE": 41,
     "BAD_ALLOWED_LENGTH": 42, "BAD_BREAKERS": 43, "BAD_NGRAM": 44, "BAD_COUNT": 45, "BAD_MAX_PERIOD": 46, "BAD_GRAM": 47,
     "BAD_MIN_REPEATS": 48, "BAD_TOLERANCE": 49, "BAD_REGION": 60, "BAD_KERNEL": 61, "BAD_SCALE": 62, "BAD_SOFTCAP": 63,
     "BAD_K": 64, "BAD_POSITIONS": 65, "BAD_LENGTHS": 66, "BAD_PADS": 67, "BAD_AGGREGATION": 68,
+    "BAD_STRENGTH": 100, "BAD_WINDOW": 101, "BAD_BUFFER": 102, "BAD_COST": 103, "BAD_MIN_MATCH": 104, "BAD_GATE": 105,
+    "BAD_RELEASE_RATE": 106, "BAD_RELEASE_AFTER": 107, "BAD_RELEASE": 108, "BAD_RESET": 109, "BAD_UNTIL": 110,
 }  # fmt: skip
 
 DTYPES = {"float32": 0, "float16": 1, "uint16": 2, "float64": 3, "int32": 4, "int64": 5}  # uint16: bfloat16's bits
@@ -205,13 +208,10 @@ def options(library, **changes):
         if name == "cost":
             o.cost = ["lzss", "pair", "distance"].index(value)
         elif name == "gate":
-            o.gate_from, o.gate_to = value or (0, 0)
-        elif name == "neutral":
-            o.neutral, o.n_neutral = (c.c_int32 * max(1, len(value)))(*value), len(value)
+            o.gate = Range(*(value or (0, 0)))
         elif name in ("release", "reset", "until"):
             array, n = marks(value)
-            setattr(o, name, array)
-            setattr(o, f"n_{name}", n)
+            setattr(o, name, Marks(array, n))
         else:
             setattr(o, name, value)
     return o

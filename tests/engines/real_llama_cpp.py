@@ -50,7 +50,7 @@ def answer(llama, prompt, processor=None, n=60):
     return completion["choices"][0]["text"]
 
 
-@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2, neutral=[2], escalation=1.0)])
+@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2)])
 def test_every_step_is_the_formula(llama, options):
     prompt = tokens(llama)
     checked = Checked(len(prompt), LZPenalty(**options), **options)

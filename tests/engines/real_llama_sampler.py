@@ -1,5 +1,5 @@
-"""examples/c/llama_sampler_lz.c in the llama.cpp that llama-cpp-python carries, with SmolLM2: the tokens are those of the
-Python processor. `make test-llama-cpp`."""
+"""csrc/llama_cpp/llama_sampler_lz.c in the llama.cpp that llama-cpp-python carries, with SmolLM2: the tokens are those of
+the Python processor. `make test-llama-cpp`."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ from engines.real_llama_cpp import QUESTION, answer, llama, tokens  # noqa: E402
 from lzpenalty import lz_penalize_  # noqa: E402
 from lzpenalty.llama_cpp import LZPenalty  # noqa: E402
 
-SOURCE = ROOT / "examples/c/llama_sampler_lz.c"
+SOURCE = ROOT / "csrc/llama_cpp/llama_sampler_lz.c"
 FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"]
 LLAMA = Path(llama_cpp.__file__).parent / "lib"
 
@@ -61,9 +61,7 @@ def new_sampler(library, llama, **options):  # noqa: F811
     return made
 
 
-@pytest.mark.parametrize(
-    "options", [{}, dict(strength=0.4, min_match=2, neutral=[2], escalation=1.0), dict(gate=(2, 12), release=[[2], 5])]
-)
+@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2), dict(gate=(2, 12), release=[[2], 5])])
 def test_the_tokens_are_the_processors(llama, options):  # noqa: F811
     prompt = tokens(llama)
     wanted = answer(llama, prompt, LZPenalty(**options), 80)
@@ -78,7 +76,7 @@ def test_the_tokens_are_the_processors(llama, options):  # noqa: F811
 
 
 def test_options_of_the_chain(llama):  # noqa: F811
-    for bad in (dict(strength=-1.0), dict(neutral=[llama.n_vocab()])):
+    for bad in (dict(strength=-1.0), dict()):
         with pytest.raises(ValueError), lzpenalty.llama_cpp.sampler(llama, **bad):
             pass
     assert "_init_sampler" not in vars(llama)

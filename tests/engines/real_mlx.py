@@ -41,7 +41,7 @@ def answer(model, prompt, *processors, n=30):
     return [step.token for step in steps]
 
 
-@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2, neutral=[2], escalation=1.0)])
+@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2)])
 def test_every_step_is_the_formula(model, options):
     tokenizer, penalty = model[1], LZPenalty(**options)
     for question in (QUESTION, "Say hello again and again."):

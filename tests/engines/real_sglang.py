@@ -34,9 +34,9 @@ ASKS = [
     ({}, 60),
     (None, 24),
     ({"strength": 0.4, "min_match": 2, "window": 16}, 48),
-    ({"strength": 1.0, "neutral": [2], "escalation": 1.0, "buffer": 8}, 80),
+    ({"strength": 1.0, "buffer": 8}, 80),
     (None, 70),
-    ({"horizon": 16, "strength": 0.5}, 33),
+    ({"strength": 0.5}, 33),
     ({"strength": 0}, 40),
     ({"strength": 0.3}, 9),
 ]
@@ -84,7 +84,7 @@ def call(rows=ALL, **options):
     return {"ids": [prompts()[i] for i in rows], "asks": asks, "tokens": [ASKS[i][1] for i in rows], **options}
 
 
-BAD = [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_neutral": [[1]]}]
+BAD = [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_until": [[[1]]]}]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ ASKS = [
     {"lz_strength": 0.02, "lz_window": 16, "lz_buffer": 4},
     None,
     {"lz_strength": 0.6},
-    {"lz_strength": 0.1, "lz_min_match": 2, "lz_neutral": [3]},
+    {"lz_strength": 0.1, "lz_min_match": 2},
 ]
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
+from lzpenalty import LZOptions  # noqa: F401
 from lzpenalty.engines import prompts
 from lzpenalty.llama_cpp import LZPenalty
 
@@ -72,7 +73,7 @@ def answer(llama, prompt, processor, n=60):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, dict(strength=0.4, min_match=2, neutral=[3], horizon=16), dict(gate=(6, 9), release=[[3, 4], 5], reset=7)],
+    [{}, dict(strength=0.4, min_match=2), dict(gate=(6, 9), release=[[3, 4], 5], reset=7)],
 )
 def test_answers_are_those_of_the_formula(options):
     llama, prompt = Llama(), [1, 2, 3, 1, 2]
@@ -121,7 +122,7 @@ def test_prompt_length_can_be_given():
 def test_bad_options_are_refused_at_construction(bad):
     with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
         LZPenalty(**bad)
-    assert eval(repr(LZPenalty(0.25, neutral=[4]))).options == LZPenalty(0.25, neutral=4).options
+    assert eval(repr(LZPenalty(strength=0.25))).options == LZPenalty(strength=0.25).options
 
 
 def test_needs_no_torch():
@@ -145,9 +146,9 @@ def test_a_llama_is_a_tokenizer():
             assert special
             return "".join(self.pieces[i] for i in ids).encode()
 
-    options = LZPenalty(preset="reasoning", tokenizer=Vocabulary()).options
+    options = LZPenalty(preset="reasoning", tokenizer=Vocabulary()).options.keywords()
     assert options["release"] == options["reset"] == (8, (0, 1, 2, 3, 4, 5, 6, 7))
-    assert LZPenalty(preset="gentle").options["gate"] == (20, 28)
+    assert LZPenalty(preset="gentle").options.keywords()["gate"] == (20, 28)
     with pytest.raises(ValueError, match="preset: expected release"):
         LZPenalty(preset="reasoning")
 

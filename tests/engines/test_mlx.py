@@ -46,7 +46,7 @@ def generate_step(prompt, processor, n):
     "options",
     [
         {},
-        dict(strength=1.0, min_match=2, neutral=[3, VOCAB - 1], escalation=1.0, window=9),
+        dict(strength=1.0, min_match=2, window=9),
         dict(gate=(1e6, 2e6), release=[[VOCAB - 2, VOCAB - 1], VOCAB - 3], release_after=7, reset=[[VOCAB - 2, VOCAB - 1]]),
         dict(strength=1.0, until=1),
     ],

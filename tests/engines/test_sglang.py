@@ -65,7 +65,7 @@ def test_nothing_to_do():
         assert processor(logits, params) is logits and not logits.any()
 
 
-@pytest.mark.parametrize("bad", [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_neutral": [[1]]}, {"lz_window": {"a": 1}}])
+@pytest.mark.parametrize("bad", [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_until": [[[1]]]}, {"lz_window": {"a": 1}}])
 def test_bad_options_end_no_server(bad, caplog):
     sglang._compiled.cache_clear()
     sglang._refuse.cache_clear()
@@ -84,7 +84,7 @@ def test_sequences_and_presets():
 
 def test_params_are_checked_where_they_are_made():
     assert sglang.lz_params() == {"lz_strength": 0.15}
-    assert json.loads(json.dumps(sglang.lz_params(window=9, neutral=[2]))) == {"lz_window": 9, "lz_neutral": [2]}
+    assert json.loads(json.dumps(sglang.lz_params(window=9))) == {"lz_window": 9}
     for bad in ({"strength": -1}, {"strenght": 1}, {"window": 10**6}, {"release": []}, {"preset": "x"}):
         with pytest.raises(ValueError, match="lz_" + next(iter(bad))):
             sglang.lz_params(**bad)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import oracle
 from engines import fake_vllm
 from engines.load import adaptor, installed
+from lzpenalty.engines.serving import request_options
 from lzpenalty.presets import resolve
 
 vllm = adaptor("vllm.penalty", fake_vllm)
@@ -39,16 +40,17 @@ ASKS = [
     {"lz_strength": 0},
     {"lz_strength": 1.0},
     {"lz_window": 5, "lz_buffer": 2},
-    {"lz_strength": 0.5, "lz_min_match": 2, "lz_horizon": 8, "lz_neutral": [0, 3], "lz_escalation": 1.0},
-    {"lz_neutral": [VOCAB + 100]},
-    {"lz_gate": [6, 9], "lz_release": [3, [4, 5]], "lz_release_after": 7, "lz_reset": [7, VOCAB + 1]},
+    {"lz_strength": 0.5, "lz_min_match": 2},
+    {"lz_until": [VOCAB + 100]},  # which the model doesn't have: left alone
+    {"lz_gate": [6, 9], "lz_release": [3, [4, 5]], "lz_release_after": 7, "lz_reset": [7, VOCAB - 1]},
     {"lz_preset": "reasoning", "lz_release": [[4, 5]], "lz_gate": [6, 7], "lz_until": [8]},
 ]
 
 
 def options_of(extra):
     options = {name[3:]: value for name, value in (extra or {}).items() if name.startswith("lz_")}
-    return options if "preset" not in options else resolve(options.pop("preset"), options)
+    made = resolve(options.pop("preset", "paper"), options)
+    return made.keywords() if options and made.vocab_size <= VOCAB else None
 
 
 def expected(logits, requests):
@@ -149,7 +151,7 @@ class SecondRunner:
                     request = data.draw(st.sampled_from(ASKS)), data.draw(st.integers(1, 5)), []
                 extra, prompt, output = self.slots[slot] = request
                 asked = self.processor.add_request(slot, SamplingParams(extra_args=extra))
-                assert asked == bool(options_of(extra) and options_of(extra) != {"strength": 0})
+                assert asked == (request_options(extra) is not None)
                 state.prompt_len.gpu[slot] = prompt
                 state.prefill_len.gpu[slot] = prompt + len(output)
         self.processor.apply_staged_writes()
@@ -220,11 +222,11 @@ def test_the_prompt_does_not_count():
 
 def test_bad_options_are_refused_at_admission_and_end_no_engine(caplog):
     bad = SamplingParams(extra_args={"lz_strength": -2})
-    with pytest.raises(ValueError, match="lz_strength: expected a finite number >= 0"):
+    with pytest.raises(ValueError, match="lz_strength: expected a number from 0"):
         vllm.LZPenalty.validate_params(bad)
     for extra, message in (
         ({"lz_gate": [28, 20]}, "lz_gate: expected"),
-        ({"lz_release": [*range(17)]}, "lz_release: expected at most 16"),
+        ({"lz_release": [*range(17)]}, "lz_release: expected 1 to 16"),
         ({"lz_release": [[1] * 9]}, "lz_release: expected sequences of 1 to 8 ids"),
         ({"lz_release_rate": 1}, "lz_release_rate: expected lz_release with it"),
         ({"lz_preset": "reasoning"}, "lz_preset: expected release"),

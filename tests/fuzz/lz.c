@@ -15,7 +15,7 @@ typedef struct {
     lz_evidence evidence;
     lz_logits logits;
     lz_tokens tokens;
-    int32_t neutral[MOST_IDS], breakers[MOST_IDS];
+    int32_t breakers[MOST_IDS];
     int64_t starts[MOST_ROWS];
     span logits_span, tokens_span;
 } job;
@@ -31,40 +31,37 @@ static int32_t take_ids(input *in, int32_t *ids)
 
 static lz_marks take_marks(input *in)
 {
-    lz_marks marks = {.n = take_number(in, 0, 3)};
-    for (int32_t m = 0; m < marks.n; m++) {
-        marks.mark[m].n = take_number(in, 1, 3);
-        for (int32_t k = 0; k < marks.mark[m].n; k++)
-            marks.mark[m].id[k] = take_number(in, 0, 20);
+    lz_marks marks = {0};
+    for (int32_t m = take_number(in, 0, 3); m > 0; m--) {
+        lz_mark mark = {.n = take_number(in, 1, 3)};
+        for (int32_t k = 0; k < mark.n; k++)
+            mark.id[k] = take_number(in, 0, 20);
+        lz_add_mark(&marks, &mark);
     }
     return marks;
 }
 
 static void take_options(input *in, job *j)
 {
-    j->penalty = (lz_penalty){.coder = {.cost = (lz_cost)take_number(in, LZ_LZSS, LZ_DISTANCE),
-                                        .window = take_size(in, 1),
-                                        .buffer = take_size(in, 1),
-                                        .min_match = take_size(in, 1),
-                                        .min_count = take_size(in, 1)},
-                              .strength = take_positive(in),
-                              .neutral = j->neutral};
+    lz_penalty *p = &j->penalty;
+    *p = (lz_penalty){.cost = take_number(in, LZ_LZSS, LZ_DISTANCE),
+                      .window = take_size(in, 1),
+                      .buffer = take_size(in, 1),
+                      .min_match = take_size(in, 1)};
+    take_size(in, 1); /* nothing any more: what the corpus holds goes on meaning what it did */
+    p->strength = take_positive(in);
     const int extras = take_byte(in);
-    j->penalty.coder.min_match = extras & 1 ? j->penalty.coder.min_match : 1;
-    j->penalty.coder.min_count = extras & 2 ? j->penalty.coder.min_count : 1;
-    j->penalty.escalation = extras & 4 ? take_positive(in) : 0;
-    j->penalty.horizon = extras & 8 ? take_size(in, 0) : 0;
-    j->penalty.n_neutral = extras & 16 ? take_ids(in, j->neutral) : 0;
+    p->min_match = extras & 1 ? p->min_match : 1;
     if (extras & 64) {
-        j->penalty.gate_from = (float)take_number(in, 0, 30);
-        j->penalty.gate_to = j->penalty.gate_from + (float)take_number(in, 1, 20);
+        p->gate.from = (float)take_number(in, 0, 30);
+        p->gate.to = p->gate.from + (float)take_number(in, 1, 20);
     }
-    j->penalty.release_after = extras & 128 ? take_size(in, 1) : 1;
+    p->release_after = extras & 128 ? take_size(in, 1) : 1;
     if (extras & 128) {
-        j->penalty.release = take_marks(in);
-        j->penalty.release_rate = take_positive(in);
-        j->penalty.reset = take_marks(in);
-        j->penalty.until = take_marks(in);
+        p->release = take_marks(in);
+        p->release_rate = take_positive(in);
+        p->reset = take_marks(in);
+        p->until = take_marks(in);
     }
     j->dry = (lz_dry){.multiplier = take_positive(in),
                       .base = take_positive(in),
@@ -156,9 +153,9 @@ static int is_released(const lz_marks *release, int64_t id)
     return 0;
 }
 
-/* Only the logits of the last `window` tokens, and those of neutral ids, may have changed, and they have not risen; what is
- * released may be anything. */
-static void check_logits(const job *j, int64_t window, const int32_t *neutral, int32_t n_neutral, const lz_marks *release)
+/* Only the logits of the last `window` tokens may have changed, and they have not risen; what is released may be anything.
+ */
+static void check_logits(const job *j, int64_t window, const lz_marks *release)
 {
     const size_t size = (size_t)float_size(j->logits.dtype);
     uint8_t *expected = malloc(j->logits_span.bytes + 1);
@@ -166,8 +163,8 @@ static void check_logits(const job *j, int64_t window, const int32_t *neutral, i
     for (int64_t row = 0; row < j->logits.rows; row++) {
         const int64_t oldest = j->tokens.length - window, start = start_of(j, row);
         const int64_t first = oldest > start ? oldest : start;
-        for (int64_t i = first; i < j->tokens.length + n_neutral; i++) {
-            const int64_t id = i < j->tokens.length ? id_at(j, row, i) : neutral[i - j->tokens.length];
+        for (int64_t i = first; i < j->tokens.length; i++) {
+            const int64_t id = id_at(j, row, i);
             if (id < 0 || id >= j->logits.vocab)
                 continue;
             const uint8_t *logit =
@@ -204,13 +201,13 @@ static float smaller(float a, float b)
 /* The bits of each id after the tokens of a row from `start` on, as the coder's definition has them. */
 static void find_bits(const job *j, int64_t row, int64_t start, float bits[MOST_VOCAB])
 {
-    const lz_coder *coder = &j->penalty.coder;
+    const lz_penalty *p = &j->penalty;
     const int64_t last = j->tokens.length - 1, n = j->tokens.length - start, vocab = j->logits.vocab;
-    const int64_t window = coder->window < n ? coder->window : n;
-    int64_t lengths[MOST_TOKENS + 1], longest[MOST_VOCAB], count[MOST_VOCAB] = {0}, open = 0, nearest = 0;
+    const int64_t window = p->window < n ? p->window : n;
+    int64_t lengths[MOST_TOKENS + 1], longest[MOST_VOCAB], open = 0, nearest = 0;
     for (int64_t d = 1; d <= window; d++) {
         int64_t u = 0;
-        while (u < coder->buffer && d + u < n && id_at(j, row, last - u) == id_at(j, row, last - d - u))
+        while (u < p->buffer && d + u < n && id_at(j, row, last - u) == id_at(j, row, last - d - u))
             u++;
         lengths[d] = u;
         nearest = u > open ? d : nearest;
@@ -223,24 +220,21 @@ static void find_bits(const job *j, int64_t row, int64_t start, float bits[MOST_
     for (int64_t d = 1; d <= window; d++) {
         const int64_t a = id_at(j, row, last + 1 - d), u = lengths[d];
         float own = log2_of(d);
-        if (a < 0 || a >= vocab || u < coder->min_match - 1)
+        if (a < 0 || a >= vocab || u < p->min_match - 1)
             continue;
-        count[a]++;
-        if (coder->cost == LZ_PAIR)
+        if (p->cost == LZ_PAIR)
             own = (own + log2_of(u + 1)) / (float)(u + 1);
-        else if (coder->cost == LZ_LZSS && u == open && open > 0) {
+        else if (p->cost == LZ_LZSS && u == open && open > 0) {
             const float prolonging = (own - log2_of(nearest)) + (log2_of(open + 1) - log2_of(open));
             own = smaller(own, prolonging > 0 ? prolonging : 0);
         }
-        if (coder->cost != LZ_DISTANCE)
+        if (p->cost != LZ_DISTANCE)
             bits[a] = smaller(bits[a], own);
         else if (u > longest[a]) {
             bits[a] = smaller(log2_of(vocab), own);
             longest[a] = u;
         }
     }
-    for (int64_t a = 0; a < vocab; a++)
-        bits[a] = count[a] < coder->min_count ? log2_of(vocab) : bits[a];
 }
 
 static void check_deltas(const job *j, int32_t n, const int32_t *ids, const float *got)
@@ -261,8 +255,7 @@ static void check_penalties(const job *j)
     const lz_penalty *p = &j->penalty;
     const float literal = log2_of(j->logits.vocab);
     float bits[MOST_VOCAB], old;
-    if (j->logits.dtype != FLOAT32 || p->escalation > 0 || p->horizon > 0 || p->n_neutral > 0 || p->gate_to > 0 ||
-        p->release.n > 0 || p->reset.n > 0 || p->until.n > 0)
+    if (j->logits.dtype != FLOAT32 || p->gate.to > 0 || p->release.n > 0 || p->reset.n > 0 || p->until.n > 0)
         return;
     for (int64_t row = 0; row < j->logits.rows; row++) {
         find_bits(j, row, start_of(j, row), bits);
@@ -366,7 +359,6 @@ static void run(job *j, results *r)
 {
     const lz_kernels *kernels = lz_current_kernels();
     lz_workspace ws = {0};
-    lz_penalty plain = {.coder = j->penalty.coder};
     const int32_t vocab = (int32_t)j->logits.vocab;
     const double literal = log2((double)vocab);
     int32_t *ids;
@@ -375,7 +367,7 @@ static void run(job *j, results *r)
     REQUIRE(lz_reserve(&ws, &j->penalty, j->tokens.length) == 0);
     guard(&ws, lz_penalty_sizes(&j->penalty, j->tokens.length));
     kernels->penalize(&j->penalty, &j->logits, &j->tokens, &ws);
-    check_logits(j, j->penalty.coder.window, j->neutral, j->penalty.n_neutral, &j->penalty.release);
+    check_logits(j, j->penalty.window, &j->penalty.release);
     check_penalties(j);
     r->penalized = copy_of(&j->logits_span);
     restore(&j->logits_span);
@@ -384,7 +376,7 @@ static void run(job *j, results *r)
     REQUIRE(lz_reserve_dry(&ws, &j->dry, j->tokens.length) == 0);
     guard(&ws, lz_dry_sizes(&j->dry, j->tokens.length));
     kernels->dry(&j->dry, &j->logits, &j->tokens, &ws);
-    check_logits(j, j->dry.window, NULL, 0, NULL);
+    check_logits(j, j->dry.window, NULL);
     r->dried = copy_of(&j->logits_span);
     restore(&j->logits_span);
     lz_workspace_clear(&ws);
@@ -404,18 +396,18 @@ static void run(job *j, results *r)
     if (j->tokens.rows > 0) {
         lz_tokens text = j->tokens;
         text.rows = 1, text.start = 0, text.starts = NULL;
-        REQUIRE(lz_reserve(&ws, &plain, text.length) == 0);
-        guard(&ws, lz_penalty_sizes(&plain, text.length));
-        r->n = kernels->deltas(&plain.coder, vocab, &text, &ws, &ids, &bits);
+        REQUIRE(lz_reserve(&ws, &j->penalty, text.length) == 0);
+        guard(&ws, lz_penalty_sizes(&j->penalty, text.length));
+        r->n = kernels->deltas(&j->penalty, vocab, &text, &ws, &ids, &bits);
         check_deltas(j, r->n, ids, bits);
         memcpy(r->ids, ids, (size_t)r->n * sizeof *ids);
         memcpy(r->bits, bits, (size_t)r->n * sizeof *bits);
         lz_workspace_clear(&ws);
 
         text.length = text.length < MOST_QUADRATIC ? text.length : MOST_QUADRATIC;
-        REQUIRE(lz_reserve(&ws, &plain, text.length) == 0);
-        guard(&ws, lz_penalty_sizes(&plain, text.length));
-        kernels->token_bits(&plain.coder, vocab, &text, &ws, r->token_bits);
+        REQUIRE(lz_reserve(&ws, &j->penalty, text.length) == 0);
+        guard(&ws, lz_penalty_sizes(&j->penalty, text.length));
+        kernels->token_bits(&j->penalty, vocab, &text, &ws, r->token_bits);
         for (int64_t i = 0; i < text.length; i++)
             REQUIRE(r->token_bits[i] >= 0 && r->token_bits[i] <= literal);
         lz_workspace_clear(&ws);

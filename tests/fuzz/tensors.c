@@ -19,7 +19,7 @@
 
 PyMODINIT_FUNC PyInit__core(void);
 
-enum { MOST_NDIM = 6, MOST_ITEMS = 4096, MOST_BYTES = 1 << 16, MOST_TENSORS = 8, MOST_EXPORTS = 64, MOST_OPTIONS = 12 };
+enum { MOST_NDIM = 6, MOST_ITEMS = 4096, MOST_BYTES = 1 << 16, MOST_TENSORS = 8, MOST_EXPORTS = 64, MOST_OPTIONS = 16 };
 
 static PyObject *core, *numpy;
 static void *forbidden; /* aligned, never to be read */
@@ -645,9 +645,11 @@ static PyObject *take_option(input *in, const call *c, const char *name)
         return PyUnicode_FromString(costs[byte % 3]);
     if (strcmp(name, "aggregation") == 0)
         return PyUnicode_FromString(byte & 1 ? "layer" : "group");
-    if (strcmp(name, "neutral") == 0 || strcmp(name, "breakers") == 0)
+    if (strcmp(name, "gate") == 0)
+        return Py_BuildValue("(ii)", byte % 16, byte % 16 + byte / 32);
+    if (strstr("release reset until breakers", name))
         return take_ids(in);
-    if (strstr("strength escalation multiplier base tolerance scale", name))
+    if (strstr("strength release_rate multiplier base tolerance scale", name))
         return PyFloat_FromDouble(byte / 64.0);
     if (strstr("start stop length position k", name))
         return PyLong_FromLongLong(byte % (c->sizes['t'] + 1));
@@ -656,8 +658,8 @@ static PyObject *take_option(input *in, const call *c, const char *name)
 
 static PyObject *take_options(input *in, const call *c)
 {
-    static const char *const names[] = {"strength",  "window",     "buffer",  "cost",    "min_match",
-                                        "min_count", "escalation", "horizon", "neutral", "other"};
+    static const char *const names[] = {"strength", "window",       "buffer",        "cost",    "min_match",
+                                        "gate",     "release_rate", "release_after", "release", "other"};
     PyObject *kwargs = PyDict_New(), *nothing = PyTuple_New(0);
     for (int i = 0; i < 10; i++) {
         if (take_byte(in) < (i < 9 ? 80 : 250))
@@ -713,7 +715,8 @@ static const struct {
 } functions[] = {
     {"lz_penalize_",
      {{"logits", "bv", FLOATS, WRITTEN}, {"tokens", "bt", INTS, LONG}},
-     {"", "strength", "window", "buffer", "cost", "min_match", "min_count", "escalation", "horizon", "neutral", "starts"}},
+     {"", "strength", "window", "buffer", "cost", "min_match", "gate", "release_rate", "release_after", "release", "starts",
+      "options", "reset", "until"}},
     {"lz_penalize_rows_", {{"logits", "bv", FLOATS, WRITTEN}}, {"rows", ""}},
     {"gather_tokens_", {{"tokens", "bt", "i", WRITTEN}}, {"rows", ""}},
     {"dry_penalize_",
@@ -721,8 +724,8 @@ static const struct {
      {"", "multiplier", "base", "allowed_length", "window", "breakers", "starts"}},
     {"codelength_deltas",
      {{"tokens", "t", INTS, READ}},
-     {"vocab_size", "", "window", "buffer", "cost", "min_match", "min_count"}},
-    {"token_bits", {{"tokens", "t", INTS, READ}}, {"vocab_size", "", "window", "buffer", "cost", "min_match", "min_count"}},
+     {"vocab_size", "", "window", "buffer", "cost", "min_match", "options"}},
+    {"token_bits", {{"tokens", "t", INTS, READ}}, {"vocab_size", "", "window", "buffer", "cost", "min_match", "options"}},
     {"repetition_period", {{"tokens", "bt", INTS, LONG}}, {"", "ngram", "count", "max_period", "starts"}},
     {"attention_scores",
      {{"queries", "bqrd", NARROW, READ}, {"keys", "bhtd", NARROW, READ}},
@@ -762,6 +765,8 @@ static PyObject *take_argument(input *in, call *c, const char *name)
         return take_byte(in) < 250 ? take_rows(in, c) : take_odd_option(in);
     if (strcmp(name, "starts") == 0 && take_byte(in) < 128)
         return Py_NewRef(take_tensor(in, c, &starts));
+    if (strcmp(name, "options") == 0)
+        return take_options(in, c);
     return take_option(in, c, name);
 }
 

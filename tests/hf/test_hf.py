@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, LogitsProcessor
 
 import oracle
-from lzpenalty import lz_penalize_, repetition_period
+from lzpenalty import LZOptions, lz_penalize_, repetition_period  # noqa: F401
 from lzpenalty.hf import LZPenaltyLogitsProcessor, RepetitionStoppingCriteria
 
 VOCAB, PROMPT = 97, 10
@@ -74,7 +74,7 @@ MODES = {
     "options",
     [
         {},
-        dict(min_match=2, min_count=2, horizon=16, strength=0.5, escalation=1.0),
+        dict(min_match=2, strength=0.5),
         dict(gate=(6, 9), release=[[3, 4], 7], release_after=7, reset=[[3, 4]], until=9),
     ],
 )
@@ -238,12 +238,12 @@ def test_scores_are_copied_unless_asked(model, prompt):
 def test_what_transformers_asks_of_a_processor():
     assert list(inspect.signature(LZPenaltyLogitsProcessor.__call__).parameters) == ["self", "input_ids", "scores"]
     assert LZPenaltyLogitsProcessor.supports_continuous_batching is False
-    assert eval(repr(LZPenaltyLogitsProcessor(0.3, neutral=[7], cost="pair"))).options["neutral"] == (7,)
+    assert eval(repr(LZPenaltyLogitsProcessor(strength=0.3, until=7, cost="pair"))).options.keywords()["until"] == (7,)
 
 
 @pytest.mark.parametrize(
     "options",
-    [dict(strength=-1), dict(window=-1), dict(buffer=0), dict(cost="x"), dict(neutral=[-1]), dict(horizon=1.5),
+    [dict(strength=-1), dict(window=-1), dict(buffer=0), dict(cost="x"), dict(until=[-1]), dict(release_after=1.5),
      dict(prompt_length=-1), dict(prompt_length=2.5)],
 )  # fmt: skip
 def test_bad_options_are_refused_at_construction(options):

@@ -40,7 +40,7 @@ def close(got, wanted):  # math.isclose crashes the interpreters of Python 3.12.
 
 
 def penalties(rng, text):
-    options = {"strength": 0.5, "window": rng.randrange(1, 40), "buffer": rng.randrange(1, 9), "neutral": [0]}
+    options = {"strength": 0.5, "window": rng.randrange(1, 40), "buffer": rng.randrange(1, 9)}
     wanted = oracle.penalties(text, VOCAB, **options)
     wanted = [-wanted.get(token, 0.0) for token in range(VOCAB)]
     tokens, zeros = tensor("q", (len(text),), text), [0.0] * VOCAB

@@ -37,7 +37,7 @@ def test_a_history_of_one_token(device):
     assert logits.count_nonzero() == 1
 
 
-@pytest.mark.parametrize("options", [{"window": 0}, {"strength": 0}, {"strength": 0.0, "escalation": 5.0}])
+@pytest.mark.parametrize("options", [{"window": 0}, {"strength": 0}, {"strength": 0.0}])
 def test_off_means_no_change_bit_for_bit(device, options):
     penalize = device.of(lz_penalize_)
     logits = torch.tensor([[float("nan"), float("-inf"), -0.0, 1e-42, 3.0]])
@@ -68,8 +68,8 @@ def test_tiny_vocabularies(device, vocab):
 def test_windows_and_buffers_around_and_beyond_the_history(device, window, buffer):
     penalize = device.of(lz_penalize_)
     logits = torch.zeros(1, 10)
-    penalize(logits, LOOP, window=window, buffer=buffer, escalation=1.0, horizon=8)
-    wanted = exact(LOOP[0], torch.zeros(10), window=window, buffer=buffer, escalation=1.0, horizon=8)
+    penalize(logits, LOOP, window=window, buffer=buffer)
+    wanted = exact(LOOP[0], torch.zeros(10), window=window, buffer=buffer)
     torch.testing.assert_close(logits[0].double(), wanted, atol=1e-5, rtol=0)
 
 
@@ -100,7 +100,7 @@ def test_infinite_and_nan_logits_stay_and_spread_nowhere(device, dtype):
     penalize = device.of(lz_penalize_)
     logits = torch.zeros(1, 8, dtype=dtype)
     logits[0, 1], logits[0, 2], logits[0, 5] = float("-inf"), float("nan"), float("inf")
-    penalize(logits, torch.tensor([[1, 2, 3, 5, 1, 2, 3]]), escalation=1.0)
+    penalize(logits, torch.tensor([[1, 2, 3, 5, 1, 2, 3]]))
     assert logits[0, 1] == float("-inf") and logits[0, 2].isnan() and logits[0, 5] == float("inf")
     assert logits[0, 3] < 0 and (logits[0, [0, 4, 6, 7]] == 0).all()
 

@@ -134,19 +134,18 @@ def test_a_reset_is_a_later_start(device):
     for mark, reset in (([9], 9), (CLOSE, [CLOSE]), ([4, 9], [9, CLOSE])):
         old, new = np.tile([5, 6, 7], 30), rng.integers(0, 4, 50)
         text = np.concatenate([old, mark, old, mark, new])
-        for options in ({}, {"gate": (1, 30)}, {"horizon": 40, "escalation": 1.0}, {"release": 8, "release_after": 6}):
+        for options in ({}, {"gate": (1, 30)}, {}, {"release": 8, "release_after": 6}):
             wanted = penalized(device, new, **options)
             np.testing.assert_array_equal(penalized(device, text, reset=reset, **options), wanted)
         assert penalized(device, text)[5]
     assert not penalized(device, [1, 2, 1, 2, 9], reset=9).any()
 
 
-@pytest.mark.parametrize("escalation", [0.0, 1.0])
-def test_a_reset_counts_wherever_its_last_token_is_read(device, escalation):
-    """The window and the buffer are 24 tokens, and with an escalation 32 are read: sequences at, before and beyond these."""
+def test_a_reset_counts_wherever_its_last_token_is_read(device):
+    """The window and the buffer are 24 tokens: sequences at, before and beyond these."""
     for distance in range(60):
         text = [*([5] * 70), *CLOSE, *([5] * distance)]
-        options = dict(window=16, buffer=8, escalation=escalation)
+        options = dict(window=16, buffer=8)
         wanted = penalized(device, [5] * distance, **options)
         np.testing.assert_array_equal(penalized(device, text, reset=[CLOSE], **options), wanted)
 

@@ -78,37 +78,6 @@ def test_the_papers_three_cases():
     assert penalised[7] == pytest.approx(-0.5 * (10 - log2(1.5)))
 
 
-def test_min_count_spares_the_first_repetition(device):
-    penalize = device.of(lz_penalize_)
-    once, twice = [1, 2, 3, 4, 9, 1, 2, 3], [1, 2, 3, 4, 8, 1, 2, 3, 4, 9, 1, 2, 3]
-    for text, charged in ((once, False), (twice, True)):
-        row = penalize(np.zeros(100), np.array(text), min_match=2, min_count=2)
-        assert (row[4] < 0) is np.bool_(charged)
-
-
-def test_escalation_grows_with_every_turn_of_a_loop(device):
-    penalize = device.of(lz_penalize_)
-    penalties = [-penalize(np.zeros(100), np.tile([5, 6, 7], n), buffer=4, escalation=1.0)[5] for n in range(2, 9)]
-    assert all(later > earlier for earlier, later in zip(penalties, penalties[1:], strict=False))
-    plain = -penalize(np.zeros(100), np.tile([5, 6, 7], 9), buffer=4)[5]
-    assert penalties[-1] > 2 * plain
-
-
-def test_horizon_doubles_the_strength_in_a_loop_and_spares_what_is_new(device):
-    penalize = device.of(lz_penalize_)
-    loop, new = np.tile([5, 6, 7, 8], 60), np.arange(90)
-    np.testing.assert_allclose(penalize(np.zeros(100), loop, horizon=64), 2 * penalize(np.zeros(100), loop), rtol=1e-6)
-    assert not penalize(np.zeros(100), new, horizon=64).any()
-
-
-def test_a_neutral_token_moves_with_the_mean_of_the_window(device):
-    penalize = device.of(lz_penalize_)
-    text = np.array([1, 2, 3, 1, 2, 1])
-    row = penalize(np.zeros(64), text, neutral=[60])
-    assert row[60] == pytest.approx(row[text].mean(), rel=1e-6)
-    assert penalize(np.zeros(64), text, neutral=60)[60] == row[60]
-
-
 def test_shift_invariance(device):
     penalize = device.of(lz_penalize_)
     text, logits = np.random.default_rng(0).integers(0, 20, 60), np.linspace(-4, 4, 32)

@@ -22,7 +22,7 @@ def test_every_half_precision_number_survives_a_penalty_of_zero(device):
 
 
 def test_rounding_is_to_nearest_even_everywhere(device):
-    strengths = (0.15, 1e-3, 2.0**-24, 3e-8, 77.0, 65519.0, 3e38)
+    strengths = (0.15, 1e-3, 2.0**-24, 3e-8, 77.0, 65519.0, 1e6)
     for dtype in (torch.float16, torch.bfloat16):
         every = numbers(device, dtype)
         rows = torch.stack([every, torch.zeros_like(every)], 1)

@@ -25,17 +25,16 @@ def tokenizer(tokens=(), template=None):
 
 
 def test_the_paper_is_the_default_of_everything():
-    assert LZOptions(**PRESETS["paper"]) == LZOptions()
-    assert list(PRESETS["paper"]) == list(LZOptions().keywords())
+    assert PRESETS["paper"] == LZOptions()
     assert LZPenaltyLogitsProcessor().options == LZPenaltyLogitsProcessor(preset="paper").options
-    assert LZOptions(**LZPenaltyLogitsProcessor().options) == LZOptions()
+    assert LZPenaltyLogitsProcessor().options == LZPenaltyLogitsProcessor(LZOptions()).options == LZOptions()
 
 
 @pytest.mark.parametrize("name", ["paper", "gentle"])
 def test_given_options_win(name):
     assert resolve(name, {}) == PRESETS[name]
-    assert resolve(name, {"strength": None, "window": 9}) == PRESETS[name] | {"window": 9}
-    assert LZPenaltyLogitsProcessor(preset=name, strength=1.0).options["strength"] == 1.0
+    assert resolve(name, {"strength": None, "window": 9}) == LZOptions(**PRESETS[name].keywords() | {"window": 9})
+    assert LZPenaltyLogitsProcessor(preset=name, strength=1.0).options.keywords()["strength"] == 1.0
 
 
 @pytest.mark.parametrize("tag", CLOSE_TAGS)
@@ -43,8 +42,8 @@ def test_a_tag_with_a_token_of_its_own(tag):
     made = tokenizer([tag])
     ids = [made.convert_tokens_to_ids(tag)]
     assert close_ids(made) == [ids]
-    assert resolve("reasoning", {}, made) == PRESETS["gentle"] | {"release": [ids], "reset": [ids]}
-    options = LZPenaltyLogitsProcessor(preset="reasoning", tokenizer=made).options
+    assert resolve("reasoning", {}, made) == LZOptions(**PRESETS["gentle"].keywords() | {"release": [ids], "reset": [ids]})
+    options = LZPenaltyLogitsProcessor(preset="reasoning", tokenizer=made).options.keywords()
     assert options["release"] == options["reset"] == (ids[0],)
 
 
@@ -61,9 +60,11 @@ def test_unknown_is_no_tag():
 
 def test_given_ids_win():
     made = tokenizer(["</think>"])
-    given = resolve("reasoning", {"release": [3]}, made)
-    assert given["release"] == given["reset"] == [3]
-    assert resolve("reasoning", {"release": [3], "reset": [4]}) == PRESETS["gentle"] | {"release": [3], "reset": [4]}
+    given = resolve("reasoning", {"release": [3]}, made).keywords()
+    assert given["release"] == given["reset"] == (3,)
+    assert resolve("reasoning", {"release": [3], "reset": [4]}) == LZOptions(
+        **PRESETS["gentle"].keywords() | {"release": [3], "reset": [4]}
+    )
 
 
 def test_what_is_missing_is_named():
@@ -79,7 +80,7 @@ def test_a_request_names_the_ids_of_a_tokenizer():
     made = tokenizer(["</think>"])
     params = lz_params(preset="reasoning", tokenizer=made, window=64)
     assert params == {"lz_preset": "reasoning", "lz_window": 64, "lz_release": close_ids(made)}
-    assert request_options(params) == LZOptions(**resolve("reasoning", {"window": 64}, made))
+    assert request_options(params) == resolve("reasoning", {"window": 64}, made)
     assert lz_params() == {"lz_strength": 0.15}
     with pytest.raises(ValueError, match="lz_preset: expected release"):
         lz_params(preset="reasoning", tokenizer=tokenizer())

@@ -95,18 +95,18 @@ RANKS = rng.integers(0, 4, 300)
 
 
 def rows(core):
-    options = core.LZOptions(window=32, neutral=[1, 2])
+    options = core.LZOptions(window=32)
     return {0: (options, [1, 2, 1]), 2: (options, (3, 4)), 1: (options, TOKENS[1])}
 
 
 def options_and_back(core):
     marks = dict(release=[1000, [1, 2000]], reset=[3], until=[(4, 5)])
-    options = core.LZOptions(window=1000, cost="pair", neutral=[1000, 2000], gate=(20, 28), **marks)
+    options = core.LZOptions(window=1000, cost="pair", gate=(20, 28), **marks)
     return repr(options), options == core.LZOptions(**options.keywords())
 
 
 CALLS = {
-    "penalize": lambda core: partial(core.lz_penalize_, LOGITS.copy(), TOKENS, neutral=range(9), horizon=9),
+    "penalize": lambda core: partial(core.lz_penalize_, LOGITS.copy(), TOKENS),
     "marks": lambda core: partial(
         core.lz_penalize_, LOGITS.copy(), TOKENS, gate=(0, 1), release=[[1, 2], 3], until=[[9, 9]]
     ),

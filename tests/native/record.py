@@ -66,10 +66,9 @@ def record_penalties(rng, out):
         logits = rng.normal(size=vocab).astype(np.float32)
         coder = dict(
             window=int(rng.integers(0, 800)), buffer=int(rng.integers(1, 40)), cost=COSTS[rng.integers(3)],
-            min_match=int(rng.integers(1, 4)), min_count=int(rng.integers(1, 4)),
+            min_match=int(rng.integers(1, 4)),
         )  # fmt: skip
-        more = dict(strength=0.15, escalation=float(rng.integers(2)), horizon=int(rng.integers(2) * 64))
-        neutral = [1] if rng.integers(2) else []
+        more = dict(strength=0.15)
         dry = dict(multiplier=0.8, base=1.75, allowed_length=int(rng.integers(1, 4)), window=int(rng.integers(0, 800)))
         breakers = [3] if rng.integers(2) else []
         loops = dict(gate=(6, float(rng.integers(7, 30))) if rng.integers(2) else None)
@@ -83,13 +82,12 @@ def record_penalties(rng, out):
 
         ints(out, len(tokens), vocab)
         out.write(tokens.tobytes() + logits.tobytes())
-        ints(out, COSTS.index(coder["cost"]), *(coder[k] for k in ("window", "buffer", "min_match", "min_count")))
-        floats(out, more["strength"], more["escalation"])
-        ints(out, more["horizon"], len(neutral))
+        ints(out, COSTS.index(coder["cost"]), *(coder[k] for k in ("window", "buffer", "min_match")))
+        floats(out, more["strength"])
         floats(out, *(loops["gate"] or (0, 0)), loops["release_rate"])
         ints(out, loops["release_after"])
         marks(out, loops["release"], loops["reset"], loops["until"])
-        out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, **loops, neutral=neutral).tobytes())
+        out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, **loops).tobytes())
         ids, bits = codelength_deltas(tokens, vocab, **coder)
         ints(out, len(ids), *ids)
         floats(out, *bits)

@@ -78,18 +78,16 @@ static lz_marks read_marks(void)
 
 static void replay_penalties(void)
 {
-    static const int32_t neutral[] = {1}, breakers[] = {3};
+    static const int32_t breakers[] = {3};
     for (int at = 0, cases = read_int(); at < cases; at++) {
         int32_t length = read_int(), vocab = read_int();
         int64_t *ids64 = read_items((size_t)length, sizeof *ids64);
         size_t row_size = (size_t)vocab * sizeof(float);
         float *before = read_items((size_t)vocab, sizeof *before), *row = malloc(row_size);
-        lz_penalty p = {.coder = {.cost = (lz_cost)read_int()}, .neutral = neutral};
-        p.coder.window = read_int(), p.coder.buffer = read_int(), p.coder.min_match = read_int();
-        p.coder.min_count = read_int();
-        p.strength = read_float(), p.escalation = read_float();
-        p.horizon = read_int(), p.n_neutral = read_int();
-        p.gate_from = read_float(), p.gate_to = read_float(), p.release_rate = read_float(), p.release_after = read_int();
+        lz_penalty p = {.cost = read_int()};
+        p.window = read_int(), p.buffer = read_int(), p.min_match = read_int();
+        p.strength = read_float();
+        p.gate.from = read_float(), p.gate.to = read_float(), p.release_rate = read_float(), p.release_after = read_int();
         p.release = read_marks(), p.reset = read_marks(), p.until = read_marks();
         float *penalized = read_items((size_t)vocab, sizeof *penalized);
         int32_t n = read_int(), *ids = read_items((size_t)n, sizeof *ids);
@@ -118,10 +116,10 @@ static void replay_penalties(void)
                 lz_reserve_loop(&ws, &loop, length) < 0 || lz_reserve_evidence(&ws, &evidence, length) < 0)
                 exit(2);
             memcpy(row, before, row_size);
-            if (p.coder.window > 0)
+            if (p.window > 0)
                 kernels->penalize(&p, &logits, &tokens, &ws);
             expect("penalize", at, row, penalized, row_size);
-            int32_t got_n = kernels->deltas(&p.coder, vocab, &tokens, &ws, &got_ids, &got_bits);
+            int32_t got_n = kernels->deltas(&p, vocab, &tokens, &ws, &got_ids, &got_bits);
             expect("the number of deltas", at, &got_n, &n, sizeof n);
             expect("ids of deltas", at, got_ids, ids, (size_t)n * sizeof *ids);
             expect("bits of deltas", at, got_bits, bits, (size_t)n * sizeof *bits);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 typedef struct {
-    lzpenalty_options options;
+    lzpenalty_options *options;
     int32_t n_vocab, context; /* newest tokens that matter */
     lzpenalty_workspace *ws;
     double *changes; /* [n_vocab] zeros, but during a call */
@@ -24,45 +24,20 @@ static void free_state(lz_state *state)
     lzpenalty_workspace_destroy(state->ws);
     free(state->changes);
     free(state->text);
-    free((void *)(uintptr_t)state->options.neutral);
-    free((void *)(uintptr_t)state->options.release);
-    free((void *)(uintptr_t)state->options.reset);
-    free((void *)(uintptr_t)state->options.until);
+    lzpenalty_options_destroy(state->options);
     free(state);
-}
-
-/* A copy of an array that may be empty. NULL without memory. */
-static void *copy(const void *items, int32_t n, size_t size)
-{
-    const size_t bytes = (size_t)(n > 0 ? n : 0) * size;
-    void *result = malloc(bytes + 1);
-    if (result && bytes > 0)
-        memcpy(result, items, bytes);
-    return result;
 }
 
 static lz_state *new_state(const lzpenalty_options *options, int32_t n_vocab)
 {
     lz_state *state = (lz_state *)calloc(1, sizeof *state);
-    lzpenalty_options *own;
-    lzpenalty_tensor logits, no_tokens;
     if (!state)
         return NULL;
-    own = &state->options;
-    *own = *options;
-    own->neutral = (const int32_t *)copy(options->neutral, options->n_neutral, sizeof *own->neutral);
-    own->release = (const lzpenalty_mark *)copy(options->release, options->n_release, sizeof *own->release);
-    own->reset = (const lzpenalty_mark *)copy(options->reset, options->n_reset, sizeof *own->reset);
-    own->until = (const lzpenalty_mark *)copy(options->until, options->n_until, sizeof *own->until);
+    state->options = lzpenalty_options_copy(options, n_vocab);
     state->n_vocab = n_vocab;
     state->ws = lzpenalty_workspace_create();
     state->changes = (double *)calloc((size_t)n_vocab, sizeof *state->changes);
-    logits = lzpenalty_vector(state->changes, LZPENALTY_FLOAT64, n_vocab);
-    no_tokens = lzpenalty_vector(NULL, LZPENALTY_INT32, 0);
-    /* A call on no text, which checks the options. */
-    if (own->neutral && own->release && own->reset && own->until && state->ws && state->changes &&
-        lzpenalty_context(own, &state->context) == LZPENALTY_OK &&
-        lzpenalty_penalize(state->ws, own, &logits, &no_tokens, NULL) == LZPENALTY_OK)
+    if (state->options && state->ws && state->changes && lzpenalty_context(state->options, &state->context) == LZPENALTY_OK)
         return state;
     free_state(state);
     return NULL;
@@ -109,19 +84,17 @@ static void lz_accept(struct llama_sampler *smpl, llama_token token)
 static int visit_ids(const lz_state *state, int (*visit)(const lz_state *, int32_t id, const llama_token_data_array *),
                      const llama_token_data_array *candidates)
 {
-    const lzpenalty_options *options = &state->options;
+    const lzpenalty_options *options = state->options;
     const int64_t from = state->n > options->window ? state->n - options->window : 0;
     int64_t i;
-    int32_t m, k;
+    size_t m;
+    int32_t k;
     for (i = from; i < state->n; i++)
         if (state->text[i] >= 0 && state->text[i] < state->n_vocab && !visit(state, state->text[i], candidates))
             return 0;
-    for (i = 0; i < options->n_neutral; i++)
-        if (!visit(state, options->neutral[i], candidates))
-            return 0;
-    for (m = 0; m < options->n_release; m++)
-        for (k = 0; k < options->release[m].n; k++)
-            if (!visit(state, options->release[m].ids[k], candidates))
+    for (m = 0; m < options->release.n; m++)
+        for (k = 0; k < options->release.mark[m].n; k++)
+            if (!visit(state, options->release.mark[m].ids[k], candidates))
                 return 0;
     return 1;
 }
@@ -150,10 +123,10 @@ static void lz_apply(struct llama_sampler *smpl, llama_token_data_array *candida
     if (candidates->size == (size_t)state->n_vocab && visit_ids(state, is_at_its_index, candidates)) {
         logits = lzpenalty_vector(&candidates->data[0].logit, LZPENALTY_FLOAT32, state->n_vocab);
         logits.strides[0] = (int64_t)(sizeof(llama_token_data) / sizeof(float));
-        lzpenalty_penalize(state->ws, &state->options, &logits, &text, NULL);
+        lzpenalty_penalize(state->ws, state->options, &logits, &text, NULL);
     } else {
         logits = lzpenalty_vector(state->changes, LZPENALTY_FLOAT64, state->n_vocab);
-        lzpenalty_penalize(state->ws, &state->options, &logits, &text, NULL);
+        lzpenalty_penalize(state->ws, state->options, &logits, &text, NULL);
         for (i = 0; i < candidates->size; i++) {
             llama_token_data *candidate = &candidates->data[i];
             if (candidate->id >= 0 && candidate->id < state->n_vocab && state->changes[candidate->id] != 0.0)
@@ -179,7 +152,7 @@ static void lz_free(struct llama_sampler *smpl)
 static struct llama_sampler *lz_clone(const struct llama_sampler *smpl)
 {
     const lz_state *state = state_of(smpl);
-    struct llama_sampler *clone = llama_sampler_init_lz(&state->options, state->n_vocab);
+    struct llama_sampler *clone = llama_sampler_init_lz(state->options, state->n_vocab);
     int64_t i;
     for (i = 0; clone && i < state->n; i++)
         lz_accept(clone, state->text[i]);
