@@ -17,7 +17,7 @@ from facts import AGES, KINDS, difference, shared, wilson
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLES = {}
-VERSIONED = ("transformers", "torch", "numpy", "accelerate", "gguf", "python")  # in the list of what passed with what
+VERSIONED = ("transformers", "torch", "numpy", "accelerate", "gguf", "lm_eval", "python")  # in the list of what passed with what
 
 
 def table(function):
