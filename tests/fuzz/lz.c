@@ -48,7 +48,7 @@ static void take_options(input *in, job *j)
                       .window = take_size(in, 1),
                       .buffer = take_size(in, 1),
                       .min_match = take_size(in, 1)};
-    take_size(in, 1); /* nothing any more: what the corpus holds goes on meaning what it did */
+    take_size(in, 1); /* of an option that went: most of the corpus goes on meaning what it did */
     p->strength = take_positive(in);
     const int extras = take_byte(in);
     p->min_match = extras & 1 ? p->min_match : 1;
