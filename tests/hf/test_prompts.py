@@ -335,7 +335,7 @@ def carry_out(plan, shared):
         processors.append(Generating(plan["inner"], last, shared))
     how = dict(HOW[plan["how"]])
     if "assistant_model" in how:
-        how["assistant_model"] = tiny.tiny("qwen2")
+        how["assistant_model"] = copy.deepcopy(tiny.tiny("qwen2"))  # older transformers leave options in an assistant
     length = max(plan["length"], 3) if plan["how"] == "chunked" else plan["length"]  # else transformers 4.56 fails
     ids = tiny.prompt(1, length)
     running.lengths = [*getattr(running, "lengths", ()), length]
