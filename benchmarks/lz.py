@@ -198,7 +198,7 @@ def processor(rounds: int) -> None:
                     lz_penalize_(logits, tokens, starts=16)
                 row = now()
                 for _ in range(500):
-                    lz_penalize_(logits, tokens, starts=16, **options)
+                    lz_penalize_(logits, tokens, options, starts=16)
                 given = now()
                 for _ in range(500):
                     penalty(tokens, logits)

@@ -108,6 +108,6 @@ def resolve(preset: str, given: Mapping[str, Any], tokenizer=None, options: LZOp
                     f"tokenizer: expected one that knows any of {' '.join(CLOSE_TAGS)}, or release=ids; it knows none"
                 )
         if "reset" not in given:
-            given["reset"] = LZOptions(release=given["release"]).keywords()["release"]
+            given["reset"] = LZOptions(release=given["release"]).release
             given["release"] = given["reset"]
     return LZOptions(**PRESETS[preset].keywords() | given)

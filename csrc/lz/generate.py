@@ -61,19 +61,31 @@ def parameters(options: list[Option]) -> str:
     return "\n".join(f"{o.name}: {types[o.kind]} = {default_of(o)}," for o in options)
 
 
+def attributes(options: list[Option]) -> str:
+    """Of LZOptions in _core.pyi."""
+    types = {
+        "FLOAT": "float",
+        "INT": "int",
+        "COST": "_Cost",
+        "RANGE": "tuple[float, float] | None",
+        "MARKS": "tuple[int | tuple[int, ...], ...] | None",
+    }
+    return "\n".join(f"@property\ndef {o.name}(self) -> {types[o.kind]}: ..." for o in options)
+
+
 def table(options: list[Option]) -> str:
     """Of the guide."""
     rows = [f"| `{o.name}` | {default_of(o).strip(chr(34))} | {o.unit} | {o.sentence} |" for o in options]
     return "\n".join(["| option | default | unit | what it does |", "| --- | --- | --- | --- |", *rows])
 
 
-PARTS = {"statuses": statuses, "fields": fields, "parameters": parameters, "table": table}
+PARTS = {"statuses": statuses, "fields": fields, "parameters": parameters, "attributes": attributes, "table": table}
 FILES = ("csrc/include/lzpenalty.h", "lzpenalty/_core.pyi", "docs/guides/options.md")
 
 
 def filled(text: str, options: list[Option]) -> str:
     def fill(match: re.Match) -> str:
-        indent = re.match(r" *", match[1])[0] if match[2] == "parameters" else ""
+        indent = re.match(r" *", match[1])[0] if match[2] in ("parameters", "attributes") else ""
         return match[1] + "".join(f"{indent}{line}\n" for line in PARTS[match[2]](options).splitlines()) + match[3]
 
     return re.sub(r"(^[^\n]*options\.def: (\w+)[^\n]*\n).*?(^[^\n]*end of options\.def)", fill, text, flags=re.S | re.M)

@@ -409,7 +409,18 @@ static PyObject *options_address(PyObject *self, void *ignored)
     return PyLong_FromVoidPtr(&((lz_options *)self)->c);
 }
 
+#define OPTION(kind, name, ...)                                                                                             \
+    static PyObject *options_##name(PyObject *self, void *ignored)                                                          \
+    {                                                                                                                       \
+        (void)ignored;                                                                                                      \
+        const lz_penalty *p = &((lz_options *)self)->penalty;                                                               \
+        return WRITE_##kind(name);                                                                                          \
+    }
+#include "../lz/options.def"
+
 static PyGetSetDef options_getset[] = {
+#define OPTION(kind, name, standard, least, most, asked, unit, sentence) {#name, options_##name, NULL, sentence, NULL},
+#include "../lz/options.def"
     {"context", options_context, NULL,
      "Newest tokens of a text that the penalty depends on: 0 if it is switched off, 2^31 - 1, the whole text, with `until`.",
      NULL},

@@ -56,8 +56,8 @@ def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any]
         preset = options.pop("preset", None)
         compiled = LZOptions(**options) if preset is None else resolve(preset, options)
         for name, most in request_limits().items():
-            if compiled.keywords()[name] > most:
-                raise ValueError(f"{name}: expected at most {most} tokens of a request, got {compiled.keywords()[name]}")
+            if getattr(compiled, name) > most:
+                raise ValueError(f"{name}: expected at most {most} tokens of a request, got {getattr(compiled, name)}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{PREFIX}{error}") from None
     for name in ("release_rate", "release_after"):

@@ -238,7 +238,7 @@ def test_scores_are_copied_unless_asked(model, prompt):
 def test_what_transformers_asks_of_a_processor():
     assert list(inspect.signature(LZPenaltyLogitsProcessor.__call__).parameters) == ["self", "input_ids", "scores"]
     assert LZPenaltyLogitsProcessor.supports_continuous_batching is False
-    assert eval(repr(LZPenaltyLogitsProcessor(strength=0.3, until=7, cost="pair"))).options.keywords()["until"] == (7,)
+    assert eval(repr(LZPenaltyLogitsProcessor(strength=0.3, until=7, cost="pair"))).options.until == (7,)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_legal_options_make_no_nan_of_a_number(device, text, options, logit):
 
 
 def test_strengths_are_bounded_where_they_can_still_be_meant():
-    assert LZOptions(strength=1e6).keywords()["strength"] == 1e6
+    assert LZOptions(strength=1e6).strength == 1e6
     for name in ("strength", "release_rate"):
         with pytest.raises(ValueError, match=f"{name}: expected a number from 0 to 1000000 within float32, got 1000001"):
             LZOptions(**{name: 1000001})

@@ -34,7 +34,7 @@ def test_the_paper_is_the_default_of_everything():
 def test_given_options_win(name):
     assert resolve(name, {}) == PRESETS[name]
     assert resolve(name, {"strength": None, "window": 9}) == LZOptions(**PRESETS[name].keywords() | {"window": 9})
-    assert LZPenaltyLogitsProcessor(preset=name, strength=1.0).options.keywords()["strength"] == 1.0
+    assert LZPenaltyLogitsProcessor(preset=name, strength=1.0).options.strength == 1.0
 
 
 @pytest.mark.parametrize("tag", CLOSE_TAGS)

@@ -63,3 +63,11 @@ def test_every_option_makes_a_difference_and_the_formula_agrees(name):
         wanted[token] -= nats
     np.testing.assert_allclose(got, wanted, atol=1e-5)
     assert (got != plain).any()
+
+
+def test_every_option_can_be_read_by_its_name_and_not_written():
+    options = LZOptions(**{**CHANGES, "release_rate": 0.5, "release_after": 25})
+    assert {name: getattr(options, name) for name in NAMES} == options.keywords()
+    for name in NAMES:
+        with pytest.raises(AttributeError, match=name):
+            setattr(options, name, None)
