@@ -681,3 +681,17 @@ def fuzz(session):
         limits += ["-max_len=256", "-len_control=0", "-timeout=20"]
         report = ["-verbosity=0", "-print_final_stats=1", "-artifact_prefix=build/fuzz/"]
         session.run(program, *limits, *report, str(found), f"tests/fuzz/corpus/{target}", external=True)
+
+
+@nox.session(name="test-readme", python=False)
+def test_readme(session):
+    """README's first commands, and what it says of installing, in a fresh clone."""
+    clone = Path(f"build/{session.name}/lzpenalty").resolve()
+    shutil.rmtree(clone, ignore_errors=True)
+    session.run("git", "clone", "-q", ".", str(clone), external=True)
+    with session.chdir(clone):
+        session.run("make", "demo", external=True)
+        session.run("make", "test", "PYTEST_ADDOPTS=tests/package/test_docs.py", external=True)
+        session.run("python3", "-m", "venv", "installed", external=True)
+        session.run("installed/bin/pip", "install", "-q", ".", external=True)
+        session.run("installed/bin/lzpenalty", "doctor", external=True)

@@ -190,8 +190,21 @@ def extras():
 def check_pip(words):
     assert words[0] == "install"
     for requirement in words[1:]:
-        if match := re.fullmatch(r"lzpenalty\[(\w+)\]", requirement):
+        if match := re.fullmatch(r"(?:lzpenalty|\.)\[(\w+)\]", requirement):
             assert match[1] in extras()
+
+
+def check_git(words):
+    assert words == ["clone", "URL", "lzpenalty"]
+
+
+def check_cd(words):
+    assert words == ["lzpenalty"]
+
+
+def check_make(words):
+    """Of what a clean checkout has: commands that would run, none of which needs what is made by hand."""
+    assert "pip install" in subprocess.run(["make", "-nB", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def check_vllm(words):
@@ -255,7 +268,7 @@ def test_commands_are_parsed(page, words, engines, model):
         variable, _, value = words.pop(0).partition("=")
         assert variable == "LZPENALTY_DEFAULT" and sys.modules["lzpenalty.vllm.penalty"]._parse_default(value)
     program, *rest = words
-    checks = {"pip": check_pip, "vllm": check_vllm, "curl": check_curl, "lzpenalty": cli.make_parser().parse_args}
+    checks = {"git": check_git, "cd": check_cd, "make": check_make, "pip": check_pip, "vllm": check_vllm, "curl": check_curl, "lzpenalty": cli.make_parser().parse_args}
     if program == "python":
         check_python(rest, model)
     else:
@@ -283,6 +296,25 @@ def test_readme_is_short():
     assert len(README.read_text().splitlines()) <= 150
 
 
+def first_block(page: Path, heading: str) -> list[list[str]]:
+    """Commands of the first console block behind a heading."""
+    text = page.read_text()
+    block = re.search(r"```console\n(.*?)```", text[text.index(heading) :], re.DOTALL)[1]
+    return [shlex.split(line, comments=True) for line in block.splitlines()]
+
+
+def test_all_pages_begin_with_the_same_commands():
+    readme, site = first_block(README, "# lzpenalty"), first_block(ROOT / "docs/index.md", "## Start")
+    assert readme == site == [["git", "clone", "URL", "lzpenalty"], ["cd", "lzpenalty"], ["make", "demo"], ["make", "test"]]
+    assert README.read_text().index("make demo") < README.read_text().index("## ")
+    for page in (README, *SITE):
+        published = re.findall(r"^pip install [^#\n]*\blzpenalty\b.*$", page.read_text(), re.MULTILINE)
+        assert not published or "published" in page.read_text(), page
+    for name in ("transformers", "vllm", "sglang", "llama_cpp", "mlx"):
+        text = (ROOT / f"docs/guides/{name}.md").read_text()
+        assert "[checkout](../index.md#start)" in text and re.search(r"pip install .*\.(\[|\s|')", text), name
+
+
 @each(PAGES)
 def test_no_claim_that_was_not_measured(page):
     """Sentences that stood here once, and their like."""
@@ -301,7 +333,7 @@ def test_no_claim_that_was_not_measured(page):
 def test_readme_says_what_it_costs():
     said = " ".join(README.read_text().split())
     assert (
-        all(f"<!-- table: frontier-{name} -->" in said for name in ("summary", "cost")) and "135 million parameters" in said
+        all(f"<!-- table: {name}-first -->" in said for name in ("frontier", "generate")) and "135 million parameters" in said
     )
 
 
