@@ -54,6 +54,8 @@ class Text:
         The heading of the page.
     unit : str
         What the tokens are, in the plural.
+    progress : callable or None
+        Called with the name of what comes next, a few times.
 
     Attributes
     ----------
@@ -81,18 +83,25 @@ class Text:
         min_loop: int = 24,
         title: str = "A text",
         unit: str = "tokens",
+        progress: Callable[[str], object] | None = None,
     ):
         if not callable(decode):
             raise TypeError(f"decode: expected a callable that gives the str of a list of ids, got {type(decode).__name__}")
         ids = analysis._read(tokens)
         least = analysis._integer(min_loop, "min_loop", 1)
         self.window = analysis._integer(window, "window", 1)
+        tell = progress or (lambda step: None)
+        tell("phrases")
         self.phrases = analysis.factorize(ids, self.window, vocab_size=vocab_size)
         self.vocab_size = int(ids.max(initial=0)) + 1 if vocab_size is None else vocab_size
+        tell("bits")
         self.bits = analysis.token_bits(ids, self.vocab_size, window=self.window)
+        tell("loops")
         loops = analysis.find_loops(ids, min_repeats=min_repeats, tolerance=tolerance)
         self.loops = np.sort(analysis.apart(loops[loops["length"] >= least]), order="start")
+        tell("characters")
         self.pieces = _pieces(ids.tolist(), decode)
+        tell("page")
         self.title, self.unit = title, unit
 
     def __repr__(self) -> str:
