@@ -17,7 +17,7 @@ LIB_SOURCES := $(wildcard csrc/cpu/*.c csrc/lz/*.c csrc/cache/*.c csrc/text/*.c 
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(LIB)/%.o)
 
 .PHONY: lib install uninstall
-lib: $(LIB)/liblzpenalty.a $(LIB)/liblzpenalty.so $(LIB)/lzpenalty.pc
+lib: $(LIB)/liblzpenalty.a $(LIB)/liblzpenalty.so $(LIB)/lzpenalty.pc $(LIB)/lzpenalty-shared.pc
 
 # Not c11, in which GCC computes float as double on s390x. No contraction: all levels round alike.
 $(LIB)/%.o: %.c $(wildcard csrc/*/*.h) lib.mk
@@ -40,12 +40,20 @@ $(LIB)/liblzpenalty.so: $(LIB)/$(SONAME)
 	ln -sf $(SONAME) $@
 
 # Always anew: PREFIX may be another.
-.PHONY: $(LIB)/lzpenalty.pc
+.PHONY: $(LIB)/lzpenalty.pc $(LIB)/lzpenalty-shared.pc
+PC_HEAD = 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' 'Name: $(basename $(@F))' \
+    'Description: Ends the loops of reasoning language models: the LZ penalty and more' 'Version: $(LIB_VERSION)'
+
+# With --static the archive comes before the shared library, which then is not needed: the linker would take the latter, as both
+# are there.
 $(LIB)/lzpenalty.pc:
 	@mkdir -p $(@D)
-	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' 'Name: lzpenalty' \
-	    'Description: Ends the loops of reasoning language models: the LZ penalty and more' 'Version: $(LIB_VERSION)' \
-	    'Libs: -L$${libdir} -llzpenalty' 'Libs.private: -pthread -lm' 'Cflags: -I$${includedir}' > $@
+	@printf '%s\n' $(PC_HEAD) 'Requires: lzpenalty-shared' 'Libs: -L$${libdir}' \
+	    'Libs.private: $${libdir}/liblzpenalty.a -pthread -lm' 'Cflags: -I$${includedir}' > $@
+
+$(LIB)/lzpenalty-shared.pc:
+	@mkdir -p $(@D)
+	@printf '%s\n' $(PC_HEAD) 'Libs: -L$${libdir} -Wl,--as-needed -llzpenalty -Wl,--no-as-needed' > $@
 
 install: lib
 	install -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig
@@ -53,8 +61,9 @@ install: lib
 	install -m 644 $(LIB)/liblzpenalty.a $(DESTDIR)$(LIBDIR)
 	install -m 755 $(LIB)/$(SONAME) $(DESTDIR)$(LIBDIR)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/liblzpenalty.so
-	install -m 644 $(LIB)/lzpenalty.pc $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -m 644 $(LIB)/lzpenalty.pc $(LIB)/lzpenalty-shared.pc $(DESTDIR)$(LIBDIR)/pkgconfig
 
 uninstall:
 	rm -f $(DESTDIR)$(INCLUDEDIR)/lzpenalty.h $(DESTDIR)$(LIBDIR)/liblzpenalty.a $(DESTDIR)$(LIBDIR)/liblzpenalty.so \
-	    $(DESTDIR)$(LIBDIR)/$(SONAME) $(DESTDIR)$(LIBDIR)/pkgconfig/lzpenalty.pc
+	    $(DESTDIR)$(LIBDIR)/$(SONAME) $(DESTDIR)$(LIBDIR)/pkgconfig/lzpenalty.pc \
+	    $(DESTDIR)$(LIBDIR)/pkgconfig/lzpenalty-shared.pc

@@ -39,7 +39,18 @@ def _read(tokens) -> np.ndarray:
         return np.frombuffer(tokens.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
     if isinstance(tokens, bytes):
         return np.frombuffer(tokens, np.uint8).astype(np.int64)
-    ids = np.asarray(tokens)
+    if tokens is None or isinstance(tokens, (dict, set, frozenset)) or not hasattr(tokens, "__len__"):
+        raise TypeError(f"tokens: expected a sequence of ids, a str or bytes, got {type(tokens).__name__}")
+    try:
+        ids = np.asarray(tokens)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:  # lists in lists, tensors without memory
+        what = f"a {type(tokens).__name__}"
+        for name in ("layout", "device", "dtype"):
+            what += f", {name} {getattr(tokens, name)}" if hasattr(tokens, name) else ""
+        reason = str(error).partition("\n")[0]
+        raise TypeError(f"tokens: expected ids that NumPy can read, [T], got {what}: {reason}") from error
+    if ids.dtype.kind in "US" and ids.ndim == 0:
+        raise TypeError(f"tokens: expected a sequence of ids, a str or bytes, got an array of one {ids.dtype}")
     if ids.ndim != 1:
         raise ValueError(f"tokens: expected shape [length], got {ids.ndim} dimensions")
     if len(ids) and (ids.dtype.kind not in "iu" or ids.dtype == np.uint64):
@@ -163,9 +174,18 @@ def codelength(tokens, window: int | None = None, *, vocab_size: int | None = No
     return float(factorize(tokens, window, vocab_size=vocab_size)["bits"].sum())
 
 
+def _records(records, name: str, source: str, *fields: str) -> np.ndarray:
+    """A structured array with these fields."""
+    if not isinstance(records, np.ndarray) or not set(fields) <= set(records.dtype.names or ()):
+        kind = f"fields {records.dtype.names}" if isinstance(records, np.ndarray) else type(records).__name__
+        raise TypeError(f"{name}: expected what {source} returned, got {kind}")
+    return records
+
+
 def running_rate(phrases) -> np.ndarray:
     """Bits per token of the text so far: [T], float64, from what :func:`factorize` or :func:`lz78` returned. The tokens of a
-    phrase share its bits evenly; the last rate is that of the whole text."""
+    phrase share its bits evenly; the last rate is that of the whole text. Raises TypeError for anything else."""
+    phrases = _records(phrases, "phrases", "factorize or lz78", "bits", "length")
     bits = np.repeat(phrases["bits"] / phrases["length"], phrases["length"]).cumsum()
     return bits / np.arange(1, len(bits) + 1)
 
@@ -182,7 +202,7 @@ def token_bits(
     ----------
     tokens : sequence of int, str or bytes, [T]
     vocab_size : int
-        A token that the window does not hold costs log2(vocab_size) bits.
+        More than the largest id. A token that the window does not hold costs log2(vocab_size) bits.
     options, window, buffer, cost, min_match
         As in :func:`lzpenalty.codelength_deltas`.
 
@@ -196,7 +216,9 @@ def token_bits(
     TypeError, ValueError
         Naming the argument, what came and what is wanted.
     """
-    return _core.token_bits(_read(tokens), vocab_size, options, **keywords)
+    ids = _read(tokens)
+    _literal_bits(ids, _integer(vocab_size, "vocab_size", 1))
+    return _core.token_bits(ids, vocab_size, options, **keywords)
 
 
 def find_loops(tokens, *, min_repeats: int = 2, tolerance: float = 0.0, max_period: int | None = None) -> np.ndarray:
@@ -274,7 +296,8 @@ def loop_evidence(tokens, *, gram: int = 6, window: int = 512) -> np.ndarray:
 
 def apart(loops) -> np.ndarray:
     """Of the loops of :func:`find_loops` those that share no token with a longer one, longest first. Among equally long ones
-    the shorter period goes before, then the earlier."""
+    the shorter period goes before, then the earlier. Raises TypeError for anything else."""
+    loops = _records(loops, "loops", "find_loops", "start", "length", "period")
     taken = np.zeros(int((loops["start"] + loops["length"]).max(initial=0)), np.bool_)
     chosen = []
     for k in np.lexsort((loops["start"], loops["period"], -loops["length"])):
@@ -331,6 +354,8 @@ def suffix_extension_rate(tokens, length: int = 4) -> float:
 
 def zlib_ratio(text: str) -> float:
     """Bytes of the text in UTF-8 over bytes that zlib needs for it; Whisper calls a text degenerate from 2.4 on. zlib looks
-    32 KiB back, and its ratio grows with the text: compare texts of like length."""
-    data = text.encode()
+    32 KiB back, and its ratio grows with the text: compare texts of like length. Raises TypeError for ids and bytes."""
+    if not isinstance(text, str):
+        raise TypeError(f"text: expected a str, got {type(text).__name__}; a tokenizer's decode makes one of ids")
+    data = text.encode("utf-8", "surrogatepass")
     return len(data) / len(zlib.compress(data))

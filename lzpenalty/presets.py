@@ -57,7 +57,14 @@ def close_ids(tokenizer) -> list[list[int]]:
     list of list of int
         As `release` and `reset` take them. A tag without a token of its own is the ids that its text alone is encoded as; in
         another context the model may write it as others.
+
+    Raises
+    ------
+    TypeError
+        For what is no tokenizer, such as its name.
     """
+    if not (callable(getattr(tokenizer, "encode", None)) and callable(getattr(tokenizer, "decode", None))):
+        raise TypeError(f"tokenizer: expected an object with encode and decode, got {type(tokenizer).__name__}")
     template = getattr(tokenizer, "chat_template", None)
     found = []
     for tag in CLOSE_TAGS:
@@ -101,7 +108,10 @@ def resolve(preset: str, given: Mapping[str, Any], tokenizer=None, options: LZOp
     if preset == "reasoning":
         if "release" not in given:
             if tokenizer is None:
-                raise ValueError("preset: expected release, the ids that end a thinking section, with 'reasoning', got None")
+                raise ValueError(
+                    "preset: expected tokenizer=, the model's, with 'reasoning', or release=, the ids that end a thinking "
+                    "section; got neither"
+                )
             given["release"] = close_ids(tokenizer)
             if not given["release"]:
                 raise ValueError(

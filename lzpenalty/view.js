@@ -22,7 +22,8 @@ const blockStart = starts(data.blocks); // pieces
 const phraseStart = starts(every(data.phrases, 2, 0)); // tokens
 const distance = every(data.phrases, 2, 1);
 const loops = every(data.loops, 3, 0).map((start, i) => (
-  { start, end: start + data.loops[3 * i + 1], period: data.loops[3 * i + 2] }));
+  { start, end: start + data.loops[3 * i + 1], period: data.loops[3 * i + 2],
+    first: data.bars[2 * i], last: data.bars[2 * i + 1] })); // beside which lines its bar stands
 const tokens = data.bits.length;
 
 function indexOf(begins, value) { // of the last that begins at or before `value`
@@ -79,28 +80,34 @@ function paint(b) {
   blocks[b].replaceChildren(painted);
   const [from, to] = [pieceStart[blockStart[b]], pieceStart[blockStart[b + 1]]];
   for (const loop of loops) {
-    if (loop.start >= to || loop.end <= from) continue;
+    if (loop.first >= to || loop.last <= from) continue;
     const mark = Object.assign(document.createElement("button"), { className: "loop", tabIndex: -1, loop });
-    mark.ariaLabel = mark.dataset.label = loop.start >= from
+    mark.ariaLabel = mark.title = mark.dataset.label = loop.first >= from
       ? `period ${count(loop.period)} · ${turns(loop)} turns` : `turn ${count(1 + Math.floor((from - loop.start) / loop.period))}`;
-    mark.classList.toggle("on", loop.start < from);
+    mark.classList.toggle("on", loop.first < from);
     blocks[b].append(mark);
   }
   resized.observe(blocks[b]);
 }
 
-// The mark of a loop stands beside the lines that it covers, and below that of a loop which ends on its first line.
+// The mark of a loop stands beside the lines that it covers. Where several share a line they stand side by side, and the first
+// has its label; the others say theirs when they are pointed at.
 function place(b) {
   const [from, to] = [pieceStart[blockStart[b]], pieceStart[blockStart[b + 1]]];
   const { top: above, height } = blocks[b].getBoundingClientRect();
-  let free = 0;
+  const bottoms = []; // of the last mark in each column
+  let labelled = -Infinity;
   for (const mark of blocks[b].querySelectorAll(".loop")) {
-    const { start, end } = mark.loop;
-    const top = start < from ? 0 : Math.max(free, elementOf(start).getClientRects()[0].top - above);
-    const bottom = end > to ? height : [...elementOf(end - 1).getClientRects()].at(-1).bottom - above;
+    const { first, last } = mark.loop;
+    const top = first < from ? 0 : elementOf(first).getClientRects()[0].top - above;
+    const bottom = last > to ? height : [...elementOf(last - 1).getClientRects()].at(-1).bottom - above;
+    const free = bottoms.findIndex((end) => end <= top + 1), column = free < 0 ? bottoms.length : free;
+    bottoms[column] = bottom;
     mark.style.top = `${top}px`;
     mark.style.height = `${Math.max(6, bottom - top)}px`;
-    free = Math.max(top + 6, bottom) + 4;
+    mark.style.marginLeft = `${-6 * Math.min(column, 2)}px`;
+    mark.classList.toggle("mute", top < labelled + 20);
+    if (top >= labelled + 20) labelled = top;
   }
 }
 const resized = new ResizeObserver((entries) => {

@@ -54,6 +54,8 @@ class Text:
         The heading of the page.
     unit : str
         What the tokens are, in the plural.
+    progress : callable or None
+        Called with the name of what comes next, a few times.
 
     Attributes
     ----------
@@ -81,18 +83,25 @@ class Text:
         min_loop: int = 24,
         title: str = "A text",
         unit: str = "tokens",
+        progress: Callable[[str], object] | None = None,
     ):
         if not callable(decode):
             raise TypeError(f"decode: expected a callable that gives the str of a list of ids, got {type(decode).__name__}")
         ids = analysis._read(tokens)
         least = analysis._integer(min_loop, "min_loop", 1)
         self.window = analysis._integer(window, "window", 1)
+        tell = progress or (lambda step: None)
+        tell("phrases")
         self.phrases = analysis.factorize(ids, self.window, vocab_size=vocab_size)
         self.vocab_size = int(ids.max(initial=0)) + 1 if vocab_size is None else vocab_size
+        tell("bits")
         self.bits = analysis.token_bits(ids, self.vocab_size, window=self.window)
+        tell("loops")
         loops = analysis.find_loops(ids, min_repeats=min_repeats, tolerance=tolerance)
         self.loops = np.sort(analysis.apart(loops[loops["length"] >= least]), order="start")
+        tell("characters")
         self.pieces = _pieces(ids.tolist(), decode)
+        tell("page")
         self.title, self.unit = title, unit
 
     def __repr__(self) -> str:
@@ -116,6 +125,7 @@ class Text:
         style, script = _file("view.css"), _file("view.js")
         shown = [(count, piece.translate(_VISIBLE)) for count, piece in self.pieces]
         blocks = _blocks([piece for _, piece in shown])
+        starts = np.cumsum([0, *(count for count, _ in self.pieces)])
         data = {
             "unit": self.unit,
             "window": self.window,
@@ -123,6 +133,7 @@ class Text:
             "bits": np.rint(self.bits * 10).astype(int).tolist(),  # tenths, of each token
             "phrases": _flat(self.phrases, "length", "distance"),
             "loops": _flat(self.loops, "start", "length", "period"),
+            "bars": [at for loop in self.loops for at in _bar(loop, starts, self.pieces)],  # first token of each, and end
             "blocks": [end - start for start, end, _ in blocks],  # pieces in each
             "pieces": [_utf16(piece) for _, piece in shown],
             "clusters": [x for k, (count, _) in enumerate(shown) if count > 1 for x in (k, count)],  # and its tokens
@@ -205,6 +216,35 @@ def _blocks(pieces: list[str]) -> list[tuple[int, int, bool]]:
             blocks.append((start, k + 1, not line and not last))
             start = k + 1
     return blocks
+
+
+def _bar(loop, starts: np.ndarray, pieces: list[tuple[int, str]]) -> tuple[int, int]:
+    """The first token and the end of what the bar of a loop stands beside. A loop reaches as far as its tokens go round: the
+    end of a line before it, or the beginning of one after it, may be like its own by chance. They count as its lines if half
+    a turn stands there."""
+    start, period = int(loop["start"]), int(loop["period"])
+    end = start + int(loop["length"])
+    first, last = int(np.searchsorted(starts, start)), int(np.searchsorted(starts, end, side="right")) - 1
+    if first >= last:
+        return start, end
+    blank = True
+    for k in range(first, last):
+        if starts[k] >= start + period:
+            break
+        blank = blank and pieces[k][1].isspace()
+        if "\n" in pieces[k][1]:
+            if blank or 2 * (starts[k + 1] - start) < period:
+                words = (j for j in range(k + 1, last) if not pieces[j][1].isspace())
+                first = next(words, min(k + 1, last - 1))
+            break
+    if last < len(pieces) and not pieces[last][1].startswith("\n"):
+        for k in range(last - 1, first, -1):
+            if 2 * (end - starts[k + 1]) >= period:
+                break
+            if "\n" in pieces[k][1]:
+                last = k + 1
+                break
+    return int(starts[first]), int(starts[last])
 
 
 def _flat(records: np.ndarray, *names: str) -> list[int]:

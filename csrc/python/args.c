@@ -1,5 +1,6 @@
 #include "args.h"
 
+#include <string.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -127,8 +128,25 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* A text in the place of ids, or True, which would be the id 1. */
+static int fail_unless_ids(PyObject *value, const char *name)
+{
+    if (PyUnicode_Check(value) || PyBytes_Check(value))
+        PyErr_Format(PyExc_TypeError, "%s: expected token ids, got %R: a tokenizer makes ids of it%s", name, value,
+                     strcmp(name, "release") && strcmp(name, "reset")
+                         ? ""
+                         : "; preset='reasoning' with tokenizer= finds those that end a thinking section");
+    else if (PyBool_Check(value))
+        PyErr_Format(PyExc_TypeError, "%s: expected token ids, got %R", name, value);
+    else
+        return 0;
+    return -1;
+}
+
 PyObject *arg_items(PyObject *value, const char *name)
 {
+    if (fail_unless_ids(value, name) < 0)
+        return NULL;
     PyObject *items = PyLong_Check(value) ? PyTuple_Pack(1, value) : PySequence_Tuple(value);
     if (!items && PyErr_ExceptionMatches(PyExc_TypeError))
         PyErr_Format(PyExc_TypeError, "%s: expected token ids, got %s", name, Py_TYPE(value)->tp_name);
@@ -139,7 +157,7 @@ int arg_id(PyObject *value, const char *name, int32_t *id)
 {
     int64_t number;
     int overflow;
-    if (as_int64(value, name, &number, &overflow) < 0)
+    if (fail_unless_ids(value, name) < 0 || as_int64(value, name, &number, &overflow) < 0)
         return -1;
     if (overflow || number < 0 || number > INT32_MAX) {
         PyErr_Format(PyExc_ValueError, "%s: expected ids in [0, 2^31), got %R", name, value);

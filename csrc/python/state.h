@@ -20,7 +20,7 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
 /* clang-format off */
 #define NAMES(X)                                                                                                            \
     X(__dlpack__) X(__dlpack_c_exchange_api__) X(__array_namespace__) X(__module__)                                         \
-    X(from_dlpack) X(max_version) X(requires_grad) X(numpy)                                                                 \
+    X(from_dlpack) X(max_version) X(requires_grad) X(is_neg) X(numpy)                                                       \
     X(logits) X(tokens) X(starts) X(rows) X(vocab_size)                                                                         \
     X(options) X(gram)                                                                                                      \
     X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \

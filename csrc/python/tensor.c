@@ -16,7 +16,8 @@ typedef struct producer {
     PyTypeObject *type;
     route via;
     const dl_exchange_api *api;
-    int has_requires_grad;  /* asked for, since the exchange API does not refuse such tensors itself */
+    int has_requires_grad;  /* both are asked for, since the exchange API does not refuse such tensors itself */
+    int has_is_neg;         /* torch's views whose numbers are the negatives of what lies in memory */
     int immutable;          /* jax arrays, whose capsules can't say so */
     atomic_int unversioned; /* __dlpack__ takes no max_version */
 } producer;
@@ -33,8 +34,29 @@ static const struct {
 
 /* ---- errors --------------------------------------------------------------------------------------------------------- */
 
+/* The first line of what was raised (torch adds its stack), and what a tensor is whose memory can't be lent as it lies. */
+static PyObject *say_why(PyObject *cause, PyObject *object)
+{
+    PyObject *text = PyObject_Str(cause);
+    if (!text)
+        return NULL;
+    Py_ssize_t length = PyUnicode_GET_LENGTH(text), end = PyUnicode_FindChar(text, '\n', 0, length, 1);
+    PyObject *line = PyUnicode_Substring(text, 0, end < 0 ? length : end);
+    Py_DECREF(text);
+    PyObject *device = PyObject_GetAttrString(object, "device");
+    PyObject *layout = device ? PyObject_GetAttrString(object, "layout") : NULL;
+    PyObject *dtype = layout ? PyObject_GetAttrString(object, "dtype") : NULL;
+    PyErr_Clear(); /* not torch's */
+    if (line && dtype)
+        Py_SETREF(line, PyUnicode_FromFormat("%U (%S on device %S, dtype %S)", line, layout, device, dtype));
+    Py_XDECREF(device);
+    Py_XDECREF(layout);
+    Py_XDECREF(dtype);
+    return line;
+}
+
 /* Replaces what a producer raised by an error that names the argument, and keeps the original as its cause. */
-static int fail_from_producer(const char *name)
+static int fail_from_producer(const tensor *t)
 {
     if (!PyErr_Occurred())
         PyErr_SetString(PyExc_RuntimeError, "no reason given");
@@ -44,8 +66,12 @@ static int fail_from_producer(const char *name)
     PyObject *type, *cause, *traceback, *raised_type, *raised, *raised_traceback;
     PyErr_Fetch(&type, &cause, &traceback);
     PyErr_NormalizeException(&type, &cause, &traceback);
-    PyErr_Format(kind, "%s: expected a tensor that can be borrowed through DLPack, got %s: %S", name,
-                 ((PyTypeObject *)type)->tp_name, cause);
+    PyObject *why = say_why(cause, t->object);
+    if (!why)
+        PyErr_Clear();
+    PyErr_Format(kind, "%s: expected a tensor that can be borrowed through DLPack, got %s: %V", t->name,
+                 ((PyTypeObject *)type)->tp_name, why, "it can't say why");
+    Py_XDECREF(why);
     PyErr_Fetch(&raised_type, &raised, &raised_traceback);
     PyErr_NormalizeException(&raised_type, &raised, &raised_traceback);
     PyException_SetCause(raised, cause);
@@ -174,6 +200,11 @@ static int learn(module_state *st, producer *p, const char *name)
             return -1;
         Py_XDECREF(attribute);
         p->has_requires_grad = attribute != NULL;
+        attribute = type_attribute(p->type, st->names.is_neg);
+        if (!attribute && PyErr_Occurred())
+            return -1;
+        Py_XDECREF(attribute);
+        p->has_is_neg = attribute != NULL;
         p->via = VIA_EXCHANGE_API;
         return 0;
     }
@@ -361,6 +392,16 @@ static int take_managed(tensor *t, const dl_managed_tensor_versioned *managed)
     return take_dl_tensor(t, &managed->tensor);
 }
 
+/* Whether elements lie apart by even strides alone. torch's views of negatives do: they are imaginary parts of complex
+ * numbers. To ask each tensor would cost a fifth of a call. */
+static int is_spread(const tensor *t)
+{
+    int64_t odd = 0;
+    for (int i = 0; i < t->ndim; i++)
+        odd |= t->shape[i] > 1 ? t->strides[i] & 1 : 0;
+    return !odd;
+}
+
 static int borrow_exchange(module_state *st, tensor *t)
 {
     const dl_exchange_api *api = t->producer->api;
@@ -368,25 +409,38 @@ static int borrow_exchange(module_state *st, tensor *t)
     if (api->tensor_from_object) {
         dl_tensor dl = {0};
         if (api->tensor_from_object(t->object, &dl) != 0)
-            return fail_from_producer(t->name);
+            return fail_from_producer(t);
         status = take_dl_tensor(t, &dl);
     } else {
         dl_managed_tensor_versioned *managed;
         if (api->managed_from_object(t->object, &managed) != 0)
-            return fail_from_producer(t->name);
+            return fail_from_producer(t);
         t->managed = managed;
         status = take_managed(t, managed);
     }
     if (status == 0 && t->producer->has_requires_grad && t->dtype < DTYPE_INT32) {
         PyObject *requires_grad = PyObject_GetAttr(t->object, st->names.requires_grad);
         if (!requires_grad)
-            return fail_from_producer(t->name);
+            return fail_from_producer(t);
         Py_DECREF(requires_grad);
         if (requires_grad == Py_True) {
             PyErr_Format(PyExc_ValueError,
                          "%s: expected a tensor outside autograd, got one that requires grad: detach() it, "
                          "or compute it under torch.no_grad()",
                          t->name);
+            return -1;
+        }
+    }
+    if (status == 0 && t->producer->has_is_neg && t->dtype < DTYPE_INT32 && is_spread(t)) {
+        PyObject *is_neg = PyObject_CallMethodNoArgs(t->object, st->names.is_neg);
+        if (!is_neg)
+            return fail_from_producer(t);
+        Py_DECREF(is_neg);
+        if (is_neg == Py_True) {
+            PyErr_Format(
+                PyExc_ValueError,
+                "%s: expected numbers as they lie in memory, got a view of their negatives: resolve_neg() makes them",
+                t->name);
             return -1;
         }
     }
@@ -418,7 +472,7 @@ static int borrow_capsule(module_state *st, tensor *t, PyObject *stream)
 {
     t->capsule = export_capsule(st, t, stream);
     if (!t->capsule)
-        return fail_from_producer(t->name);
+        return fail_from_producer(t);
     /* The capsule is held, not consumed: it destroys the tensor's export when it is released. */
     if (PyCapsule_IsValid(t->capsule, "dltensor_versioned"))
         return take_managed(t, PyCapsule_GetPointer(t->capsule, "dltensor_versioned"));
@@ -495,7 +549,7 @@ int tensor_settle(tensor *const *tensors, int n)
             if (borrow_numpy(&now) < 0)
                 return -1;
         } else if (t->producer->api->tensor_from_object(t->object, &dl) != 0)
-            return fail_from_producer(t->name);
+            return fail_from_producer(t);
         else if (take_dl_tensor(&now, &dl) < 0)
             return -1;
         if (is_same_memory(&now, t) && now.read_only <= t->read_only)
@@ -599,7 +653,7 @@ int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void
         if (!t->object || t->producer->via != VIA_EXCHANGE_API || !t->producer->api->current_stream)
             continue;
         if (t->producer->api->current_stream(t->device.type, t->device.id, stream) != 0)
-            return fail_from_producer(t->name);
+            return fail_from_producer(t);
         known = 1;
     }
     if (!known)

@@ -6,7 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from lzpenalty import analysis, repetition_period
+from lzpenalty.commands.output import Progress
 from lzpenalty.commands.texts import Source
+
+LONG = 200_000  # tokens, from which on a step may take a second
 
 
 def measures(text: Source, window: int) -> dict[str, Callable[[], float]]:
@@ -39,25 +42,51 @@ def loops(text: Source, most: int, repeats: int, tolerance: float) -> list[dict]
     ]
 
 
-def analyze(text: Source, *, window: int = 512, most: int = 10, repeats: int = 3, tolerance: float = 0.0) -> dict:
-    """Everything that is found, as plain numbers and strings. Shows how far it is where that takes more than a second."""
-    wanted = measures(text, window) | {"loops": lambda: loops(text, most, repeats, tolerance)}
-    found = {name: find() for name, find in _progress(wanted.items(), len(text.tokens))}
+def last_loop(tokens: np.ndarray, ngram: int, count: int) -> dict | None:
+    """The period of the loop that ends last, as :func:`lzpenalty.repetition_period` has it, and how many tokens come after
+    it: none, if the text ends in it. Of a loop that stopped there are two turns and more."""
+    if period := int(repetition_period(tokens, ngram=ngram, count=count, max_period=max(1, len(tokens)))):
+        return {"period": period, "after": 0}
+    loops = analysis.find_loops(tokens)
+    loops = loops[loops["length"] >= ngram + (count - 1) * loops["period"]]
+    if not len(loops):
+        return None
+    ends = loops["start"] + loops["length"]
+    period = loops["period"][ends == ends.max()].min()
+    return {"period": int(period), "after": int(len(tokens) - ends.max())}
+
+
+def analyze(
+    text: Source,
+    *,
+    window: int = 512,
+    most: int = 10,
+    repeats: int = 3,
+    tolerance: float = 0.0,
+    ngram: int = 8,
+    count: int = 3,
+    quiet: bool = False,
+) -> dict:
+    """Everything that is found, as plain numbers and strings. Shows how far it is where that takes a while."""
+    wanted = measures(text, window) | {
+        "loops": lambda: loops(text, most, repeats, tolerance),
+        "last_loop": lambda: last_loop(text.ending, ngram, count),
+    }
+    found = {}
+    with Progress("measures", len(wanted), quiet=quiet) as progress:
+        for name, find in wanted.items():
+            progress.update(0, name if len(text.tokens) >= LONG else None)
+            found[name] = find()
+            progress.update()
+    last = found.pop("last_loop")
     return {
         "unit": text.unit,
         "length": len(text.tokens),
         "loops": found.pop("loops"),
-        "ends_in_loop_of": int(repetition_period(text.tokens, ngram=8, count=3)),
+        "ends_in_loop_of": last["period"] if last and not last["after"] else 0,
+        "last_loop": last,
         "measures": found,
     }
-
-
-def _progress(items, length: int):
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    return tqdm(items, desc="measures", unit="", leave=False, disable=length < 200_000)
 
 
 def draw(text: Source, path: str, window: int = 512) -> None:
@@ -96,8 +125,12 @@ def report(found: dict) -> str:
     for name, value in found["measures"].items():
         title = named.get(name) or f"LZ77, window {name.rpartition('_')[2]}, bits each"
         lines.append(f"{title:46} {value:>12,}" if isinstance(value, int) else f"{title:46} {value:>12.3f}")
+    last = found["last_loop"]
     period = found["ends_in_loop_of"]
-    lines.append(f"{'ends in a loop of':46} {period or 'none':>12}")
+    lines.append(f"{'ends in a loop of':46} {f'{period:,}' if period else 'none':>12}")
+    if last and last["after"]:
+        title = f"the last one, of {last['period']:,}, stopped before the end by"
+        lines.append(f"{title:46} {last['after']:>12,}")
     if found["loops"]:
         lines.append(f"\n{'start':>10} {'length':>8} {'period':>7} {'turns':>7}  one turn")
         for loop in found["loops"]:

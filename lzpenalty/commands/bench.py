@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from lzpenalty.commands.output import say
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 class BenchmarkError(Exception):
     """A benchmark can't run, or failed; the message says why."""
+
+
+class OptionError(BenchmarkError):
+    """It was asked for what it doesn't know."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,14 @@ def listing() -> str:
     return "\n".join(f"{name:9} {_question(name)} ({BENCHMARKS[name].takes})" for name in BENCHMARKS)
 
 
-def run(names: list[str], quick: bool) -> None:
-    """Runs benchmarks and prints their tables. With `quick` nothing is written, so that there is no table.
+def is_checkout() -> bool:
+    """Whether the programs are there: the installed package hasn't got them."""
+    return (FOLDER / "tables.py").is_file()
+
+
+def run(names: list[str], quick: bool, quiet: bool = False) -> None:
+    """Runs benchmarks and prints their tables. With `quick` nothing is written, so that there is no table. With `quiet` the
+    tables are all that is printed.
 
     Raises
     ------
@@ -55,20 +67,21 @@ def run(names: list[str], quick: bool) -> None:
     _check_folder()
     for name in names:
         if quick and not BENCHMARKS[name].quick:
-            raise BenchmarkError(f"{name} has no --quick")
+            raise OptionError(f"argument --quick: {name} has none")
     for library in ("torch", "transformers"):
         if find_spec(library) is None:
             raise BenchmarkError(f"the benchmarks need {library}: pip install 'lzpenalty[demo]'")
     for name in names:
         benchmark = BENCHMARKS[name]
-        print(f"{name}: {_question(name)} ({'a minute' if quick else benchmark.takes})", flush=True)
-        _call(f"{name}.py", *(["--quick"] if quick else benchmark.arguments))
+        if not quiet:
+            say(f"{name}: {_question(name)} ({'a minute' if quick else benchmark.takes})")
+        _call(f"{name}.py", *(["--quick"] if quick else benchmark.arguments), quiet=quiet)
         if not quick:
             _call("tables.py", "--print", name)
 
 
 def _check_folder() -> None:
-    if not (FOLDER / "tables.py").is_file():
+    if not is_checkout():
         raise BenchmarkError(
             "the benchmarks are in the source, not in the installed package: in a checkout, `make bench-lz` runs one, and "
             "after `pip install -e '.[demo]'` this command finds all of them"
@@ -80,11 +93,12 @@ def _question(name: str) -> str:
     return ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())).splitlines()[0]
 
 
-def _call(program: str, *arguments: str) -> None:
+def _call(program: str, *arguments: str, quiet: bool = False) -> None:
     """What a program prints is its progress. Of its errors the last line says what is wrong."""
     paths = filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")])
     done = subprocess.run(
         [sys.executable, FOLDER / program, *arguments],
+        stdout=subprocess.DEVNULL if quiet else None,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},

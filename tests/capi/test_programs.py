@@ -2,11 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from building import ROOT, run
+from building import CC, ROOT, run
 
 HERE = Path(__file__).parent
 EXAMPLES = ROOT / "examples/c"
@@ -44,13 +45,38 @@ def test_random_calls(installed):
     subprocess.run([installed.compile(HERE / "random_calls.c"), n], check=True)
 
 
-def test_what_the_guide_shows(installed, language, tmp_path):
-    code = re.search(r"^```c\n(.*?)```", (ROOT / "docs/guides/c.md").read_text(), re.M | re.S)[1]
-    includes = re.findall(r"^#include .*\n", code, re.M)
-    inside = code.replace("".join(includes), "")
-    around = "int main(void)\n{\nfloat logits[4] = {0};\nint32_t tokens[3] = {1, 2, 1}, vocab = 4;\nint64_t n = 3;\n"
-    (tmp_path / "guide.c").write_text("".join(includes) + around + inside + "return !(logits[2] < 0);\n}\n")
-    run(installed.compile(tmp_path / "guide.c", language))
+GUIDE = (ROOT / "docs/guides/c.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def guide(tmp_path):
+    """The guide's first block of C, as a file."""
+    path = tmp_path / "program.c"
+    path.write_text(re.search(r"^```c\n(.*?)```", GUIDE, re.M | re.S)[1])
+    return path
+
+
+def test_what_the_guide_shows(installed, language, guide):
+    assert float(run(installed.compile(guide, language)).split(": ")[1]) < 0
+
+
+def test_the_guides_ways_to_find_the_library(installed, guide):
+    """Each of its command lines, with an install prefix of its own, and what the program it makes needs."""
+    if not shutil.which("pkg-config"):
+        pytest.skip("no pkg-config here")
+    commands = re.findall(r"^cc program\.c .*$", GUIDE, re.M)
+    assert len(commands) == 3
+    environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    environment["PKG_CONFIG_PATH"] = str(installed.lib / "pkgconfig")
+    for command, needs, found in zip(commands, (False, True, True), (True, True, False), strict=True):
+        run("sh", "-c", command.replace("cc ", f"{CC} ", 1), cwd=guide.parent, env=environment)
+        needed = run("readelf", "-d", "program", cwd=guide.parent)
+        assert ("liblzpenalty.so" in needed) == needs
+        done = subprocess.run(["./program"], cwd=guide.parent, env=environment, capture_output=True, text=True)
+        assert (done.returncode == 0) == found
+        if not found:  # what ldconfig does for the system, for one program
+            assert "cannot open shared object file" in done.stderr
+            run("./program", cwd=guide.parent, env=environment | {"LD_LIBRARY_PATH": str(installed.lib)})
 
 
 def test_no_allocation_in_the_steady_state(installed):

@@ -77,13 +77,24 @@ def test_the_tables_are_those_of_the_pages():
     ("arguments", "message"),
     [
         (["cache"], "`python benchmarks/cache.py` failed: ValueError: not today"),
-        (["lz", "generate", "--quick"], "generate has no --quick"),
     ],
 )
 def test_mistakes_cost_one_line(checkout, arguments, message, capfd):
     assert cli.main(["bench", *arguments]) == 1
     printed = capfd.readouterr()
-    assert printed.err == f"lzpenalty: {message}\n" and "lz runs" not in printed.out
+    assert printed.err == f"lzpenalty: {message}\n"
+
+
+def test_one_that_is_never_quick_is_asked_before_any_runs(checkout, capfd):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", "lz", "generate", "--quick"])
+    printed = capfd.readouterr()
+    assert stop.value.code == 2 and "error: argument --quick: generate has none" in printed.err and not printed.out
+
+
+def test_quiet_prints_tables_alone(checkout, capfd):
+    assert cli.main(["bench", "lz", "--quiet"]) == 0
+    assert capfd.readouterr().out == "tables runs --print lz\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["lz"], ["--list"]])
@@ -92,6 +103,15 @@ def test_without_a_checkout(arguments, tmp_path, monkeypatch, capsys):
     assert cli.main(["bench", *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("lzpenalty: the benchmarks are in the source") and error.count("\n") == 1
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "bench" not in capsys.readouterr().out
+
+
+def test_help_lists_it_in_a_checkout(checkout, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "bench" in capsys.readouterr().out
 
 
 def test_without_torch(checkout, monkeypatch, capsys):

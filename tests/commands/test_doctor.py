@@ -1,5 +1,6 @@
 """lzpenalty doctor says what was found."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,12 @@ import sys
 import numpy as np
 
 from lzpenalty import __version__, _core
+from lzpenalty.commands.doctor import report
 
 
-def doctor(library):
+def doctor(library, *options):
     environment = {**os.environ, "LZPENALTY_LIBCUDA": str(library), "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "lzpenalty", "doctor"]
+    command = [sys.executable, "-m", "lzpenalty", "doctor", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -24,6 +26,13 @@ def test_a_machine_without_a_gpu():
     assert f"numpy {np.__version__}: NumPy's C API" in lines
     assert any(line.startswith("torch ") and "DLPack" in line for line in lines)
     assert lines[-1].startswith("CUDA: no CUDA driver: /nowhere/libcuda.so.1: ")
+
+
+def test_the_same_for_programs():
+    (line,) = doctor("/nowhere/libcuda.so.1", "--json")
+    found = json.loads(line)
+    assert found["lzpenalty"] == __version__ and found["levels"] == list(_core.cpu_levels())
+    assert report(found).splitlines() == doctor("/nowhere/libcuda.so.1")
 
 
 def test_a_machine_with_gpus(emulated):

@@ -166,7 +166,7 @@ def test_rows_are_what_transformers_generates(arguments, capsys):
         assert file.read(4) == b"\x89PNG"
     printed = capsys.readouterr()
     assert printed.out.count("\n") == 8 and "min_match" in printed.out and "gate" not in printed.out
-    assert "450/450" in printed.err
+    assert printed.err == ""  # a log hears of it once a minute
 
 
 def test_a_killed_sweep_goes_on_and_computes_nothing_twice(arguments, tmp_path, monkeypatch):
@@ -213,11 +213,13 @@ def test_gates_are_rows_like_others(arguments):
 
 @pytest.mark.parametrize("text", ["on", "20", "20:x", "1:2:3"])
 def test_gates_that_are_none(arguments, text, capsys):
-    with pytest.raises(SystemExit):
-        cli.main([*arguments, "--gate", text])
-    assert f"argument --gate: expected FROM:TO or off, got {text}" in capsys.readouterr().err
-    assert cli.main([*arguments, "--gate", "28:20"]) == 1
-    assert "gate: expected (from, to) with 0 <= from < to" in capsys.readouterr().err
+    for gate, message in (
+        (text, f"argument --gate: expected FROM:TO or off, got {text}"),
+        ("28:20", "error: gate: expected (from, to) with 0 <= from < to"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*arguments, "--gate", gate])
+        assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_other_penalties_are_rows_of_the_same_table(arguments, capsys):
@@ -277,23 +279,15 @@ def test_other_files_are_not_written_to(arguments, content, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--prompts", "none"], "none can't be read: [Errno 2]"),
-        (["--text", "none"], "none can't be read: [Errno 2]"),
+        (["--prompts", "none"], "none can't be read: No such file or directory"),
+        (["--text", "none"], "none can't be read: No such file or directory"),
         (["--text", "binary"], "binary can't be read: 'utf-8'"),
         (["--text", "text", "short"], "text: expected at least 2 tokens in each"),
         (["--prompts", "empty"], "empty: expected a prompt a line, there is none"),
         (["--prompts", "wrong"], 'wrong, line 2: expected {"prompt": "..."} or {"messages": [...]}'),
         (["--prompts", "messages"], "prompts: messages need a chat template"),
-        (["--strength", "0.1", "nan"], "strength: expected"),
-        (["--window", "-1"], "window: expected"),
-        (["--others", "no"], "expected one of none, paper, gentle, reasoning, repetition=1.1, "),
-        (["--others", "repetition=x"], "repetition: expected repetition=float, got repetition=x"),
-        (["--others", "dry=0.8,1.75"], "dry: expected dry=float,float,int, got dry=0.8,1.75"),
-        (["--others", "ngram=0"], "`ngram_size` has to be a strictly positive integer"),
-        (["--count", "1"], "count: expected"),
         (["--csv", "no/such.csv"], "no/such.csv can't be written: there is no folder no"),
-        (["--csv", "folder"], "folder can't be read: [Errno 21]"),
-        (["--picture", "x.jpeg"], "x.jpeg: expected a picture that ends in .png, .svg or .pdf"),
+        (["--csv", "folder"], "folder can't be read: Is a directory"),
     ],
 )
 def test_mistakes_cost_one_line(arguments, changes, message, tmp_path, capsys):
@@ -313,7 +307,7 @@ def test_mistakes_cost_one_line(arguments, changes, message, tmp_path, capsys):
 def test_a_picture_that_can_not_be_written_costs_no_rows(arguments, tmp_path, capsys):
     (tmp_path / "folder.png").mkdir()
     assert cli.main([*arguments, "--picture", "folder.png"]) == 1 and len(rows()) == 5
-    assert capsys.readouterr().err.splitlines()[-1].startswith("lzpenalty: folder.png can't be written: [Errno 21]")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("lzpenalty: folder.png can't be written: Is a directory")
 
 
 @pytest.mark.parametrize(
@@ -346,11 +340,30 @@ def test_messages_are_what_their_only_user_says(monkeypatch):
     assert plain == messages == [expected[0, 8:].tolist()]
 
 
-@pytest.mark.parametrize("changes", [["--strength"], ["--strength", "x"], ["--window", "1.5"], ["--ngram", "0"], ["more"]])
-def test_usage_errors(arguments, changes, capsys):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--strength"], "expected at least one argument"),
+        (["--strength", "x"], "invalid float value"),
+        (["--strength", "0.1", "nan"], "strength: expected"),
+        (["--window", "1.5"], "argument --window: invalid"),
+        (["--window", "0"], "argument --window: expected an integer >= 1, got 0"),
+        (["--window", "4294967296"], "argument --window: expected an integer from 0 to 2^31 - 1, got 4294967296"),
+        (["--ngram", "0"], "argument --ngram: expected an integer >= 1, got 0"),
+        (["--count", "1"], "count: expected"),
+        (["--others", "no"], "expected one of none, paper, gentle, reasoning, repetition=1.1, "),
+        (["--others", "repetition=x"], "repetition: expected repetition=float, got repetition=x"),
+        (["--others", "dry=0.8,1.75"], "dry: expected dry=float,float,int, got dry=0.8,1.75"),
+        (["--others", "ngram=0"], "`ngram_size` has to be a strictly positive integer"),
+        (["--picture", "x.jpeg"], "expected a picture that ends in .png, .svg or .pdf"),
+        (["more"], "invalid int value: 'more'"),
+    ],
+)
+def test_usage_errors(arguments, changes, message, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*arguments, *changes])
-    assert stop.value.code == 2 and "usage: lzpenalty" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("usage: lzpenalty") and message in error
 
 
 def test_without_the_extra(monkeypatch, capsys):

@@ -149,7 +149,7 @@ def test_a_llama_is_a_tokenizer():
     options = LZPenalty(preset="reasoning", tokenizer=Vocabulary()).options.keywords()
     assert options["release"] == options["reset"] == (8, (0, 1, 2, 3, 4, 5, 6, 7))
     assert LZPenalty(preset="gentle").options.gate == (20, 28)
-    with pytest.raises(ValueError, match="preset: expected release"):
+    with pytest.raises(ValueError, match="preset: expected tokenizer="):
         LZPenalty(preset="reasoning")
 
 

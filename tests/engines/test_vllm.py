@@ -229,7 +229,7 @@ def test_bad_options_are_refused_at_admission_and_end_no_engine(caplog):
         ({"lz_release": [*range(17)]}, "lz_release: expected 1 to 16"),
         ({"lz_release": [[1] * 9]}, "lz_release: expected sequences of 1 to 8 ids"),
         ({"lz_release_rate": 1}, "lz_release_rate: expected lz_release with it"),
-        ({"lz_preset": "reasoning"}, "lz_preset: expected release"),
+        ({"lz_preset": "reasoning"}, "lz_preset: expected tokenizer="),
     ):
         with pytest.raises(ValueError, match=message):
             vllm.LZPenalty.validate_params(SamplingParams(extra_args=extra))

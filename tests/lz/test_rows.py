@@ -304,7 +304,7 @@ def test_a_request_names_a_preset():
         ({"lz_until": [-1]}, "lz_until: expected ids"),
         ({"lz_preset": "strong"}, "lz_preset: expected one of 'paper', 'gentle', 'reasoning', got 'strong'"),
         ({"lz_preset": ["gentle"]}, "lz_preset: expected one of"),
-        ({"lz_preset": "reasoning"}, "lz_preset: expected release, the ids that end a thinking section"),
+        ({"lz_preset": "reasoning"}, "lz_preset: expected tokenizer=, the model's, with 'reasoning', or release="),
         ({"lz_cost": "zip"}, "lz_cost: expected 'lzss', 'pair' or 'distance', got 'zip'"),
     ],
 )

@@ -128,10 +128,11 @@ def test_rates_of_noise_and_of_a_loop():
     assert running_rate(factorize(loop))[-1] < 1e-3 < running_rate(lz78(loop))[-1] < 0.5
 
 
-@given(histories(), coders, st.sampled_from([2, 41, 1000]), st.sampled_from([np.int32, np.int64]))
+@given(histories(), coders, st.sampled_from([41, 1000]), st.sampled_from([np.int32, np.int64]))
 @settings(max_examples=300, deadline=None)
 def test_token_bits_are_the_deltas_of_what_came(text, coder, vocab, dtype):
-    text, expected = np.array(text, dtype), []
+    text, expected = np.abs(np.array(text, dtype)), []
+    vocab += int(text.max(initial=0))
     for i, token in enumerate(text):
         ids, bits = codelength_deltas(text[:i], vocab, **coder)
         expected.append(np.min(bits[ids == token], initial=log2(vocab)))
@@ -167,7 +168,7 @@ def test_kinds_of_text():
         ([2**63], {}, TypeError, "tokens: .* got dtype uint64"),
         ([True], {}, TypeError, "tokens: .* got dtype bool"),
         ([[1]], {}, ValueError, r"tokens: expected shape \[length\], got 2 dimensions"),
-        (3, {}, ValueError, "tokens: .* got 0 dimensions"),
+        (3, {}, TypeError, "tokens: expected a sequence of ids, a str or bytes, got int"),
         ([1, 7], {"vocab_size": 7}, ValueError, "vocab_size: expected more than the largest id, 7, got 7"),
         ([], {"vocab_size": 0}, ValueError, "vocab_size: expected an integer from 1 on, got 0"),
         ([1], {"vocab_size": "many"}, TypeError, "vocab_size: expected an integer, got str"),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lzpenalty import analysis
+from lzpenalty import analysis, view
 from lzpenalty.view import Text
 
 
@@ -265,3 +265,32 @@ def test_loops_apart(ids):
 def test_mistakes_are_named(arguments, options, error, message):
     with pytest.raises(error, match=message):
         Text(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("It was so.\n" + "Wait.\n" * 9 + "So.", "Wait.\n" * 9),  # ".\n" before it belongs to the loop, not to its lines
+        ("It was so.\n\n" + "Wait.\n\n" * 9 + "So.", "Wait.\n\n" * 9),
+        ("It was so.\r\n" + "Wait.\r\n" * 9 + "So.", "Wait.\r\n" * 9),
+        ("Then\n" + "Wait.\n" * 9 + "Well", "Wait.\n" * 9),  # "W" after it
+        ("Then\n" + "Wait.\n" * 9 + "W", "Wait.\n" * 9 + "W"),  # there the text ends
+        ("So: ab\ncd\n" + "ab\ncd\n" * 9, "ab\ncd\n" * 10),  # half a turn stands on the line
+        ("So: " + "abc " * 9 + "x", "abc " * 9),
+        ("end" + "\n" * 30 + "x", "\n" * 29),
+        ("\n" * 30, "\n" * 29),
+    ],
+)
+def test_bars_stand_beside_the_lines_of_a_loop(text, shown):
+    page = Text(text, lambda ids: "".join(map(chr, ids)))
+    (loop,) = page.loops
+    starts = np.arange(len(text) + 1)
+    first, end = view._bar(loop, starts, page.pieces)
+    assert text[first:end].strip() == shown.strip() and text[first:end].count("\n") == shown.count("\n")
+    assert loop["start"] <= first < end <= loop["start"] + loop["length"]
+
+
+def test_progress_is_told():
+    told = []
+    Text("over and over", lambda ids: "".join(map(chr, ids)), progress=told.append)
+    assert told == ["phrases", "bits", "loops", "characters", "page"]

@@ -257,6 +257,45 @@ def test_loops_are_marked_beside_their_lines(show):
     assert "loop at 80" in readout(page)
 
 
+LINES = """() => {
+    const spans = [...document.querySelectorAll(".phrase > span")];
+    const rect = (token) => [...spans[token].getClientRects()];
+    return [...document.querySelectorAll(".loop")].map((mark) => {
+        const { top, bottom, left } = mark.getBoundingClientRect(), { first, last } = mark.loop;
+        return [first, last, top, bottom, left, rect(first)[0].top, rect(last - 1).at(-1).bottom];
+    });
+}"""
+
+
+@pytest.mark.parametrize("mono", [False, True])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "So: " + "abc " * 12 + "and " + "de " * 12 + "then" + " fgh" * 12 + " end\n" + PROSE,
+        PROSE + "Wait.\n" * 12 + "So.\n" + PROSE,
+        PROSE + "Wait, so.\n\n" * 8 + PROSE,
+        PROSE + "And so it goes on, he said. " * 15 + "\n" + PROSE + "abc " * 20 + "\n",
+        PROSE + "\n" * 30 + "end",
+        PROSE + "Wait, see.\r\n" * 8 + "Well\r\n",
+    ],
+    ids=["three on a line", "lines", "empty lines", "wrapped", "nothing but lines", "crlf"],
+)
+def test_every_bar_stands_beside_its_lines(source, mono, show):
+    page = show(text_of(source), height=2000)
+    page.set_checked("#mono", mono)
+
+    def settled():
+        return all(abs(mark[2] - mark[5]) < 2 and abs(mark[3] - mark[6]) < 2 for mark in page.evaluate(LINES))
+
+    until(page, settled)
+    marks = page.evaluate(LINES)
+    assert len(marks) == len(text_of(source).loops)
+    for one, other in zip(marks, marks[1:], strict=False):  # no bar hides another
+        assert other[2] >= one[3] - 2 or abs(other[4] - one[4]) >= 5
+    labels = page.eval_on_selector_all(".loop:not(.mute)", "marks => marks.map(mark => mark.getBoundingClientRect().top)")
+    assert all(below - above >= 20 for above, below in zip(labels, labels[1:], strict=False))
+
+
 CONTRAST = """() => {
     const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const luminance = (colour) => {
