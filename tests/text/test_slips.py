@@ -154,7 +154,8 @@ def test_views_of_negatives_are_seen_however_they_lie(view):
     torch = pytest.importorskip("torch")
     logits = VIEWS[view](torch.complex(torch.zeros(4, 5), torch.ones(4, 5)).conj().imag)
     assert logits.is_neg()
-    refused(ValueError, lambda: lzpenalty.lz_penalize_(logits, np.ones((len(logits), 3), int)), "logits: expected", "resolve_neg")
+    tokens = np.ones((len(logits), 3), int)
+    refused(ValueError, lambda: lzpenalty.lz_penalize_(logits, tokens), "logits: expected", "resolve_neg")
 
 
 def test_views_of_negatives_are_not_read_as_they_lie():
