@@ -1,8 +1,8 @@
 /* Cache selection: which keys and values of a generated text do its latest queries still look at?
  *
- * Reasoning Path Compression (arXiv 2505.13866): score.h computes how much attention the last R queries pay to each position
- * of a region, select.h picks the k best, compact.h moves their keys and values together, in place. All arrays are
- * [batch, heads, tokens, size] with a contiguous last dimension; other strides are in elements. */
+ * Reasoning Path Compression (arXiv 2505.13866): score.c and score.h compute how much attention the last R queries pay to
+ * each position of a region, select.c picks the k best, compact.c moves their keys and values together, in place. All arrays
+ * are [batch, heads, tokens, size] with a contiguous last dimension; other strides are in elements. */
 #ifndef LZPENALTY_CACHE_CACHE_H
 #define LZPENALTY_CACHE_CACHE_H
 
