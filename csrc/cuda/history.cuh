@@ -8,18 +8,13 @@
 /* The id `back` tokens before the newest. */
 static __device__ int64_t id_at(const cuda_tokens &t, int64_t row, int back)
 {
-    int64_t i = row * t.row_stride + (int64_t)(t.length - 1 - back) * t.column_stride;
-    return t.is_int64 ? ((const int64_t *)t.data)[i] : ((const int32_t *)t.data)[i];
+    return load_id(t.data, t.is_int64, row * t.row_stride + (int64_t)(t.length - 1 - back) * t.column_stride);
 }
 
 /* How many of a row's tokens count. The host can't have looked at starts that are on the device. */
 static __device__ int counting(const cuda_tokens &t, int64_t row)
 {
-    int64_t start = t.start;
-    if (t.starts) {
-        int64_t i = row * t.starts_stride;
-        start = t.starts_are_int64 ? ((const int64_t *)t.starts)[i] : ((const int32_t *)t.starts)[i];
-    }
+    const int64_t start = t.starts ? load_id(t.starts, t.starts_are_int64, row * t.starts_stride) : t.start;
     return (int)(t.length - least(most(start, (int64_t)0), (int64_t)t.length));
 }
 
@@ -117,27 +112,12 @@ static __device__ void change_logit(const cuda_logits &l, int64_t row, int token
         return;
     const int64_t i = row * l.row_stride + token * l.column_stride;
     const double change = (double)gained - (double)paid;
-    switch (l.dtype) {
-    case FLOAT16: {
-        uint16_t *logit = (uint16_t *)l.data + i;
-        const float old = f16_to_float(*logit);
-        *logit = float_to_f16(gained > 0 ? (float)(old + change) : old - paid);
-        break;
-    }
-    case BFLOAT16: {
-        uint16_t *logit = (uint16_t *)l.data + i;
-        const float old = bf16_to_float(*logit);
-        *logit = float_to_bf16(gained > 0 ? (float)(old + change) : old - paid);
-        break;
-    }
-    case FLOAT64:
+    if (l.dtype == FLOAT64) {
         ((double *)l.data)[i] += change;
-        break;
-    default: {
-        float *logit = (float *)l.data + i;
-        *logit = gained > 0 ? (float)(*logit + change) : *logit - paid;
+        return;
     }
-    }
+    const float old = load_number(l.data, l.dtype, i);
+    store_number(l.data, l.dtype, i, gained > 0 ? (float)(old + change) : old - paid);
 }
 
 #endif
