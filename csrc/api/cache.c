@@ -57,7 +57,7 @@ int lzpenalty_attention_scores(const lzpenalty_tensor *queries, const lzpenalty_
     WANT(options.aggregation == LZPENALTY_BY_LAYER || options.aggregation == LZPENALTY_BY_GROUP, LZPENALTY_BAD_AGGREGATION);
     CHECK(read_scale(options.scale, attn.keys.size, &attn.scale));
     CHECK(api_threads(options.threads, &attn.threads));
-    attn.kernel = options.kernel;
+    attn.width = options.kernel;
     attn.by_group = options.aggregation == LZPENALTY_BY_GROUP;
     const int64_t shape[3] = {attn.keys.batch, attn.by_group ? attn.keys.heads : 1, stop - start};
     const lzpenalty_tensor written = lzpenalty_contiguous(scores, LZPENALTY_FLOAT32, 3, shape);

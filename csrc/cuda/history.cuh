@@ -53,9 +53,9 @@ static __device__ int match_length(const int *recent, int distance, int longest)
     return length;
 }
 
-/* A hash table with open addressing: of the positions that hold the same key, the one that came first, whichever that is,
+/* A hash table with linear probing: of the positions that hold the same key, the one that came first, whichever that is,
  * stands for all. Positions fit 16 bits, since the tokens themselves fit shared memory. */
-static const unsigned short nobody = 0xffff;
+static const unsigned short no_position = 0xffff;
 
 /* Twice as many slots as entries; `hash` is spread over all its bits. */
 static __device__ unsigned slot_of(unsigned hash, unsigned size)
@@ -71,9 +71,9 @@ static __device__ int enter(unsigned short *table, unsigned size, unsigned hash,
     for (;;) {
         /* Most find their key there: a plain look spares the queue at the slot of a token that a loop is made of. */
         unsigned short there = *(volatile unsigned short *)&table[slot];
-        if (there == nobody)
-            there = atomicCAS(&table[slot], nobody, (unsigned short)k);
-        if (there == nobody)
+        if (there == no_position)
+            there = atomicCAS(&table[slot], no_position, (unsigned short)k);
+        if (there == no_position)
             return k;
         if (same(there, k))
             return there;

@@ -29,7 +29,7 @@ static __device__ unsigned find_matches(const cuda_lz_args &a, int n, int window
     if (threadIdx.x == 0)
         longest = 0;
     FOR_EACH (i, a.table_size)
-        table[i] = nobody;
+        table[i] = no_position;
     __syncthreads();
     FOR_EACH (k, window) {
         const int d = k + 1, length = match_length(recent, d, least(a.options.buffer, n - d));
