@@ -15,8 +15,7 @@ static int32_t newest_mark(const lz_marks *marks, const int32_t *recent, int32_t
 
 static int64_t token_at(const lz_tokens *tokens, int64_t row, int64_t i)
 {
-    int64_t at = row * tokens->row_stride + i * tokens->column_stride;
-    return tokens->is_int64 ? ((const int64_t *)tokens->data)[at] : ((const int32_t *)tokens->data)[at];
+    return load_id(tokens->data, tokens->is_int64, row * tokens->row_stride + i * tokens->column_stride);
 }
 
 /* The first i in [from, to) at which the row has this id, else `to`. */

@@ -324,18 +324,7 @@ def with_files(parser: argparse.ArgumentParser, files: dict) -> argparse.Argumen
 GUESSED = "{}: no token ids, so each character is taken as a token; --tokenizer ID takes a model's"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="lzpenalty",
-        description="Ends the loops of reasoning language models.",
-        epilog="Exit status: 0; 1 if a file, a model or a library is missing or wrong; 2 if the command line is.",
-    )
-    parser.add_argument("--version", action="version", version=f"lzpenalty {__version__}")
-    parser.add_argument(
-        "--print-completion", action=PrintCompletion, metavar="SHELL", help="prints what bash, zsh or tcsh completes it with"
-    )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
+def add_demo(commands) -> None:
     command = commands.add_parser(
         "demo",
         help="a small model answers prompts greedily, without and with the penalty",
@@ -357,6 +346,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--ratio", type=positive, default=4, help="1 / ratio of an interval is kept (default %(default)s)")
     finish(command, demo)
 
+
+def add_analyze(commands) -> None:
     command = commands.add_parser(
         "analyze",
         help="how repetitive a text is, and where it loops",
@@ -379,6 +370,8 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--loops", type=positive, metavar="N", default=10, help="at most (default %(default)s)")
     finish(command, analyze)
 
+
+def add_view(commands) -> None:
     command = commands.add_parser(
         "view",
         help="a text as a page: what it repeats, and from where",
@@ -391,6 +384,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     finish(command, view)
 
+
+def add_sweep(commands) -> None:
     command = commands.add_parser(
         "sweep",
         help="loops that end against text that suffers, over a grid of options",
@@ -445,6 +440,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     finish(command, sweep)
 
+
+def add_bench(commands) -> None:
     # Without a checkout it is not listed, and says why it can't run.
     command = commands.add_parser(
         "bench",
@@ -457,6 +454,8 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--quick", action="store_true", help="a corner of it, in a minute; nothing is written")
     finish(command, bench)
 
+
+def add_doctor(commands) -> None:
     command = commands.add_parser(
         "doctor",
         help="what this installation found: processor, frameworks, GPUs",
@@ -465,6 +464,21 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="the same as one JSON object")
     finish(command, doctor)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="lzpenalty",
+        description="Ends the loops of reasoning language models.",
+        epilog="Exit status: 0; 1 if a file, a model or a library is missing or wrong; 2 if the command line is.",
+    )
+    parser.add_argument("--version", action="version", version=f"lzpenalty {__version__}")
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, metavar="SHELL", help="prints what bash, zsh or tcsh completes it with"
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (add_demo, add_analyze, add_view, add_sweep, add_bench, add_doctor):
+        add(commands)
     return parser
 
 
