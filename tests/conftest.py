@@ -36,6 +36,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "elsewhere(condition, reason): where it holds, the test is not collected")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     reasons = {item: elsewhere(item) for item in items}
     ELSEWHERE.update(reason for reason in reasons.values() if reason)
