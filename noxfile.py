@@ -128,7 +128,7 @@ def test_thorough(session):
 
 @nox.session(name="test-types")
 def test_types(session):
-    """A user's script with torch and transformers, under mypy --strict and pyright, beside the package as it is installed."""
+    """A user's script with torch and transformers, under mypy --strict and pyright, with the package installed."""
     package = sorted(Path().glob("lzpenalty/**/*.py*"))
     libraries = ["-c", "constraints.txt", "torch", "transformers", *BUILDS, "mypy", "pyright[nodejs]"]
     files = ["pyproject.toml", "constraints.txt", *CORE, *package]

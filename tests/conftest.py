@@ -17,8 +17,7 @@ ON_GPU = bool(os.environ.get("LZPENALTY_TEST_GPU"))
 if "LZPENALTY_TEST_LEVEL" in os.environ:
     _core.set_cpu_level(os.environ["LZPENALTY_TEST_LEVEL"])
 
-
-# Fixtures that are built once: what takes them runs in one of several processes.
+# Fixtures that are built once: of several processes, one runs what takes them.
 BUILT_ONCE = ("attacked", "installed", "smollm2")
 ELSEWHERE = Counter()  # how many tests have no place here, by reason
 LINES = 8  # at most, in which the end says what did not run
@@ -27,7 +26,7 @@ LINES = 8  # at most, in which the end says what did not run
 def elsewhere(item):
     """Why a test is not for this machine, or None."""
     if "level" in item.fixturenames and item.callspec.params["level"] not in _core.cpu_levels():
-        return "instruction sets that this processor lacks: make test-emulated, make test-arch"
+        return "for instruction sets that this processor lacks: make test-emulated, make test-arch"
     marks = [mark.args for mark in item.iter_markers("elsewhere")]
     return next((reason for there, reason in marks if there), None)
 
