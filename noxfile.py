@@ -123,7 +123,7 @@ def passed(session):
 def test_thorough(session):
     """What `make test` runs, with what it leaves out, and five times as many examples where they cost most."""
     develop(session, "model")
-    pytest(session, "-n", "auto", "--dist", "loadgroup", env=ONE_THREAD)
+    pytest(session, "-n", "auto", "--dist", "worksteal", env=ONE_THREAD)
 
 
 @nox.session(name="test-types")

@@ -17,8 +17,6 @@ ON_GPU = bool(os.environ.get("LZPENALTY_TEST_GPU"))
 if "LZPENALTY_TEST_LEVEL" in os.environ:
     _core.set_cpu_level(os.environ["LZPENALTY_TEST_LEVEL"])
 
-# Fixtures that are built once: of several processes, one runs what takes them.
-BUILT_ONCE = ("attacked", "installed", "smollm2")
 ELSEWHERE = Counter()  # how many tests have no place here, by reason
 LINES = 8  # at most, in which the end says what did not run
 
@@ -35,16 +33,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "elsewhere(condition, reason): where it holds, the test is not collected")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     reasons = {item: elsewhere(item) for item in items}
     ELSEWHERE.update(reason for reason in reasons.values() if reason)
     config.hook.pytest_deselected(items=[item for item in items if reasons[item]])
     items[:] = [item for item in items if not reasons[item]]
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            for name in {*BUILT_ONCE}.intersection(item.fixturenames):
-                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.hookimpl(optionalhook=True)
