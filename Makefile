@@ -16,7 +16,7 @@ SESSIONS := $(shell sed -n 's/^@nox.session.name="\([^"]*\)".*/\1/p' noxfile.py 
 # Models are tiny, so that a second thread of torch's only waits, and on a busy machine for long.
 test: export OMP_NUM_THREADS ?= 1
 test: build $(VENV)/model
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist worksteal
 
 demo: build $(VENV)/model
 	$(VENV)/bin/lzpenalty demo

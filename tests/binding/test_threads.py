@@ -184,7 +184,7 @@ def test_lists_and_dicts_that_change():
         changes.result()
 
 
-@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+@pytest.mark.elsewhere(not sysconfig.get_config_var("Py_GIL_DISABLED"), "need another Python: make test-pythons")
 def test_the_gil_stays_off():
     program = (
         f"import sys; sys.path[:0] = {sys.path!r}; import numpy as np; from lzpenalty import lz_penalize_; "

@@ -1,5 +1,6 @@
 """attend is softmax attention over a cache, whatever the layout of the cache, on every level, with any number of threads."""
 
+from importlib.util import find_spec
 from math import sqrt
 
 import numpy as np
@@ -245,7 +246,13 @@ def test_libraries_and_dtypes():
     out = np.zeros((1, 2, 1, 16), np.float32)
     assert attend(queries, keys, values, out=out) is out
     assert_close(out, attend(queries, keys, values).double(), 0)
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+
+
+@pytest.mark.elsewhere(not find_spec("ml_dtypes"), "need jax: make test-newest")
+def test_bfloat16_arrays_of_ml_dtypes():
+    import ml_dtypes
+
+    queries, (keys, values) = random(1, 2, 1, 16), random(2, 1, 1, 9, 16)
     got = attend(*(x.numpy().astype(ml_dtypes.bfloat16) for x in (queries, keys, values)))
     assert got.dtype == ml_dtypes.bfloat16
 

@@ -1,5 +1,6 @@
 """How the tests build the library and programs that use it."""
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -18,5 +19,8 @@ def run(*command, **options):
 def make(*targets):
     """Without optimisation beyond the first level, which compiles in a third of the time."""
     flags = [f"CC={CC}", "LIB_CFLAGS=-O1 -Wall -Wextra -Werror"]
-    folder = f"LIB=build/capi/{Path(CC).name}"
-    return run("make", "--no-print-directory", "-f", "lib.mk", folder, *flags, *targets, cwd=ROOT)
+    folder = Path("build/capi", Path(CC).name)
+    (ROOT / folder).mkdir(parents=True, exist_ok=True)
+    with (ROOT / folder / "lock").open("w") as lock:  # several processes test at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return run("make", "--no-print-directory", "-f", "lib.mk", f"LIB={folder}", *flags, *targets, cwd=ROOT)

@@ -11,6 +11,7 @@ import oracle
 from lzpenalty.commands import cli, models, penalties, sweep
 from lzpenalty.commands.prompts import PROMPTS
 from lzpenalty.hf import LZPenaltyLogitsProcessor
+from thorough import thorough
 from tiny import VOCAB, generate, prompt, tiny, tokenizer, words
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -373,6 +374,7 @@ def test_without_the_extra(monkeypatch, capsys):
     assert "pip install 'lzpenalty[demo]'" in capsys.readouterr().err
 
 
+@thorough
 def test_the_defaults_with_the_real_model(smollm2, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "load_model", lambda name: smollm2)
     monkeypatch.setattr(sweep, "PROMPTS", PROMPTS[1:3])

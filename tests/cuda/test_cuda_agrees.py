@@ -17,6 +17,7 @@ from lzpenalty import (
     select_top,
 )
 from strategies import coders, dry_options, histories, options, within
+from thorough import examples
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 texts = st.tuples(
@@ -42,7 +43,7 @@ def same_bits(got, wanted):
 
 
 @given(texts, coders, options, st.sampled_from([2, 16, 41, 1000]), st.sampled_from(FLOATS))
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 def test_lz_penalty_bit_for_bit(gpu, drawn, coder, option, vocab, dtype):
     tokens, starts = batch(drawn)
     option = within(option, vocab)
@@ -122,7 +123,7 @@ def draw_attention(drawn):
 
 
 @given(attentions)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_attention_scores(gpu, drawn):
     queries, keys, region = draw_attention(drawn)
     options = {**region, "kernel": drawn["kernel"], "aggregation": drawn["aggregation"]}
@@ -148,7 +149,7 @@ def test_nan_scores_sort_as_lowest(gpu):
 
 
 @given(st.integers(1, 2500), st.integers(0, 2**20), st.sampled_from([1, 4, 1000]), st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_select_top(gpu, n, seed, levels, data):
     rng = np.random.default_rng(seed)
     scores = np.round(rng.normal(size=(2, 2, n)) * levels).astype(np.float32) * rng.choice(np.float32([1, -1, 1e-42]))

@@ -10,9 +10,8 @@ import torch
 from lzpenalty import append_, attention_scores, compact_, dry_penalize_, lz_penalize_, repetition_period, select_top, warmup
 from lzpenalty.cache.attention import CACHE_ARGUMENT
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("LZPENALTY_TEST_GPU") or not torch.cuda.is_available(),
-    reason="needs a GPU, and LZPENALTY_TEST_GPU=1: see make gpu-report",
+pytestmark = pytest.mark.elsewhere(
+    not os.environ.get("LZPENALTY_TEST_GPU") or not torch.cuda.is_available(), "need a GPU: make gpu-report"
 )
 VOCAB = 151_936
 

@@ -1,6 +1,7 @@
 """CUDA without a GPU: builds the emulated driver and its tensors, and loads them."""
 
 import ctypes
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -32,9 +33,12 @@ def compile_once(command: list, name: str) -> Path:
         if not shutil.which(command[0]):
             raise Unavailable(f"no {command[0]} to compile the emulator with")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, "-o", part], check=True)
-        part.replace(path)
+        with path.with_suffix(".lock").open("w") as lock:  # several processes test at once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                part = path.with_suffix(".part")
+                subprocess.run([*command, "-o", part], check=True)
+                part.replace(path)
     return path
 
 

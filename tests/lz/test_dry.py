@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 import oracle
 from lzpenalty import dry_penalize_
 from strategies import dry_options, histories
+from thorough import examples
 
 
 @given(histories(), dry_options)
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_dry(device, history, option):
     logits = np.random.default_rng(0).normal(size=30)
     wanted = logits.copy()

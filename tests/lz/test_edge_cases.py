@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import oracle
 from lzpenalty import codelength_deltas, dry_penalize_, lz_penalize_
 from strategies import coders, histories, options
+from thorough import examples
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 LOOP = torch.tensor([[1, 2, 3, 1, 2, 3, 1, 2]])
@@ -106,7 +107,7 @@ def test_infinite_and_nan_logits_stay_and_spread_nowhere(device, dtype):
 
 
 @given(histories(), coders, options, st.sampled_from(FLOATS))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_narrow_logits_are_rounded_once_from_float32(device, history, coder, option, dtype):
     penalize = device.of(lz_penalize_)
     logits = torch.randn(64, generator=torch.Generator().manual_seed(len(history))).to(dtype)

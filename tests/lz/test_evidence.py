@@ -2,18 +2,19 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 from lzpenalty import loop_evidence, lz_penalize_
 from strategies import histories
+from thorough import examples
 
 CLOSE = [20, 21, 22]  # "</", "think", ">"
 
 
 @given(st.lists(histories(), min_size=1, max_size=4), st.integers(1, 9), st.integers(0, 100))
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_evidence_is_the_longest_third_time(device, rows, gram, window):
     length = max(len(row) for row in rows)
     tokens = np.full((len(rows), length), 3)
@@ -86,7 +87,7 @@ def third_times(draw):
 
 
 @given(third_times(), st.integers(0, 60), st.integers(1, 30), st.integers(1, 60), st.integers(40, 900))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_gate_and_release_at_and_around_the_evidence(device, text, opens, wide, after, window):
     """However often one n-gram stands there."""
     gate, release = {"gate": (opens, opens + wide)}, {"release": 63, "release_after": after}

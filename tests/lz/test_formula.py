@@ -4,16 +4,17 @@ from math import log2
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 from lzpenalty import codelength_deltas, lz_penalize_
 from strategies import COSTS, coders, histories, options
+from thorough import examples
 
 
 @given(histories(), coders, st.sampled_from([2, 16, 41, 1000]), st.sampled_from([np.int32, np.int64]))
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_codelength_deltas(history, coder, vocab, dtype):
     ids, bits = codelength_deltas(np.array(history, dtype), vocab, **coder)
     expected = oracle.deltas(history, vocab, **coder)
@@ -26,7 +27,7 @@ def test_codelength_deltas(history, coder, vocab, dtype):
 
 
 @given(histories(), coders, options, st.sampled_from([16, 41, 1000]))
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_lz_penalize(device, history, coder, option, vocab):
     logits = np.random.default_rng(len(history)).normal(size=vocab)
     got = device.of(lz_penalize_)(logits.copy(), np.array(history, np.int64), **coder, **option)
@@ -37,7 +38,7 @@ def test_lz_penalize(device, history, coder, option, vocab):
 
 
 @given(st.lists(histories(40), min_size=1, max_size=5), st.data(), coders, options)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_rows_are_independent_and_start_where_told(device, rows, data, coder, option):
     penalize = device.of(lz_penalize_)
     length = max(len(row) for row in rows)

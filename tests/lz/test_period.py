@@ -1,16 +1,17 @@
 """repetition_period finds exactly the loops of its definition."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 from lzpenalty import repetition_period
 from strategies import histories
+from thorough import examples
 
 
 @given(st.lists(histories(), min_size=1, max_size=4), st.integers(1, 9), st.integers(2, 5), st.integers(1, 30))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_period(device, rows, ngram, count, max_period):
     length = max(len(row) for row in rows)
     tokens = np.full((len(rows), length), 3)

@@ -11,6 +11,7 @@ import oracle
 from lzpenalty import _core, codelength_deltas
 from lzpenalty.analysis import codelength, factorize, lz78, running_rate, token_bits
 from strategies import coders, fibonacci, histories
+from thorough import examples
 
 texts = histories().map(lambda text: [abs(token) for token in text])
 
@@ -35,7 +36,7 @@ def decode_lz78(phrases, text):
 
 
 @given(texts, st.none() | st.integers(0, 100))
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_lz77(text, window):
     phrases = factorize(text, window)
     expected = oracle.lz77(text, len(text) if window is None else window)

@@ -5,13 +5,14 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 from lzpenalty import _core
 from lzpenalty.analysis import find_loops
 from strategies import fibonacci, histories
+from thorough import examples
 
 
 @st.composite
@@ -34,7 +35,7 @@ def triples(loops):
 
 
 @given(histories(60) | near_repetitive(60), st.integers(2, 5), st.none() | st.integers(1, 20))
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_exact(text, min_repeats, max_period):
     expected = {
         (p, start, length)
@@ -67,14 +68,14 @@ def test_mirrors_and_orders(seed):
 
 
 @given(near_repetitive() | histories(40), st.integers(2, 4), st.integers(1, 63), st.integers(1, 20))
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_near(text, min_repeats, tolerance, max_period):
     got = find_loops(text, min_repeats=min_repeats, tolerance=tolerance / 64, max_period=max_period)
     assert triples(got) == oracle.near_loops(text, min_repeats, Fraction(tolerance, 64), max_period)
 
 
 @given(near_repetitive(60) | histories(60))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_the_least_tolerance_forgives_nothing(text):
     """In texts this short every near loop is a run then, and every run is covered by near loops."""
     runs = oracle.runs(text)

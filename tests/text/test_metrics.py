@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import oracle
 from lzpenalty.analysis import distinct_n, loop_evidence, ngram_entropy, seq_rep, suffix_extension_rate, zlib_ratio
 from strategies import histories
+from thorough import examples
 
 
 def ngrams(text, n):
@@ -30,7 +31,7 @@ def test_ngrams(text, n):
 
 
 @given(histories(40), st.integers(0, 9))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_suffix_extension_rate(text, least):
     def extends(t):
         """Whether text[t] goes on with a suffix of at least `least` tokens as it went on before."""
