@@ -503,7 +503,7 @@ def built(session, folder, **environment):
     session.run(PYTHON, *build, env=environment, external=True)
 
 
-def sanitized(session, sanitizers, library, skipped):
+def sanitized(session, sanitizers, library, skipped, *processes):
     folder = f"build/{session.name}"
     built(session, folder, LZPENALTY_SANITIZE=sanitizers)
     # Python itself is not built with a sanitizer, so its library must be there before anything else is.
@@ -518,14 +518,14 @@ def sanitized(session, sanitizers, library, skipped):
         "PYTHONPATH": folder,
     }
     # By its script: `python -m pytest` would put the checkout before the copy.
-    arguments = ["-q", "--capture=sys", "-p", "no:faulthandler", *(session.posargs or ignoring(skipped))]
+    arguments = ["-q", "--capture=sys", "-p", "no:faulthandler", *(session.posargs or [*processes, *ignoring(skipped)])]
     session.run(".venv/bin/pytest", *arguments, env=environment, external=True)
 
 
 @nox.session(name="sanitize", python=False)
 def sanitize(session):
     """The suite with a build that stops at the first invalid access or undefined behaviour."""
-    sanitized(session, "address,undefined", "libasan.so", SKIPPED)
+    sanitized(session, "address,undefined", "libasan.so", SKIPPED, "-n", "auto", "--dist", "worksteal")
 
 
 # It sees the locks of Python, and the atomic operations of this library alone: the helpers of torch and tokenizers, who have
