@@ -5,7 +5,7 @@ engine lets through; `lz_preset` is one of :mod:`lzpenalty.presets`. One that na
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +21,9 @@ PREFIX = "lz_"
 NAMES = tuple(LZOptions().keywords())
 
 
-def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any] | None = None) -> LZOptions | None:
+def request_options(
+    params: Mapping[str, Any] | None, default: Mapping[str, Any] | None = None, tokenizer: Callable[[], Any] | None = None
+) -> LZOptions | None:
     """The options that a request asks for; None if it is to be left alone.
 
     Parameters
@@ -31,13 +33,15 @@ def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any]
     default : mapping, optional
         The same for requests that name no option, and for those that a request does not name. A request that names a preset
         gets nothing of it.
+    tokenizer : callable, optional
+        Gives the served model's, or None. It is called for the preset "reasoning" without `lz_release`.
 
     Raises
     ------
     ValueError
         For unknown names, values that :class:`lzpenalty.LZOptions` refuses, windows and buffers over 8192 tokens, since a
-        stranger's request must not make a server work for seconds, the preset "reasoning" without `lz_release`, and what
-        else belongs to a release without it.
+        stranger's request must not make a server work for seconds, the preset "reasoning" without `lz_release` or a
+        tokenizer that knows what ends a thinking section, and what else belongs to a release without it.
     """
     given = {key: value for key, value in (params or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
     if not given and not default:
@@ -54,6 +58,8 @@ def request_options(params: Mapping[str, Any] | None, default: Mapping[str, Any]
         options[name] = value
     try:
         preset = options.pop("preset", None)
+        if tokenizer and preset == "reasoning" and options.get("release") is None and (known := tokenizer()):
+            options["release"] = close_ids(known) or None
         compiled = LZOptions(**options) if preset is None else resolve(preset, options)
         for name, most in request_limits().items():
             if getattr(compiled, name) > most:

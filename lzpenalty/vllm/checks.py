@@ -1,18 +1,22 @@
 """What can't be served with a compressed cache, refused at start-up by name.
 
-Text that is silently wrong is the worst that can happen, so whatever was not tried is refused: other versions of vLLM, whose
-methods may read lengths in another place, and what counts or moves slots itself.
+Text that is silently wrong is the worst that can happen, so whatever was not tried is refused: a vLLM whose methods and
+attributes are not those that were tested, and what counts or moves slots itself.
 """
 
+import dis
 import importlib
 import inspect
+import logging
 
 from lzpenalty.engines.prompts import callers
 from lzpenalty.vllm.options import PREFIX, ServerOptions, cache_options, server_options
 
-__all__ = ["check_configuration", "check_methods", "check_request", "is_served"]
+__all__ = ["check_configuration", "check_request", "check_surface", "is_served", "served_configuration"]
 
-TESTED = "0.32"
+logger = logging.getLogger("vllm.lzpenalty")  # below vLLM's, so that its settings hold
+
+TESTED = ("0.32", "0.33")
 WORKER, SCHEDULER = "lzpenalty.vllm.Worker", "lzpenalty.vllm.Scheduler"
 START = f"--worker-cls {WORKER} --scheduler-cls {SCHEDULER}"
 
@@ -54,26 +58,73 @@ METHODS = {
 }
 
 
-def check_methods(names) -> None:
-    """Raises RuntimeError unless this vLLM was tested, and the classes of these names have the methods that were."""
-    import vllm
+# What is read or written of its objects.
+ATTRIBUTES = {
+    "vllm.v1.core.sched.scheduler.Scheduler": "kv_cache_manager requests grammar_compile_error_reqs",
+    "vllm.v1.core.sched.output.SchedulerOutput": "finished_req_ids preempted_req_ids scheduled_new_reqs "
+    "num_scheduled_tokens total_num_scheduled_tokens",
+    "vllm.v1.core.sched.output.NewRequestData": "req_id prompt_token_ids sampling_params",
+    "vllm.v1.core.single_type_kv_cache_manager.FullAttentionManager": "block_size block_pool req_to_blocks",
+    "vllm.v1.core.kv_cache_utils.KVCacheBlock": "block_id ref_cnt block_hash",
+    "vllm.v1.request.Request": "request_id num_prompt_tokens num_computed_tokens sampling_params resumable _block_hasher",
+    "vllm.v1.worker.gpu_model_runner.GPUModelRunner": "requests input_batch kv_cache_config query_start_loc seq_lens "
+    "optimistic_seq_lens_cpu positions req_indices",
+    "vllm.v1.worker.gpu_input_batch.InputBatch": "num_reqs req_ids req_id_to_index num_computed_tokens_cpu block_table",
+    "vllm.v1.worker.block_table.BlockTable": "num_blocks_per_row get_device_tensor compute_slot_mapping",
+    "vllm.v1.worker.gpu.model_runner.GPUModelRunner": "req_states block_tables kv_cache_config",
+    "vllm.v1.worker.gpu.input_batch.InputBatch": "num_reqs num_tokens req_ids idx_mapping_np num_computed_tokens_np "
+    "num_scheduled_tokens seq_lens seq_lens_cpu_upper_bound positions",
+    "vllm.v1.worker.gpu.block_table.BlockTables": "num_blocks block_tables",
+}
 
-    if not vllm.__version__.startswith(TESTED + "."):
-        raise RuntimeError(
-            f"vllm: the compressed cache was tested with vLLM {TESTED}, this is {vllm.__version__}; "
-            f"pip install 'vllm=={TESTED}.*'"
-        )
+
+def _attributes(owner: type) -> set[str]:
+    """What objects of this class have: fields, methods, and all that a method of it assigns to."""
+    names = set()
+    for kind in owner.__mro__:
+        names |= {*vars(kind), *vars(kind).get("__annotations__", ())}
+        for function in vars(kind).values():
+            if inspect.isfunction(code := inspect.unwrap(function) if callable(function) else function):
+                names |= {each.argval for each in dis.get_instructions(code) if each.opname == "STORE_ATTR"}
+    return names
+
+
+def differences(names) -> list[str]:
+    """What the classes of these names have otherwise than in the versions that were tested."""
+    found = []
     for name in names:
         module, _, attribute = name.rpartition(".")
-        owner = getattr(importlib.import_module(module), attribute)
-        for method, wanted in METHODS[name].items():
+        try:
+            owner = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError):
+            found.append(f"there is no {name}")
+            continue
+        for method, wanted in METHODS.get(name, {}).items():
             function = getattr(owner, method, None)
             got = " ".join(inspect.signature(function).parameters) if function else "nothing"
             if got != wanted:
-                raise RuntimeError(
-                    f"vllm: {name}.{method} has the parameters ({got}), not ({wanted}) as in the vLLM {TESTED} that the "
-                    f"compressed cache was tested with; pip install 'vllm=={TESTED}.*'"
-                )
+                found.append(f"{name}.{method} has the parameters ({got}), not ({wanted})")
+        missing = set(ATTRIBUTES.get(name, "").split()) - _attributes(owner)
+        found += [f"{name} has no {attribute}" for attribute in sorted(missing)]
+    return found
+
+
+def check_surface(names) -> None:
+    """Raises RuntimeError unless the classes of these names have what is overridden and read of them as it was tested. Where
+    they do in a version that was not, the log says so."""
+    import vllm
+
+    tested, version = " and ".join(TESTED), vllm.__version__
+    if found := differences(names):
+        raise RuntimeError(
+            f"vllm: the compressed cache was tested with vLLM {tested}, and {version} differs in what it overrides: "
+            f"{'; '.join(found)}; pip install 'vllm=={TESTED[-1]}.*'"
+        )
+    if not version.startswith(tuple(each + "." for each in TESTED)):
+        logger.warning(
+            "compressed cache: it was tested with vLLM %s, not with %s, which has all that it overrides and reads", tested,
+            version,
+        )  # fmt: skip
 
 
 def _compresses(given) -> bool:
@@ -120,18 +171,19 @@ def check_configuration(vllm_config) -> ServerOptions:
     return server_options(vllm_config.additional_config)
 
 
-def check_request(sampling_params) -> None:
-    """At admission: raises ValueError for options of the compressed cache that are refused, or that nobody would see.
+def served_configuration():
+    """The configuration of the engine that is admitting a request; None if there is none. vLLM asks a class, which has no
+    configuration, so that the frame that asks is looked at."""
+    return next((found for frame in callers() if (found := getattr(frame.f_locals.get("self"), "vllm_config", None))), None)
 
-    vLLM asks a class, which has no configuration, so that the frame that asks is looked at.
-    """
+
+def check_request(sampling_params) -> None:
+    """At admission: raises ValueError for options of the compressed cache that are refused, or that nobody would see."""
     params = sampling_params.extra_args
     asked = sorted(key for key in params or () if isinstance(key, str) and key.startswith(PREFIX))
     if not asked:
         return
-    config = next(
-        (found for frame in callers() if (found := getattr(frame.f_locals.get("self"), "vllm_config", None))), None
-    )
+    config = served_configuration()
     served = config is not None and is_served(config)
     options = cache_options(params, server_options(config.additional_config) if served else None)
     if options is not None and config is not None and not served:

@@ -4,10 +4,10 @@
     LLM(MODEL, logits_processors=["lzpenalty.vllm:LZPenalty"])
 
 A request asks with `vllm_xargs={"lz_strength": 0.15}` over HTTP, with `SamplingParams(extra_args={"lz_strength": 0.15})` in
-Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and `lz_preset`, and one is enough;
-:func:`lzpenalty.engines.serving.lz_params` writes them from a preset and a tokenizer. The environment variable
-LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does for requests that name none; `lz_strength` 0
-switches it off again. Only generated tokens count.
+Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and `lz_preset`, and one is enough. What ends a
+thinking section, which the preset "reasoning" has to know, is looked up in the served model's tokenizer. The environment
+variable LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does for requests that name none;
+`lz_strength` 0 switches it off again. Only generated tokens count.
 
 vLLM has two interfaces for logits processors. One is for its first model runner (CPUs, older releases): a processor is told
 which request is in which row, and holds on to their lists of tokens. One is for its second (GPUs, since 0.32): tokens of all
@@ -26,7 +26,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from lzpenalty._core import LZOptions
 from lzpenalty.engines.serving import penalize_groups_, penalize_rows_, request_options, supported
-from lzpenalty.vllm.checks import check_request
+from lzpenalty.vllm.checks import check_request, served_configuration
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as _SlotLogitsProcessor
@@ -49,21 +49,34 @@ def _parse_default(text: str) -> dict[str, Any]:
         default = None
     if not isinstance(default, dict):
         raise ValueError(f'{DEFAULT}: expected a JSON object such as {{"lz_strength": 0.15}}, got {text!r}')
-    try:
-        request_options(None, default)
-    except ValueError as error:
-        raise ValueError(f"{DEFAULT}: {error}") from None
     return default
 
 
-def _options(params) -> LZOptions | None:
-    return request_options(params.extra_args, _parse_default(os.environ.get(DEFAULT, "")))
+def _default() -> dict[str, Any]:
+    return _parse_default(os.environ.get(DEFAULT, ""))
 
 
-def _admitted(params, device: torch.device) -> LZOptions | None:
+def _check_default(config) -> None:
+    try:
+        request_options(None, _default(), lambda: _tokenizer(config))
+    except ValueError as error:
+        raise ValueError(f"{DEFAULT}: {error}") from None
+
+
+def _tokenizer(config):
+    """The served model's, which vLLM keeps; None where it has none."""
+    model = getattr(config, "model_config", None)
+    if model is None:
+        return None
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    return cached_tokenizer_from_config(model)
+
+
+def _admitted(params, device: torch.device, config) -> LZOptions | None:
     """The same where an exception would end the engine: releases that do not validate, devices that are too small."""
     try:
-        options = _options(params)
+        options = request_options(params.extra_args, _default(), lambda: _tokenizer(config))
     except ValueError as error:
         logger.warning("a request goes without the penalty: %s", error)
         return None
@@ -73,8 +86,8 @@ def _admitted(params, device: torch.device) -> LZOptions | None:
 class _Lists:
     """The requests of the first runner, by row: options, and the list that the runner appends its tokens to."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, config):
+        self.device, self.config = device, config
         self.rows: dict[int, tuple[LZOptions, list[int]]] = {}
 
     def update(self, removed, added, moved) -> None:
@@ -83,7 +96,7 @@ class _Lists:
             rows.pop(row, None)
         for row, params, _, tokens in added:  # may take the place of another request
             rows.pop(row, None)
-            options = _admitted(params, self.device)
+            options = _admitted(params, self.device, self.config)
             if options is not None:
                 rows[row] = options, tokens
         for source, target, direction in moved:
@@ -105,15 +118,15 @@ def _with_drafts(tokens: torch.Tensor, behind: torch.Tensor, drafts: torch.Tenso
 class _Slots:
     """The requests of the second runner, by slot. What a step does stays on the device: no value is waited for."""
 
-    def __init__(self, state):
-        self.state = state
+    def __init__(self, state, config):
+        self.state, self.config = state, config
         self.options: dict[int, LZOptions] = {}
         self.groups: dict[LZOptions, int] = {}  # equal options have one number, from 1 on
         self.group_of_slot = [0] * state.max_num_reqs
         self.staged = True
 
     def add(self, slot: int, params) -> bool:
-        options = _admitted(params, self.state.device)
+        options = _admitted(params, self.state.device, self.config)
         self.options.pop(slot, None)
         if options is not None:
             self.options[slot] = options
@@ -173,16 +186,16 @@ class LZPenalty(*_INTERFACES):
                 "lzpenalty.vllm:LZPenalty does not support speculative decoding in vLLM's first model runner, start without "
                 "one of them"
             )
-        _parse_default(os.environ.get(DEFAULT, ""))
+        _check_default(vllm_config)
         if is_pin_memory is None:
-            self.slots = _Slots(device_or_state)
+            self.slots = _Slots(device_or_state, vllm_config)
         else:
-            self.lists = _Lists(torch.device(device_or_state))
+            self.lists = _Lists(torch.device(device_or_state), vllm_config)
 
     @classmethod
     def validate_params(cls, sampling_params) -> None:
         """Raises ValueError for options that are refused, those of a compressed cache included."""
-        _options(sampling_params)
+        request_options(sampling_params.extra_args, _default(), lambda: _tokenizer(served_configuration()))
         check_request(sampling_params)
 
     def is_argmax_invariant(self) -> bool:

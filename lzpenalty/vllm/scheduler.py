@@ -10,7 +10,7 @@ import logging
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler as PlainScheduler
 
-from lzpenalty.vllm.checks import check_configuration, check_methods
+from lzpenalty.vllm.checks import ATTRIBUTES, METHODS, check_configuration, check_surface
 from lzpenalty.vllm.metrics import report
 from lzpenalty.vllm.options import cache_options
 from lzpenalty.vllm.plan import RequestPlan
@@ -25,7 +25,7 @@ class _Compressing:
     """What is added to either of vLLM's schedulers."""
 
     def __init__(self, vllm_config, *args, **kwargs):
-        check_methods(name for name in _BASES if "core" in name)
+        check_surface(_SURFACE)
         self.server = check_configuration(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
         managers = self.kv_cache_manager.coordinator.single_type_managers
@@ -43,7 +43,7 @@ class _Compressing:
             except ValueError as error:
                 # An exception would end the engine. It comes here only if no LZPenalty was there to refuse the request.
                 logger.error("request %s is ended: %s", request.request_id, error)
-                self.grammar_compile_error_reqs.add(request.request_id)
+                self._end(request.request_id, str(error))
                 request.sampling_params.extra_args = {"cache_interval": 0}  # until then
                 options = None
             if options is not None:
@@ -52,6 +52,15 @@ class _Compressing:
                 # other requests' tokens behind its prompt, where its own compressions belong.
                 request._block_hasher = None
         super().add_request(request)
+
+    def _end(self, request_id: str, reason: str) -> None:
+        """Ends a request in the next step, as vLLM ends those whose grammars can't be compiled."""
+        if isinstance(self.grammar_compile_error_reqs, set):  # vLLM 0.32
+            self.grammar_compile_error_reqs.add(request_id)
+        else:
+            from vllm.outputs import RequestError
+
+            self.grammar_compile_error_reqs[request_id] = RequestError(code="validation_error", message=reason)
 
     def _options(self, request):
         if request.sampling_params is None:
@@ -116,7 +125,7 @@ class _Compressing:
             report(request.request_id, plan, request.num_computed_tokens, freed, seconds, self.server.log)
 
 
-_BASES = ("vllm.v1.core.sched.scheduler.Scheduler", "vllm.v1.core.single_type_kv_cache_manager.FullAttentionManager")
+_SURFACE = [name for name in (*METHODS, *ATTRIBUTES) if ".worker." not in name]
 
 
 class CompressedScheduler(_Compressing, PlainScheduler):

@@ -6,7 +6,7 @@ from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.outputs import AsyncModelRunnerOutput
 
-from lzpenalty.vllm.checks import check_configuration, check_methods
+from lzpenalty.vllm.checks import ATTRIBUTES, METHODS, check_configuration, check_surface
 from lzpenalty.vllm.compressor import Compressor
 from lzpenalty.vllm.runners import FirstRunner, SecondRunner
 
@@ -14,10 +14,16 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger("vllm.lzpenalty")
 
-_RUNNERS = {
-    FirstRunner: "vllm.v1.worker.gpu_model_runner.GPUModelRunner",
-    SecondRunner: "vllm.v1.worker.gpu.model_runner.GPUModelRunner",
-}
+_OF_SECOND = "vllm.v1.worker.gpu."
+
+
+def _surface(second: bool) -> list[str]:
+    """The classes of vLLM's that one of its runners has to do with."""
+    return [
+        name
+        for name in dict.fromkeys((*METHODS, *ATTRIBUTES))
+        if (name.startswith(_OF_SECOND) if second else ".worker." in name and not name.startswith(_OF_SECOND))
+    ]
 
 
 def _base() -> type:
@@ -43,7 +49,7 @@ class Worker(_base()):
     def init_device(self):
         super().init_device()
         kind = SecondRunner if self.use_v2_model_runner else FirstRunner
-        check_methods([_RUNNERS[kind]])
+        check_surface(_surface(self.use_v2_model_runner))
         runner = self.model_runner
         # The platform made its own kind of runner, of which there are several: what is added goes in front of it.
         runner.__class__ = type(f"Compressing{type(runner).__name__}", (kind, type(runner)), {})

@@ -1,4 +1,4 @@
-"""vLLM 0.32's two interfaces for logits processors, and the parts of its two runners that drive them."""
+"""vLLM 0.32's and 0.33's two interfaces for logits processors, and the parts of its two runners that drive them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -2,7 +2,8 @@
 formula for its own request, and rows that did not ask keep their logits bit for bit."""
 
 import inspect
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,6 +241,50 @@ def test_bad_options_are_refused_at_admission_and_end_no_engine(caplog):
     assert not processor.apply(torch.zeros(1, VOCAB)).any()
     assert SecondRunner().processor.add_request(0, bad) is False
     assert caplog.text.count("goes without the penalty: lz_strength") == 2
+
+
+class Tokenizer:
+    """Knows one of the tags that end a thinking section, as the ids 4, 5."""
+
+    chat_template = "<think></think>"
+
+    def encode(self, text, add_special_tokens=False):
+        return [4, 5] if text == "</think>" else [1]
+
+    def decode(self, ids):
+        return "</think>" if ids == [4, 5] else "?"
+
+
+class Front:
+    """What admits requests, with the configuration in which the tokenizer is named."""
+
+    def __init__(self, tokenizer):
+        self.vllm_config = SimpleNamespace(speculative_config=None, model_config=tokenizer)
+
+    def admit(self, extra):
+        vllm.LZPenalty.validate_params(SamplingParams(extra_args=extra))
+
+
+def test_what_ends_a_thinking_section_is_looked_up_in_the_served_models_tokenizer(monkeypatch):
+    """A request names the preset alone. Of the class in the worker no less than of that which admits."""
+    found = ModuleType("vllm.tokenizers")
+    found.cached_tokenizer_from_config = lambda model: model
+    monkeypatch.setitem(sys.modules, "vllm.tokenizers", found)
+    asks, full = {"lz_preset": "reasoning"}, {"lz_preset": "reasoning", "lz_release": [[4, 5]]}
+    Front(Tokenizer()).admit(asks)
+    for none in (None, SimpleNamespace(encode=lambda text, **_: [1], decode=lambda ids: "?")):
+        with pytest.raises(ValueError, match="lz_preset: expected release, the ids that end a thinking section"):
+            Front(none).admit(asks)
+    config = Front(Tokenizer()).vllm_config
+    text, state = [1, 2, 3] * 12, SecondRunner().state
+    for extra in (asks, None):  # which is then the server's default
+        if extra is None:
+            monkeypatch.setenv("LZPENALTY_DEFAULT", '{"lz_preset": "reasoning"}')
+        processor = vllm.LZPenalty(config, CPU, False)
+        params = SamplingParams(extra_args=extra)
+        processor.update_state(BatchUpdate(batch_size=1, removed=[], added=[(0, params, [1], text)], moved=[]))
+        check(processor.apply, 1, {0: (full, text)})
+        assert vllm.LZPenalty(config, state).add_request(0, params)
 
 
 def test_the_server_may_have_a_default(monkeypatch):

@@ -152,6 +152,47 @@ def test_what_is_refused_at_start_up():
         checks.check_configuration(configuration(**{"parallel_config.worker_cls": "auto"}))
 
 
+class Owner:
+    """Stands for one of vLLM's classes."""
+
+    field: int
+
+    def __init__(self):
+        self.made = 1
+
+    def method(self, one, two):
+        self.noted = one
+
+
+@pytest.mark.parametrize(
+    ("methods", "attributes", "found"),
+    [
+        ("self one two", "field made noted method", None),
+        ("self one", "", r"Owner.method has the parameters \(self one two\), not \(self one\)"),
+        ("self one two", "field gone lost", "Owner has no gone; .*Owner has no lost"),
+    ],
+)
+@pytest.mark.parametrize("version", ["0.32.1", "0.33.0", "0.34.0", "0.3"])
+def test_what_is_overridden_is_looked_at_and_not_the_version(monkeypatch, caplog, methods, attributes, found, version):
+    name = f"{__name__}.Owner"
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))
+    monkeypatch.setitem(checks.METHODS, name, {"method": methods})
+    monkeypatch.setitem(checks.ATTRIBUTES, name, attributes)
+    if found is None:
+        checks.check_surface([name])
+        assert ("not with " + version in caplog.text) == (version in ("0.34.0", "0.3"))
+        return
+    message = rf"tested with vLLM 0.32 and 0.33, and {version} differs in .*{found}; pip install"
+    with pytest.raises(RuntimeError, match=message):
+        checks.check_surface([name])
+
+
+def test_classes_that_are_gone_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="0.40.0"))
+    with pytest.raises(RuntimeError, match=f"there is no {__name__}.Nobody; there is no nowhere.Owner; "):
+        checks.check_surface([f"{__name__}.Nobody", "nowhere.Owner"])
+
+
 class Front:
     """What asks at admission."""
 
@@ -402,7 +443,7 @@ def test_unknown_layouts_are_refused():
 
 @pytest.mark.parametrize("log", [False, True])
 def test_what_a_request_came_to(caplog, monkeypatch, log):
-    monkeypatch.setattr(scheduler, "check_methods", list)
+    monkeypatch.setattr(scheduler, "check_surface", list)
     monkeypatch.setattr(scheduler, "check_configuration", lambda config: config.server)
     manager = spec.CompressedManager(4, fake.Pool(20))
     config = SimpleNamespace(server=ServerOptions({}, log=log), manager=manager)
