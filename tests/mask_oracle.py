@@ -24,7 +24,7 @@ class Masks:
     """The rule's state: for each full layer, which entries [B, Hkv, n] are left, and the evidence for them."""
 
     def __init__(self, interval, ratio, recent, rule="echo", allocation="global", budget=None, kernel=7, angles=None,
-                 interleaved=False):  # fmt: skip
+                 interleaved=False, protect=None):  # fmt: skip
         self.interval, self.ratio, self.recent, self.kernel = interval, ratio, recent, kernel
         self.rule, self.allocation, self.budget = rule, allocation, budget
         # angles(layer): radians a position that each pair of numbers is rotated by, or None if they are not
@@ -33,6 +33,8 @@ class Masks:
         self.prompt = self.seen = self.behind = self.intervals = self.scored = self.compressions = self.crowded = 0
         self.answering = False
         self.budgets = None
+        if protect is not None:  # the first so many tokens are what a prompt is else
+            self.prompt, self.scored, self.answering = protect, protect, True
 
     def attention(self, layer, last_layer, query, key, value, mask, scale, softcap):
         query, key, value = query.double(), key.double(), value.double()
@@ -105,8 +107,9 @@ class Masks:
 
     def ask_again(self, layer, n):
         """Step 1: the queries n - R - 1 .. n - 1, asked at n + P."""
-        asked = torch.arange(n - self.recent - 1, n).double()
-        queries = self.queries[layer][:, :, n - self.recent - 1 : n]
+        first = max(0, n - self.recent - 1)  # where nothing always stays, there is no query before the first block
+        asked = torch.arange(first, n).double()
+        queries = self.queries[layer][:, :, first:n]
         queries = self.rotate(layer, self.rotate(layer, queries, -asked), torch.full_like(asked, n + self.interval))
         keys, heads = self.keys[layer][:, :, :n], self.left[layer].shape[1]
         products = self.scale[layer] * torch.einsum("bhgqd,bhtd->bhgqt", queries.unflatten(1, (heads, -1)), keys)

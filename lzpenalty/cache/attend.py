@@ -179,27 +179,27 @@ def _attend_at_once(call: Call, layer, pads: torch.Tensor | None) -> torch.Tenso
 # Evidence, and what is appended.
 
 
-def echo_heads(layer, queries: torch.Tensor, behind: int) -> None:
-    """Raises the evidence of a ragged layer's entries, without the last ones, `behind` of them, to the largest share of
-    attention that a query [B, Hq, q, D] of their group gives them: echo_scores_. Rows that have ended, and entries that are
-    no part of the text, stay as they are."""
+def echo_heads(layer, queries: torch.Tensor, behind: int, rows: slice = slice(None)) -> None:
+    """Raises the evidence of a ragged layer's entries in these rows, without the last ones, `behind` of them, to the largest
+    share of attention that a query [b, Hq, q, D] of their group gives them: echo_scores_. Rows that have ended, and entries
+    that are no part of the text, stay as they are."""
     queries = queries.to(layer.key_slots.dtype)
     view, ended = layer.text.view, layer.text.ended
-    lengths, pads = layer.lengths - behind if behind else layer.lengths, view.pads
+    starts, lengths = layer.starts[rows], layer.lengths[rows] - behind
+    pads = None if view.pads is None else view.pads[rows]
     if ended is not None:
-        lengths = lengths.masked_fill(ended[:, None], 0)
-        pads = None if pads is None else pads.masked_fill(ended, 0)
+        lengths = lengths.masked_fill(ended[rows, None], 0)
+        pads = None if pads is None else pads.masked_fill(ended[rows], 0)
     if is_ours(queries, layer.key_slots) and layer.text.is_plain:
         echo_scores_(
-            layer.evidence[:, 0], queries, layer.key_slots,
-            starts=layer.starts, lengths=lengths, pads=pads, scale=layer.scale,
-        )  # fmt: skip
+            layer.evidence[:, 0], queries, layer.key_slots, starts=starts, lengths=lengths, pads=pads, scale=layer.scale
+        )
         return
-    slots = layer.padded_slots()
+    slots = layer.padded_slots()[rows]
     keys = layer.key_slots[slots]
     asked = torch.arange(slots.shape[2], device=slots.device) < lengths[..., None]
     if (hidden := layer.hidden_entries()) is not None:
-        asked = asked & ~hidden
+        asked = asked & ~hidden[rows]
     grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
     products = grouped.float() @ torch.where(asked[..., None], keys, 0).float().mT * layer.scale
     found = products.masked_fill(~asked[:, :, None], -torch.inf).softmax(-1).amax(2)

@@ -39,25 +39,26 @@ class Echo(Selector):
         self.pending = []  # queries [B, Hq, q, D]: the one of overlap, and those since the last block
         self.new = 0
 
-    def observe(self, layer, queries):
-        recent, interval = layer.settings.plan.recent, layer.settings.plan.interval
+    def observe(self, track, queries):
+        recent, interval = track.layer.settings.plan.recent, track.layer.settings.plan.interval
         if not self.pending:
-            self.pending = [layer.prompt_query]
+            self.pending = [queries[:, :, :0] if track.before is None else track.before]
         self.pending.append(queries)
         self.new += queries.shape[2]
         if self.new < recent:
             return
-        pending, done = torch.cat(self.pending, dim=2), 0
-        distances = interval + torch.arange(recent + 1, 0, -1)  # from the queries n - R - 1 .. n - 1 to n + P
+        pending = torch.cat(self.pending, dim=2)
         while self.new >= recent:
             self.new -= recent
-            self.ask(layer, layer.rotation(pending[:, :, done : done + recent + 1], distances), behind=self.new)
-            done += recent
-        self.pending = [pending[:, :, done:].clone()]
+            end = pending.shape[2] - self.new
+            block = pending[:, :, max(0, end - recent - 1) : end]
+            distances = interval + torch.arange(block.shape[2], 0, -1)  # from the queries n - R - 1 .. n - 1 to n + P
+            self.ask(track, block, track.layer.rotation(block, distances), behind=self.new)
+        self.pending = [pending[:, :, end - 1 :].clone()]
 
-    def ask(self, layer, queries, behind):
-        """Turned queries [B, Hq, R + 1, D] raise the evidence of all entries but the last ones, `behind` of them."""
-        echo_heads(layer, queries, behind)
+    def ask(self, track, queries, turned, behind):
+        """Queries [b, Hq, R + 1, D], turned, raise the evidence of all entries but the last ones, `behind` of them."""
+        echo_heads(track.layer, turned, behind, track.rows)
 
     def score(self, layer):
         return layer.evidence[..., layer.start : layer.stop]
