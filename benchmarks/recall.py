@@ -146,6 +146,7 @@ RULES = {
     "echo of 3": lambda ids, vocab: dict(selector=EchoOf3()),
     "echo of 3 and before": lambda ids, vocab: dict(selector=EchoOf3AndBefore()),
     "echo of others": lambda ids, vocab: dict(selector=EchoOfOthers()),
+    "echo with rivals": lambda ids, vocab: dict(selector=selectors.Echo(rivals=256)),
     "echo without bound": lambda ids, vocab: dict(selector=EchoWithoutBound()),
     "echo even": named("echo", allocation="even"),
     "echo by first budgets": named("echo", budgets=FirstBudgets),

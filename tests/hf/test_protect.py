@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.cache.plan import Plan
 from lzpenalty.cache.ragged import RaggedLayer
-from lzpenalty.cache.selectors import SELECTORS
+from lzpenalty.cache.selectors import SELECTORS, Echo
 from lzpenalty.hf import CompressedCache
 from mask_oracle import angles, masked
 from tiny import generate, prompt, tiny
@@ -69,13 +69,13 @@ def stretches(protect, total, budget=R):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "glm", "gpt_neox"])
-@pytest.mark.parametrize("protect", [0, 1, 5])
-def test_echo_keeps_what_its_definition_says(architecture, protect):
+@pytest.mark.parametrize(("protect", "rivals"), [(0, 0), (1, 0), (5, 0), (0, 6), (5, 1), (5, 256)])
+def test_echo_keeps_what_its_definition_says(architecture, protect, rivals):
     """A prompt in one forward, in which several compressions become due, and an answer."""
-    model, ids = tiny(architecture), prompt(2, 63)
-    with masked(model, **SMALL, angles=angles(model), interleaved=architecture == "glm", protect=protect) as masks:
+    model, ids, rule = tiny(architecture), prompt(2, 63), dict(protect=protect, rivals=rivals)
+    with masked(model, **SMALL, angles=angles(model), interleaved=architecture == "glm", **rule) as masks:
         wanted = generate(model, ids, 50)
-    with CompressedCache(model, **SMALL, protect=protect) as cache:
+    with CompressedCache(model, **SMALL, protect=protect, selector=Echo(rivals)) as cache:
         assert torch.equal(generate(model, ids, 50, **{CACHE_ARGUMENT: cache}), wanted)
     stats = cache.stats()
     assert stats["compressions"] == masks.intervals > masks.compressions > 2 and stats["prompt"] == protect
@@ -190,7 +190,8 @@ def test_other_devices_take_the_same_path_in_torch(monkeypatch):
     for module in ("attend", "layer"):
         monkeypatch.setattr(f"lzpenalty.cache.{module}.is_ours", lambda *states: False)
     test_the_texts_of_padded_rows_are_as_if_alone()
-    test_echo_keeps_what_its_definition_says("llama", 1)
+    test_echo_keeps_what_its_definition_says("llama", 1, 0)
+    test_echo_keeps_what_its_definition_says("llama", 5, 6)
 
 
 @pytest.mark.parametrize("pads", [(25, 0), (25, 25)])
@@ -272,7 +273,9 @@ def test_rows_that_are_chosen_anywhere(rows, at, pads):
 # Read once, ask many.
 
 
-@pytest.mark.parametrize("options", [KINDS[0], {"selector": "h2o"}, {"selector": "echo"}], ids=names)
+@pytest.mark.parametrize(
+    "options", [KINDS[0], {"selector": "h2o"}, {"selector": Echo(rivals=12)}], ids=["rpc", "h2o", "echo"]
+)
 def test_a_text_that_is_read_once_is_asked_several_questions(options, tmp_path):
     """Of copies and of a file. A question is as if it were the first, and may be a turn of several."""
     model, text = tiny(), prompt(1, 100)
