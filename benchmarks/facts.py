@@ -137,6 +137,19 @@ def shared(full: dict, other: dict, kind: str | None = None, age: int | None = N
     return known, of
 
 
+def known_of(full: dict, other: dict) -> tuple[int, int]:
+    """The same of documents, {number: {"facts": {kind: "1" or "0"}}}, over those that both have."""
+    asked = [
+        {
+            number: {f"{kind} 0": one for kind, one in each["facts"].items()}
+            for number, each in rule.items()
+            if "facts" in each
+        }
+        for rule in (full, other)
+    ]
+    return shared(*asked)
+
+
 def wilson(known: int, of: int) -> tuple[float, float]:
     """A 95% interval of the share, if each answer counted for itself."""
     z, share = 1.96, known / of

@@ -94,14 +94,14 @@ class Run:
                     layer.text.sees(None)
                 layer.update(keys, keys)
                 if self.ours and layer.settings.compresses:
-                    scores = layer.own_selector.keeps_evidence  # of all queries, not of the last ones alone
+                    scores = layer.selector.keeps_evidence  # of all queries, not of the last ones alone
                     queries = new if scores else min(new, layer.settings.plan.recent)
                     shape = (self.batch, self.model.config.num_attention_heads, queries, keys.shape[3])
                     queries = torch.randn(shape, dtype=keys.dtype)
                     layer.attended(Call(None, queries, keys, keys, None, {}, "sdpa"))
             if left == 1:
                 self.compressions.append((self.generated + 1, self.cache.stats()["seconds"] - spent))
-            elif self.ours and self.cache._own[0].own_selector.keeps_evidence:
+            elif self.ours and self.cache._own[0].selector.keeps_evidence:
                 self.scores.append((self.generated + new, self.cache.stats()["seconds"] - spent))
             self._count(before, new)
 

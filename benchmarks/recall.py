@@ -102,11 +102,11 @@ class EchoOf3AndBefore(EchoOf3):
 class EchoOfOthers(selectors.Echo):
     """No query finds its own token: what is found must be what stood there before, or comes again."""
 
-    def ask(self, layer, queries, behind):
+    def ask(self, track, queries, turned, behind):
         new = queries.shape[2]
-        for cell in (cell for of_row in layer.cells() for cell in of_row):
+        for cell in (cell for of_row in track.layer.cells(track) for cell in of_row):
             length = cell.length - behind
-            products = cell.of_group(queries) @ cell.keys[:, :, :length].mT * layer.scale
+            products = cell.of_group(turned) @ cell.keys[:, :, :length].mT * cell.scale
             products[..., length - new :].diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
             evidence = cell.evidence[:, 0, :length]
             torch.maximum(evidence, products.softmax(-1).amax((1, 2)), out=evidence)
@@ -146,6 +146,7 @@ RULES = {
     "echo of 3": lambda ids, vocab: dict(selector=EchoOf3()),
     "echo of 3 and before": lambda ids, vocab: dict(selector=EchoOf3AndBefore()),
     "echo of others": lambda ids, vocab: dict(selector=EchoOfOthers()),
+    "echo with rivals": lambda ids, vocab: dict(selector=selectors.Echo(rivals=256)),
     "echo without bound": lambda ids, vocab: dict(selector=EchoWithoutBound()),
     "echo even": named("echo", allocation="even"),
     "echo by first budgets": named("echo", budgets=FirstBudgets),

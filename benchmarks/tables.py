@@ -13,7 +13,7 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-from facts import AGES, KINDS, difference, shared, wilson
+from facts import AGES, KINDS, difference, known_of, shared, wilson
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -553,6 +553,60 @@ def recall_generation() -> str:
     measures = [f"{way}: {what}" for way in ways for what in ("seq-rep-4", "end in a loop")]
     header = [", ".join(results["generation"]), *measures]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+@table
+def prompts() -> str:
+    """What is left of documents that were read once."""
+    return prompts_of("prompts")
+
+
+@table
+def prompts_choose() -> str:
+    """The same on the half that is for choosing."""
+    return prompts_of("prompts-choose")
+
+
+@table
+def prompts_kvpress() -> str:
+    """The same by presses that see a whole document at once."""
+    return prompts_of("prompts-kvpress")
+
+
+def prompts_of(name: str) -> str:
+    results, rows = load(name), []
+    for tokens, by_rule in results["documents"].items():
+        full = by_rule["full cache"]
+        bits = statistics.mean(each["bits"] for each in full.values())
+        held = f"{int(tokens):,}"
+        rows.append([held, "full cache", len(full), share(known_of(full, full)), "", "", f"{bits:.3f}", "1", held])
+        rules = [rule for rule in by_rule if rule != "full cache"]
+        for rule in sorted(rules, key=lambda rule: (int(rule.rpartition("1/")[2]), rule)):
+            found, counts = by_rule[rule], known_of(full, by_rule[rule])
+            base = by_rule.get(f"echo, {rule.rpartition(', ')[2]}", {})
+            more = paired(*({n: _known(each) for n, each in one.items()} for one in (base, found)))
+            peak = max(each["peak"] for each in found.values())
+            bits = {n: each["bits"] for n, each in found.items() if "bits" in each}
+            price = paired({n: full[n]["bits"] for n in bits}, bits)
+            spent = statistics.median(each["seconds"] / full[n]["seconds"] for n, each in found.items())
+            known = [share(counts), interval(counts), "" if base is found else more]
+            rows.append([held, rule, len(found), *known, price, f"{spent:.2f}", f"{peak:,}"])
+    header = ["tokens", "rule, share kept", "documents", "facts known", "95% interval", "more than echo, a document"]
+    header += ["bits per token", "CPU time", "entries held at most"]
+    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+def _known(document: dict) -> int:
+    return [*document["facts"].values()].count("1")
+
+
+def paired(base: dict, other: dict) -> str:
+    """Of {number: measure}, how much more the other has, with a 95% interval over what both have; nothing for a few."""
+    both = [number for number in base if number in other]
+    if len(both) < 3:
+        return ""
+    one, two = ({number: each[number] for number in both} for each in (base, other))
+    return "{:+.3f} ± {:.3f}".format(*difference(one, two))
 
 
 @table

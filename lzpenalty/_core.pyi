@@ -175,6 +175,9 @@ def echo_scores_(
     lengths: _Tensor,
     pads: _Tensor | None = None,
     scale: float | None = None,
+    asked: _Tensor | None = None,
+    window: int = 256,
+    start: int = 0,
 ) -> None: ...
 def attend(
     queries: _T,

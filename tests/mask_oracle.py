@@ -24,15 +24,18 @@ class Masks:
     """The rule's state: for each full layer, which entries [B, Hkv, n] are left, and the evidence for them."""
 
     def __init__(self, interval, ratio, recent, rule="echo", allocation="global", budget=None, kernel=7, angles=None,
-                 interleaved=False):  # fmt: skip
+                 interleaved=False, protect=None, rivals=0):  # fmt: skip
         self.interval, self.ratio, self.recent, self.kernel = interval, ratio, recent, kernel
         self.rule, self.allocation, self.budget = rule, allocation, budget
+        self.rivals = rivals  # entries before those of the queries that these look at where they stand; 0: they don't
         # angles(layer): radians a position that each pair of numbers is rotated by, or None if they are not
         self.angles, self.interleaved = angles or (lambda layer: None), interleaved
         self.left, self.evidence, self.queries, self.keys, self.scale = {}, {}, {}, {}, {}
         self.prompt = self.seen = self.behind = self.intervals = self.scored = self.compressions = self.crowded = 0
         self.answering = False
         self.budgets = None
+        if protect is not None:  # the first so many tokens are what a prompt is else
+            self.prompt, self.scored, self.answering = protect, protect, True
 
     def attention(self, layer, last_layer, query, key, value, mask, scale, softcap):
         query, key, value = query.double(), key.double(), value.double()
@@ -105,15 +108,27 @@ class Masks:
 
     def ask_again(self, layer, n):
         """Step 1: the queries n - R - 1 .. n - 1, asked at n + P."""
-        asked = torch.arange(n - self.recent - 1, n).double()
-        queries = self.queries[layer][:, :, n - self.recent - 1 : n]
+        first = max(0, n - self.recent - 1)  # where nothing always stays, there is no query before the first block
+        asked = torch.arange(first, n).double()
+        plain = queries = self.queries[layer][:, :, first:n]
         queries = self.rotate(layer, self.rotate(layer, queries, -asked), torch.full_like(asked, n + self.interval))
         keys, heads = self.keys[layer][:, :, :n], self.left[layer].shape[1]
         products = self.scale[layer] * torch.einsum("bhgqd,bhtd->bhgqt", queries.unflatten(1, (heads, -1)), keys)
         there = self.left[layer][..., :n] & self.visible[:, None, :n]
-        weights = products.masked_fill(~there[:, :, None, None], -torch.inf).softmax(-1)
+        products = products.masked_fill(~there[:, :, None, None], -torch.inf)
+        if self.rivals:
+            products = torch.cat([products, self.nearby(layer, plain, keys, there, first, n)], -1)
+        weights = products.softmax(-1)[..., :n]
         evidence = self.evidence[layer][..., :n]
         evidence.copy_(torch.maximum(evidence, weights.amax((2, 3))))
+
+    def nearby(self, layer, queries, keys, there, first, n):
+        """Products of queries, which stand at first .. n - 1, with what they see there of the newest entries."""
+        products = self.scale[layer] * torch.einsum("bhgqd,bhtd->bhgqt", queries.unflatten(1, (keys.shape[1], -1)), keys)
+        after = self.left[layer][..., :n].flip(-1).cumsum(-1).flip(-1)  # entries from each on
+        near = there & (after <= n - first + self.rivals) & (torch.arange(n) >= self.prompt)
+        seen = torch.arange(n) <= torch.arange(first, n)[:, None]
+        return products.masked_fill(~(near[:, :, None, None] & seen), -torch.inf)
 
     def attention_to_region(self, layer, row, head, entries):
         """Of SnapKV and RPC by group: the last R queries, softmax over the region, mean; smoothed over what is left."""

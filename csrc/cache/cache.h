@@ -70,8 +70,10 @@ typedef struct {
     size_t (*thread_bytes)(const cache_attention *);
     /* The sums of attention weights over the queries of a part: sums[stop - start]. */
     void (*part_sums)(const cache_attention *, const cache_part *, float *sums, void *scratch);
-    /* The logarithms of their maxima to the base of 2; the first of them is NaN if a product is not finite. */
-    void (*part_maxima)(const cache_attention *, const cache_part *, float *logarithms, void *scratch);
+    /* The logarithms of their maxima to the base of 2; the first of them is NaN if a product is not finite. `rivals`, if
+     * not NULL, is what the same queries look at where they stand: a part of each softmax that gets no weight. */
+    void (*part_maxima)(const cache_attention *, const cache_attention *rivals, const cache_part *, float *logarithms,
+                        void *scratch);
     /* Two to the power of each of n numbers, in place. */
     void (*powers)(float *numbers, int64_t n);
     /* Bytes that one thread needs for a decode whose pieces have at most so many rows, and what a piece comes to. */
@@ -99,12 +101,16 @@ cache_part cache_part_at(const cache_split *split, int64_t number);
 int cache_attention_scores(const cache_attention *attn);
 
 /* Attention of queries [B, Hq, q, D] to heads with runs of slots of their own, without a causal mask: shares[slot] rises
- * to the largest weight that a query of the head's group gives it. */
+ * to the largest weight that a query of the head's group gives it. `asked` are the same queries as they were asked, where
+ * the newest q entries stand, or have no data: the products with the entries up to each one's own, from `start` on and at
+ * most `window` before the first of them, are in the sum that weights are divided by. */
 typedef struct {
     cache_array queries, keys; /* the slots as one head, [1, 1, S, D] */
-    float *shares;             /* [S] */
-    int64_t heads;             /* Hkv */
-    const cache_span *spans;   /* [B, Hkv]; `key` in numbers, `value` in slots of `shares` */
+    cache_array asked;         /* [B, Hq, q, D] */
+    int64_t start, window;
+    float *shares;           /* [S] */
+    int64_t heads;           /* Hkv */
+    const cache_span *spans; /* [B, Hkv]; `key` in numbers, `value` in slots of `shares` */
     float scale;
     int threads;
 } cache_echo;

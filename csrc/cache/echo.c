@@ -19,19 +19,29 @@ typedef struct {
     size_t thread_bytes;
 } echo_job;
 
-/* One head as what attention_scores works on, with a region of all that is no padding. */
-static cache_attention head_alone(const cache_echo *echo, int64_t head)
+/* One head as what attention_scores works on, with these queries and a region of all that is no padding. */
+static cache_attention head_alone(const cache_echo *echo, const cache_array *queries, int64_t head)
 {
     const cache_span *span = &echo->spans[head];
     const int64_t b = head / echo->heads, group = echo->queries.heads / echo->heads, first = head % echo->heads * group;
-    cache_attention attn = {.queries = echo->queries, .keys = echo->keys, .scale = echo->scale};
-    const int64_t at = b * echo->queries.batch_stride + first * echo->queries.head_stride;
-    attn.queries.data = (char *)echo->queries.data + at * float_size(echo->queries.dtype);
+    cache_attention attn = {.queries = *queries, .keys = echo->keys, .scale = echo->scale};
+    const int64_t at = b * queries->batch_stride + first * queries->head_stride;
+    attn.queries.data = (char *)queries->data + at * float_size(queries->dtype);
     attn.queries.batch = attn.keys.batch = attn.keys.heads = 1;
     attn.queries.heads = group;
     attn.keys.data = (char *)echo->keys.data + span->key * float_size(echo->keys.dtype);
     attn.start = span->first;
     attn.stop = span->length;
+    return attn;
+}
+
+/* The same with the queries as they were asked, and a region of what they look at there. */
+static cache_attention rivals_of(const cache_echo *echo, int64_t head)
+{
+    cache_attention attn = head_alone(echo, &echo->asked, head);
+    const int64_t first = attn.stop - echo->asked.tokens - echo->window;
+    attn.start = first > attn.start ? first : attn.start;
+    attn.start = echo->start > attn.start ? echo->start : attn.start;
     return attn;
 }
 
@@ -41,9 +51,12 @@ static void find_maxima(void *argument, int64_t unit, int thread)
     const int64_t parts = job->split.parts, head = unit / parts, number = unit % parts;
     const int64_t n = job->offsets[head + 1] - job->offsets[head];
     const cache_part part = cache_part_at(&job->split, number);
-    const cache_attention attn = head_alone(job->echo, head);
+    const int has_rivals = job->echo->asked.data != NULL;
+    const cache_attention attn = head_alone(job->echo, &job->echo->queries, head);
+    const cache_attention rivals = has_rivals ? rivals_of(job->echo, head) : attn;
     if (n)
-        job->kernels->part_maxima(&attn, &part, job->logarithms + job->offsets[head] * parts + number * n,
+        job->kernels->part_maxima(&attn, has_rivals ? &rivals : NULL, &part,
+                                  job->logarithms + job->offsets[head] * parts + number * n,
                                   job->scratch + (size_t)thread * job->thread_bytes);
 }
 
@@ -71,7 +84,7 @@ int cache_echo_scores(const cache_echo *echo)
         return -1;
     offsets[0] = 0;
     for (int64_t head = 0; head < heads; head++) {
-        const cache_attention attn = head_alone(echo, head);
+        const cache_attention attn = head_alone(echo, &echo->queries, head);
         const int64_t n = attn.start < attn.stop ? attn.stop - attn.start : 0;
         const size_t bytes = n ? job.kernels->thread_bytes(&attn) : 0;
         offsets[head + 1] = offsets[head] + n;

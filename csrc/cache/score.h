@@ -217,10 +217,46 @@ static void add_weights(const cache_attention *attn, int64_t b, int64_t key_head
     }
 }
 
+/* The logarithms, to the base of 2, of the sums of exponentials over what the packed queries look at where they stand, which
+ * is where the last keys of the region are: all keys up to a query's own. NaN where a product is not finite, minus infinity
+ * where there is no key. */
+static void add_up_rivals(const cache_attention *rivals, int64_t b, int64_t key_head, int64_t first, int64_t lanes,
+                          const score_scratch *s, multiply_function multiply, float *logarithms)
+{
+    const int64_t n = rivals->stop - rivals->start, tokens = rivals->queries.tokens;
+    float sums[SCORE_LANES], largest[SCORE_LANES];
+    vec max[2] = {vec_set(0), vec_set(0)}, odd[2] = {vec_set(0), vec_set(0)};
+    for (int64_t from = 0; from < n; from += SCORE_BLOCK)
+        multiply(rivals, b, key_head, from, from + SCORE_BLOCK < n ? from + SCORE_BLOCK : n, s, max, odd);
+    for (int64_t r = 0; r < lanes; r++) {
+        const int64_t end = n - tokens + 1 + (first + r) % tokens;
+        for (int64_t t = end > 0 ? end : 0; t < n; t++)
+            s->products[t * SCORE_LANES + r] = -INFINITY;
+    }
+    for (int side = 0; side < 2; side++) {
+        vec top = vec_set(-FLT_MAX), total = odd[side];
+        for (int64_t t = 0; t < n && side < s->sides; t++)
+            top = vec_max(top, vec_load(s->products + t * SCORE_LANES + side * VEC_LANES));
+        for (int64_t t = 0; t < n && side < s->sides; t++)
+            total = vec_add(total, vec_exp2(vec_sub(vec_load(s->products + t * SCORE_LANES + side * VEC_LANES), top)));
+        vec_store(sums + side * VEC_LANES, total);
+        vec_store(largest + side * VEC_LANES, top);
+    }
+    for (int64_t r = 0; r < SCORE_LANES; r++)
+        logarithms[r] = sums[r] == 0 ? -INFINITY : largest[r] + log2f(sums[r]);
+}
+
+/* The logarithm of the sum of two numbers whose logarithms are given, to the base of 2. */
+static float add_logarithms(float a, float b)
+{
+    const float larger = a > b ? a : b, smaller = a > b ? b : a;
+    return isnan(a + b) ? NAN : larger + log2f(1 + exp2f(smaller - larger));
+}
+
 /* Raises logarithms[n], to the base of 2, to the largest of the attention weights of the packed queries: a product less that
- * of the sum of all exponentials. Those beyond `lanes` are infinitely small. */
-static void raise_logarithms(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, float *logarithms,
-                             const score_scratch *s, multiply_function multiply)
+ * of the sum of all exponentials, those of `rivals` included. Those beyond `lanes` are infinitely small. */
+static void raise_logarithms(const cache_attention *attn, int64_t b, int64_t key_head, int64_t lanes, const float *rivals,
+                             float *logarithms, const score_scratch *s, multiply_function multiply)
 {
     const int64_t n = attn->stop - attn->start;
     float sums[SCORE_LANES], largest[SCORE_LANES];
@@ -233,6 +269,8 @@ static void raise_logarithms(const cache_attention *attn, int64_t b, int64_t key
     int odd = 0;
     for (int64_t r = 0; r < SCORE_LANES; r++) {
         sums[r] = r < lanes ? largest[r] + log2f(sums[r]) : INFINITY;
+        if (r < lanes && rivals)
+            sums[r] = add_logarithms(sums[r], rivals[r]);
         odd |= isnan(sums[r]);
     }
     const vec sum0 = vec_load(sums), sum1 = vec_load(sums + VEC_LANES);
@@ -245,9 +283,11 @@ static void raise_logarithms(const cache_attention *attn, int64_t b, int64_t key
         logarithms[0] = NAN; /* and so it stays: nothing is above it */
 }
 
-static void score_part(const cache_attention *attn, const cache_part *part, int largest, float *row, void *memory)
+static void score_part(const cache_attention *attn, const cache_attention *rivals, const cache_part *part, int largest,
+                       float *row, void *memory)
 {
     score_scratch s;
+    float sums[SCORE_LANES];
     score_lay_out(attn, memory, &s);
     for (int64_t t = 0; t < attn->stop - attn->start; t++)
         row[t] = largest ? -INFINITY : 0;
@@ -269,8 +309,15 @@ static void score_part(const cache_attention *attn, const cache_part *part, int 
     for (int64_t first = part->from; first < part->to; first += SCORE_LANES) {
         const int64_t lanes = part->to - first < SCORE_LANES ? part->to - first : SCORE_LANES;
         s.sides = lanes > VEC_LANES ? 2 : 1;
+        if (rivals) { /* before the others, whose products take the place of theirs */
+            pack(rivals, part->b, part->head, first, lanes, s.queries);
+            add_up_rivals(rivals, part->b, part->head, first, lanes, &s, multiply, sums);
+        }
         pack(attn, part->b, part->head, first, lanes, s.queries);
-        (largest ? raise_logarithms : add_weights)(attn, part->b, part->head, lanes, row, &s, multiply);
+        if (largest)
+            raise_logarithms(attn, part->b, part->head, lanes, rivals ? sums : NULL, row, &s, multiply);
+        else
+            add_weights(attn, part->b, part->head, lanes, row, &s, multiply);
     }
 #if defined(LEVEL_AMX)
     if (has_tiles(attn))
@@ -280,12 +327,13 @@ static void score_part(const cache_attention *attn, const cache_part *part, int 
 
 static void part_sums(const cache_attention *attn, const cache_part *part, float *sums, void *memory)
 {
-    score_part(attn, part, 0, sums, memory);
+    score_part(attn, NULL, part, 0, sums, memory);
 }
 
-static void part_maxima(const cache_attention *attn, const cache_part *part, float *logarithms, void *memory)
+static void part_maxima(const cache_attention *attn, const cache_attention *rivals, const cache_part *part,
+                        float *logarithms, void *memory)
 {
-    score_part(attn, part, 1, logarithms, memory);
+    score_part(attn, rivals, part, 1, logarithms, memory);
 }
 
 static void powers(float *numbers, int64_t n)

@@ -114,13 +114,20 @@ done:
 }
 
 const char doc_echo_scores[] =
-    "echo_scores_($module, /, evidence, queries, keys, *, starts, lengths, pads=None, scale=None)\n--\n\n"
+    "echo_scores_($module, /, evidence, queries, keys, *, starts, lengths, pads=None, scale=None, asked=None, window=256,\n"
+    "start=0)\n--\n\n"
     "Raises the evidence for each entry of a cache to the largest share of attention that a query gives it, in place, on "
     "the\n"
     "CPU:\n\n"
     "    a[g, j, t] = softmax over t in [pads[b], lengths[b, h]) of scale * <q[b, g, j], k[b, h, t]>\n"
     "    e[b, h, t] = max(e[b, h, t], max over j, and g of the G = Hq / Hkv heads that share key head h, of a[g, j, t])\n\n"
     "There is no causal mask: queries are what may be asked later. Computed in float32 whatever the dtype.\n\n"
+    "With `asked`, the same queries where they stand, what these look at there is in the sum that weights are divided "
+    "by:\n\n"
+    "    a[g, j, t] = exp(x[g, j, t]) / (sum over t' of exp(x[g, j, t']) + sum over u of exp(scale * <asked[b, g, j], k[b, "
+    "h, "
+    "u]>))\n\n"
+    "with x = scale * <q, k> and u from max(pads[b], start, n - window) to n + j, n = lengths[b, h] - q.\n\n"
     "Parameters\n----------\n"
     "evidence : tensor [S], float32, contiguous\n"
     "queries : tensor [B, Hq, q, D]\n"
@@ -133,7 +140,13 @@ const char doc_echo_scores[] =
     "pads : tensor [B], int64, optional\n"
     "    How many entries at the start of each row are padding, which nothing is said of.\n"
     "scale : float, optional\n"
-    "    Default 1 / sqrt(D).\n\n"
+    "    Default 1 / sqrt(D).\n"
+    "asked : tensor [B, Hq, q, D], optional\n"
+    "    As queries, which they are before they were turned; their own entries are the newest ones of each head.\n"
+    "window : int, default 256\n"
+    "    Entries before the first of their own that they look at, at most.\n"
+    "start : int, default 0\n"
+    "    The first entry that they may look at.\n\n"
     "Returns\n-------\n"
     "None\n\n"
     "Raises\n------\n"
@@ -143,20 +156,22 @@ const char doc_echo_scores[] =
 
 PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {
-        "echo_scores_",
-        5,
-        3,
-        7,
-        {NAME(evidence), NAME(queries), NAME(keys), NAME(starts), NAME(lengths), NAME(pads), NAME(scale)}};
+    static const signature sig = {"echo_scores_",
+                                  5,
+                                  3,
+                                  10,
+                                  {NAME(evidence), NAME(queries), NAME(keys), NAME(starts), NAME(lengths), NAME(pads),
+                                   NAME(scale), NAME(asked), NAME(window), NAME(start)}};
     module_state *st = state_of(module);
-    PyObject *v[7], *result = NULL;
-    tensor evidence = {0}, queries = {0}, keys = {0}, runs[3] = {0};
+    PyObject *v[10], *result = NULL;
+    tensor evidence = {0}, queries = {0}, keys = {0}, asked = {0}, runs[3] = {0};
     cache_echo echo = {.threads = atomic_load(&st->threads)};
+    int32_t window = 256, start = 0;
     cache_span *spans = NULL;
     double numbers = 0;
     int status;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_scale(v[6], &echo.scale) < 0 ||
+        arg_int(v[8], "window", 0, &window) < 0 || arg_int(v[9], "start", 0, &start) < 0 ||
         take_array(st, v[1], "queries", NULL, &queries, &echo.queries) < 0 || tensor_check_cpu(&queries) < 0 ||
         take_slots(st, v[2], "keys", &queries, &keys, &echo.keys) < 0 ||
         check_equal("keys", "numbers a token", echo.keys.size, "queries", echo.queries.size) < 0 ||
@@ -183,13 +198,23 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
     }
     if (!has_scale(v[6]))
         echo.scale = 1 / sqrtf((float)echo.keys.size);
+    if (v[7] && v[7] != Py_None &&
+        (take_array(st, v[7], "asked", &queries, &asked, &echo.asked) < 0 ||
+         check_equal("asked", "rows", echo.asked.batch, "queries", echo.queries.batch) < 0 ||
+         check_equal("asked", "heads", echo.asked.heads, "queries", echo.queries.heads) < 0 ||
+         check_equal("asked", "tokens", echo.asked.tokens, "queries", echo.queries.tokens) < 0 ||
+         check_equal("asked", "numbers a token", echo.asked.size, "queries", echo.queries.size) < 0 ||
+         check_apart(&evidence, &asked) < 0))
+        goto done;
     if (check_apart(&evidence, &queries) < 0 || check_apart(&evidence, &keys) < 0 ||
-        tensor_settle((tensor *const[]){&evidence, &queries, &keys, &runs[0], &runs[1], &runs[2]}, 6) < 0 ||
+        tensor_settle((tensor *const[]){&evidence, &queries, &keys, &asked, &runs[0], &runs[1], &runs[2]}, 7) < 0 ||
         !(spans = copy_spans(&runs[0], &runs[1], &runs[2], &echo.keys, 0)))
         goto done;
     for (int64_t i = 0; i < echo.queries.batch * echo.heads; i++)
         numbers += (double)spans[i].length * (double)echo.keys.size;
     echo.shares = evidence.data;
+    echo.window = window;
+    echo.start = start;
     echo.keys.dtype = echo.queries.dtype;
     echo.spans = spans;
     RUN(numbers, status = cache_echo_scores(&echo));
@@ -204,6 +229,7 @@ done:
     tensor_release(&evidence);
     tensor_release(&queries);
     tensor_release(&keys);
+    tensor_release(&asked);
     for (int i = 0; i < 3; i++)
         tensor_release(&runs[i]);
     return result;

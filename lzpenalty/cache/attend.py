@@ -179,32 +179,46 @@ def _attend_at_once(call: Call, layer, pads: torch.Tensor | None) -> torch.Tenso
 # Evidence, and what is appended.
 
 
-def echo_heads(layer, queries: torch.Tensor, behind: int) -> None:
-    """Raises the evidence of a ragged layer's entries, without the last ones, `behind` of them, to the largest share of
-    attention that a query [B, Hq, q, D] of their group gives them: echo_scores_. Rows that have ended, and entries that are
-    no part of the text, stay as they are."""
+def echo_heads(
+    layer, queries: torch.Tensor, behind: int, rows: slice = slice(None), asked=None, window=256, start=0
+) -> None:
+    """Raises the evidence of a ragged layer's entries in these rows, without the last ones, `behind` of them, to the largest
+    share of attention that a query [b, Hq, q, D] of their group gives them: echo_scores_, which says what `asked`, `window`
+    and `start` are. Rows that have ended, and entries that are no part of the text, stay as they are."""
     queries = queries.to(layer.key_slots.dtype)
+    asked = None if asked is None else asked.to(layer.key_slots.dtype)
     view, ended = layer.text.view, layer.text.ended
-    lengths, pads = layer.lengths - behind if behind else layer.lengths, view.pads
+    starts, lengths = layer.starts[rows], layer.lengths[rows] - behind
+    pads = None if view.pads is None else view.pads[rows]
     if ended is not None:
-        lengths = lengths.masked_fill(ended[:, None], 0)
-        pads = None if pads is None else pads.masked_fill(ended, 0)
+        lengths = lengths.masked_fill(ended[rows, None], 0)
+        pads = None if pads is None else pads.masked_fill(ended[rows], 0)
     if is_ours(queries, layer.key_slots) and layer.text.is_plain:
         echo_scores_(
-            layer.evidence[:, 0], queries, layer.key_slots,
-            starts=layer.starts, lengths=lengths, pads=pads, scale=layer.scale,
+            layer.evidence[:, 0], queries, layer.key_slots, starts=starts, lengths=lengths, pads=pads, scale=layer.scale,
+            asked=asked, window=window, start=start,
         )  # fmt: skip
         return
-    slots = layer.padded_slots()
-    keys = layer.key_slots[slots]
-    asked = torch.arange(slots.shape[2], device=slots.device) < lengths[..., None]
+    slots = layer.padded_slots()[rows]
+    at = torch.arange(slots.shape[2], device=slots.device)
+    there = at < lengths[..., None]
     if (hidden := layer.hidden_entries()) is not None:
-        asked = asked & ~hidden
-    grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
-    products = grouped.float() @ torch.where(asked[..., None], keys, 0).float().mT * layer.scale
-    found = products.masked_fill(~asked[:, :, None], -torch.inf).softmax(-1).amax(2)
-    found = torch.where(asked, found, 0)
+        there = there & ~hidden[rows]
+    keys = torch.where(there[..., None], layer.key_slots[slots], 0).float()
+    products = _products(queries, keys, layer.scale).masked_fill(~there[:, :, None], -torch.inf)
+    if asked is not None:
+        own = lengths[..., None] - asked.shape[2] + torch.arange(asked.shape[2], device=at.device)
+        seen = (at <= own[..., None]) & (at >= (own[..., :1, None] - window).clamp(min=start)) & there[:, :, None]
+        seen = seen.repeat(1, 1, queries.shape[1] // keys.shape[1], 1)
+        products = torch.cat([products, _products(asked, keys, layer.scale).masked_fill(~seen, -torch.inf)], dim=-1)
+    found = products.softmax(-1)[..., : len(at)].amax(2)
+    found = torch.where(there, found, 0)
     layer.evidence[:, 0].scatter_reduce_(0, slots.flatten(), found.flatten(), "amax")
+
+
+def _products(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
+    """[b, Hkv, G q, n] of queries [b, Hq, q, D] and keys [b, Hkv, n, D]."""
+    return queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3).float() @ keys.mT * scale
 
 
 def append_heads(layer, keys: torch.Tensor, values: torch.Tensor) -> None:

@@ -28,14 +28,14 @@ class BaseCache(DynamicCache):
 
     asks_for_prompt = False  # whether it matters where the prompt ends
 
-    def __init__(self, model, prompt_length: int | None = None):
+    def __init__(self, model, prompt_length: int | None = None, protect: int | None = None):
         check_model(model)
         if prompt_length is not None:
             check_integer("prompt_length", prompt_length, 1)
         super().__init__(config=model.config)
         self._model, self._places = weakref.ref(model), places(model)
         self._blocks: list[tuple[ExitStack, int]] = []  # that are open, and what had been seen when they were opened
-        self.text = Text(prompt_length, looking_modules(model))
+        self.text = Text(prompt_length, looking_modules(model), protect)
 
     def _set_layers(self, layers: dict[int, Layer]) -> None:
         for index, layer in layers.items():

@@ -46,24 +46,26 @@ class Budgets:
         self.plan, self.allocation, self.layers = plan, allocation, []
 
     def attended(self, layer) -> None:
-        """A layer has attended to all tokens. `layer.due` says whether it is to be compressed."""
+        """A layer has attended to all tokens. `layer.due` says which of its tracks are to be compressed."""
         if layer is not self.layers[-1] or not layer.due:
             return
         started = time.perf_counter()
-        self._compress(self.plan.kept(self.plan.compressions(layer.generated)))
+        for tracks in zip(*(each.due for each in self.layers), strict=True):
+            self._compress(tracks)
         layer.seconds += time.perf_counter() - started
 
-    def _compress(self, keep: int) -> None:
-        scores = [layer.scores(keep) for layer in self.layers]  # by layer, row and head
+    def _compress(self, tracks: tuple) -> None:
+        """`tracks` are those of the same rows in all layers."""
+        scores = [layer.scores(track) for layer, track in zip(self.layers, tracks, strict=True)]  # by layer, row and head
         by_row = [[score for of_layer in of_row for score in of_layer] for of_row in zip(*scores, strict=True)]
-        budgets = self.of_rows(by_row, keep)
-        for layer, of_layer in zip(self.layers, scores, strict=True):
+        budgets = self.of_rows(by_row, tracks[0].keep)
+        for layer, track, of_layer in zip(self.layers, tracks, scores, strict=True):
             heads = len(of_layer[0])
-            layer.compress(of_layer, [of_row[:heads] for of_row in budgets])
+            layer.compress(track, of_layer, [of_row[:heads] for of_row in budgets])
             budgets = [of_row[heads:] for of_row in budgets]
 
     def of_rows(self, scores: list[list[torch.Tensor]], keep: int) -> list[list[int]]:
         """Entries for all heads of each row, from their scores."""
         if self.allocation == "even":
             return [[keep] * len(of_row) for of_row in scores]
-        return [share(of_row, keep, self.layers[0].own_selector.certain) for of_row in scores]
+        return [share(of_row, keep, self.layers[0].selector.certain) for of_row in scores]

@@ -6,15 +6,27 @@
 As in Reasoning Path Compression (arXiv 2505.13866), 1 / `ratio` of the generated tokens stay each time that `interval` of
 them have come; the prompt is never touched. That paper keeps what the last `recent` queries attended to (`RPCCache`). The
 default keeps what would be found again, `selector="echo"`.
+
+With `protect` the prompt is compressed as well, as it is read, and can be asked many questions:
+
+    with CompressedCache(model, interval=256, ratio=4, protect=4) as cache:
+        cache.read(document)
+    twin = copy.deepcopy(cache)
+    with twin:
+        model.generate(torch.cat([document, question], dim=1), cache=twin)
 """
 
+import inspect
 import warnings
 
+import torch
+
+from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.cache.base import BaseCache, full_layers
 from lzpenalty.cache.budgets import Budgets
 from lzpenalty.cache.even import EvenLayer
-from lzpenalty.cache.layer import Settings
-from lzpenalty.cache.plan import Plan
+from lzpenalty.cache.layer import GROWTH, Settings
+from lzpenalty.cache.plan import Plan, check_integer
 from lzpenalty.cache.ragged import RaggedLayer
 from lzpenalty.cache.rotary import Attention, examine
 from lzpenalty.cache.selectors import SELECTORS, Selector
@@ -64,6 +76,10 @@ class CompressedCache(BaseCache):
     prompt_length : int, optional
         Tokens, padding included, that are never dropped. By default the prompt is what the caller of `generate` gave, in
         however many pieces it is fed; outside of `generate` it is what comes before the first single token.
+    protect : int, optional
+        Only the first so many tokens of each row, padding not counted, are never dropped. What follows, prompt, answer and
+        further turns, is one text that is compressed as it comes: where this says "generated", it is meant. By default the
+        whole prompt stays.
 
     Raises
     ------
@@ -88,11 +104,14 @@ class CompressedCache(BaseCache):
         max_new_tokens: int | None = None,
         allocation: str | None = None,
         prompt_length: int | None = None,
+        protect: int | None = None,
     ):
         plan = _plan(interval, ratio, recent, budget)
         if selector is not None:
             selector = _check_selector(selector)
-        super().__init__(model, prompt_length)
+        if protect is not None:
+            _check_protect(protect, plan, prompt_length, max_new_tokens)
+        super().__init__(model, prompt_length, protect)
         own = full_layers(model, self.layers)
         attention = None if plan.interval is None else _examined(model)
         if selector is None:
@@ -113,7 +132,7 @@ class CompressedCache(BaseCache):
             )
         if attention and (selector.keeps_evidence or selector.turns_queries):
             _say_what_cannot_be_turned(model, attention)
-        self.settings, self.selector, self.asks_for_prompt = settings, selector, settings.compresses
+        self.settings, self.selector, self.asks_for_prompt = settings, selector, settings.compresses and protect is None
         budgets = Budgets(plan, allocation)
         self._set_layers(
             {
@@ -137,8 +156,54 @@ class CompressedCache(BaseCache):
         """Those of `selectors` that this row of the batch has to do with."""
         return [selector for layer in self._own for selector in layer.selectors_of(row)]
 
+    def read(self, input_ids, attention_mask=None, chunk: int | None = None) -> None:
+        """Feeds a text to the model that is to be asked about later. With `protect` it is compressed on the way: pieces end
+        where compressions are due, so that as much is kept as if it came token by token, and the same, and no more is ever
+        held than what is kept and an interval.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor
+            int64 [B, n], behind what the cache has seen.
+        attention_mask : torch.Tensor, optional
+            [B, seen + n], of all that has been seen and is new, where some of it is padding on the left.
+        chunk : int, optional
+            Pieces are no longer than this. By default an interval, 1,024 tokens if there is none.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As for any forward with this cache; for a mask of another shape.
+        """
+        model, seen = self._model(), self._own[0].seen
+        if chunk is None:
+            chunk = self.settings.plan.interval or GROWTH
+        check_integer("chunk", chunk, 1)
+        wanted = (input_ids.shape[0], seen + input_ids.shape[1])
+        if attention_mask is not None and tuple(attention_mask.shape) != wanted:
+            raise ValueError(
+                f"attention_mask: expected {list(wanted)}, of all that the cache has seen and the new tokens, got "
+                f"{list(attention_mask.shape)}"
+            )
+        given = {"use_cache": True, CACHE_ARGUMENT: self}
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+            given["logits_to_keep"] = 1
+        with torch.no_grad(), self:
+            while input_ids.shape[1]:
+                size = min(chunk, self._own[0].until_due())
+                ids, input_ids = input_ids[:, :size], input_ids[:, size:]
+                seen += ids.shape[1]
+                if attention_mask is not None:
+                    mask = attention_mask[:, :seen]
+                    positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+                    given |= {"attention_mask": mask, "position_ids": positions}
+                model(ids, **given)
+
     def stats(self) -> dict:
         """seen, kept, prompt: tokens a row; compressions; bytes of all buffers; seconds for appending and compressing.
+
+        `prompt` is what is never dropped. Where rows of a batch are padded and `protect` is given, `kept`, `prompt` and
+        `compressions` are the most of a row.
 
         Where heads have budgets of their own, `kept` is the mean, and there are also kept_by_head, for each layer a list of
         its heads' numbers for each row, and turned: of each layer how queries are turned to later positions, 'half' or
@@ -151,7 +216,7 @@ class CompressedCache(BaseCache):
                 [[layer.entries(row, head) for head in range(layer.heads)] for row in range(layer.rows)]
                 for layer in self._own
             ]
-            if first.own_selector.keeps_evidence:
+            if first.selector.keeps_evidence:
                 stats["turned"] = [layer.rotation.pairs for layer in self._own]
         return stats
 
@@ -167,6 +232,7 @@ class CompressedCache(BaseCache):
             "interval": plan.interval, "ratio": plan.ratio, "recent": plan.recent, "budget": plan.budget,
             "kernel": settings.kernel, "aggregation": settings.aggregation, "max_new_tokens": settings.max_new_tokens,
             "allocation": settings.allocation, "prompt_length": self.text.prompt_length,
+            "protect": self.text.protect,
         }  # fmt: skip
         selector = {"name": names[type(self.selector)], "state": self.selector.state()}
         return {**super()._state(), "options": options, "selector": selector}
@@ -192,6 +258,15 @@ def _plan(interval, ratio, recent, budget) -> Plan:
             "recent as well"
         )
     return Plan(interval, ratio, _RECENT if recent is None else recent, budget)
+
+
+def _check_protect(protect, plan: Plan, prompt_length, max_new_tokens) -> None:
+    check_integer("protect", protect, 0)
+    if plan.interval is None:
+        raise ValueError("interval: expected an integer where protect is given, got None")
+    for name, value in (("prompt_length", prompt_length), ("max_new_tokens", max_new_tokens)):
+        if value is not None:
+            raise ValueError(f"{name}: expected None where protect is given, which counts the prompt as text, got {value!r}")
 
 
 def _examined(model) -> Attention:

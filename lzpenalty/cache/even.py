@@ -1,15 +1,15 @@
 """One layer of which every head of every row keeps as many entries: compacted in place, so attention sees tensors."""
 
-import copy
 import time
 
 import torch
 
 from lzpenalty._core import select_top
 from lzpenalty.cache.attention import Call
-from lzpenalty.cache.layer import Layer, Settings, compact, lasting
+from lzpenalty.cache.layer import GROWTH, Layer, Settings, compact, lasting
 from lzpenalty.cache.selectors import Selector
 from lzpenalty.cache.text import Text
+from lzpenalty.cache.track import Track
 
 __all__ = ["Compressed", "EvenLayer", "columns_behind"]
 
@@ -21,11 +21,7 @@ def columns_behind(columns: torch.Tensor, length: int, seen: int) -> torch.Tenso
 
 
 class Compressed(Layer):
-    """What layers that selectors compress have in common: counts, and the queries that selectors ask for.
-
-    `start` and `stop` are the region that may be dropped, `keep` is how many of its entries stay, `behind` tokens have come
-    since the compression that is under way became due: those, and the `recent` ones before them, stay. `queries` are the
-    last R before it became due, [B, Hq, R, D], oldest first."""
+    """What layers that selectors compress have in common. `tracks` say how far rows are: one for all, or one for each."""
 
     def __init__(self, settings: Settings, selector: Selector, index: int, text: Text, rotation=None, calls: int = 1):
         self.selector, self.rotation = selector, rotation
@@ -34,76 +30,62 @@ class Compressed(Layer):
 
     def reset(self) -> None:
         super().reset()
-        self.compressions = self.behind = 0
-        self.keep = self.positions = self.queries = self._last = self._queries = None
-        self._due = None  # how many tokens will have been generated at the next compression
-        self._recent = []
-        self.own_selector = copy.deepcopy(self.selector)
+        self.positions = self._last = self._queries = None
+        self.tracks = [Track(self)]
 
     def state(self) -> dict:
-        states = [selector.state() for selector in (self.own_selector, *self.selectors)]
         return {
-            **super().state(), "compressions": self.compressions, "recent": self._recent, "last": self._last,
-            "selectors": states,
+            **super().state(), "last": self._last, "tracks": [track.state() for track in self.tracks],
+            "selectors": [selector.state() for selector in self.selectors],
         }  # fmt: skip
 
     def set_state(self, state: dict) -> None:
         super().set_state(state)
-        self.compressions, self._recent, self._last = state["compressions"], state["recent"], state["last"]
+        self._last = state["last"]
+        self.tracks = [Track(self) for _ in state["tracks"]]
+        for track, of_track in zip(self.tracks, state["tracks"], strict=True):
+            track.set_state(of_track)
         self._restore(state)
-        for selector, of_selector in zip((self.own_selector, *self.selectors), state["selectors"], strict=True):
+        for selector, of_selector in zip(self.selectors, state["selectors"], strict=True):
             selector.set_state(of_selector)
 
     def _restore(self, state: dict) -> None:
         """What a layer has besides, before its selectors' states."""
 
     @property
-    def generated(self) -> int:
-        """Tokens behind the prompt."""
-        return 0 if self.text.prompt is None else max(0, self.seen - self.text.prompt)
+    def own_selector(self) -> Selector:
+        """Of the first rows."""
+        return self.tracks[0].selector
 
     @property
-    def stop(self) -> int:
-        return self.length - self.settings.plan.recent - self.behind
+    def compressions(self) -> int:
+        """Of the row that is farthest."""
+        return max(track.compressions for track in self.tracks)
 
-    def _remember(self, queries: torch.Tensor) -> bool:
-        """Keeps the queries that a compression asks for. Returns whether it is due."""
-        plan, generated, new = self.settings.plan, self.generated, queries.shape[2]
-        if self._due is None:
-            self._due = plan.next_due(generated - new)
-        if generated < self._due:
-            if (needed := generated - (self._due - plan.recent)) > 0:
-                self._recent.append(queries[:, :, -min(needed, new) :].clone())
-            return False
-        self.behind = plan.behind(generated)
-        every = torch.cat([*self._recent, queries[:, :, -min(plan.recent + self.behind, new) :]], dim=2)
-        end = every.shape[2] - self.behind
-        self.queries = every[:, :, end - plan.recent : end].clone()
-        next_ones = generated - (plan.next_due(generated) - plan.recent)
-        self._recent = [every[:, :, -next_ones:].clone()] if next_ones > 0 else []
-        return True
-
-    def _done(self) -> None:
-        plan = self.settings.plan
-        self.compressions, self._due, self.dropped = plan.compressions(self.generated), plan.next_due(self.generated), True
-        self.behind, self.queries = 0, None
+    def until_due(self) -> int:
+        """Tokens until the next compression of the row that is farthest, as far as that is known."""
+        if not self.settings.compresses:
+            return GROWTH
+        generated = max(track.generated for track in self.tracks)
+        return self.settings.plan.next_due(generated) - generated + max(0, (self.text.protect or 0) - self.seen)
 
     @lasting
     def attended(self, call: Call) -> None:
         if not self.watches:
             return
         if self.waiting == self.calls:
-            self._queries = self.text.live(call.queries, self._last)
+            last = self._last
+            self._queries = self.text.live(call.queries, last)
             self._last = self._queries[:, :, -1:].clone()
             self.scale = call.scale
-            self._observed(self._queries)
+            self._observed(self._queries, last)
         if self.waiting == 1:
             self._step(self._queries)
             self._queries = None
         self.waiting -= 1  # last: what interrupts the rest leaves a broken cache
 
-    def _observed(self, queries: torch.Tensor) -> None:
-        """The step's queries [B, Hq, q, D] have attended to all entries."""
+    def _observed(self, queries: torch.Tensor, last: torch.Tensor | None) -> None:
+        """The step's queries [B, Hq, q, D] have attended to all entries; `last` [B, Hq, 1, D] is of the token before."""
 
     def _step(self, queries: torch.Tensor) -> None:
         """No more attention is computed in this step: now is the time to drop entries."""
@@ -123,7 +105,8 @@ def scored(score: torch.Tensor, hidden: torch.Tensor | None, start: int, stop: i
 
 class EvenLayer(Compressed):
     """Keys and values of heads that are all as long. Selectors look at `keys`, `values`, `queries`, `hidden`, `start`,
-    `stop`, `length`, `keep`, `scale`, `kernel`, `aggregation`, `rotation` and `index`."""
+    `stop`, `length`, `keep`, `scale`, `kernel`, `aggregation`, `rotation` and `index`: `start` and `stop` are the region
+    that may be dropped, `keep` is how many of its entries stay, `queries` are the last R before it became due."""
 
     def reset(self) -> None:
         super().reset()
@@ -134,6 +117,18 @@ class EvenLayer(Compressed):
 
     def _restore(self, state: dict) -> None:
         self._columns = state["columns"]
+
+    @property
+    def keep(self) -> int:
+        return self.tracks[0].keep
+
+    @property
+    def queries(self) -> torch.Tensor:
+        return self.tracks[0].queries
+
+    @property
+    def stop(self) -> int:
+        return self.length - self.settings.plan.recent - self.tracks[0].behind
 
     @property
     def hidden(self) -> torch.Tensor | None:
@@ -150,18 +145,23 @@ class EvenLayer(Compressed):
             columns = torch.empty((self.rows, 1, 0), dtype=torch.int64, device=self.device)
         return columns_behind(columns, self.length, self.seen)
 
-    def _observed(self, queries: torch.Tensor) -> None:
-        if self.generated:
-            self.own_selector.observe(self, queries[:, :, -self.generated :])
+    def attend(self, call: Call) -> torch.Tensor | None:
+        output = super().attend(call)
+        if self.watches:
+            self.text.check_alike()
+        return output
+
+    def _observed(self, queries: torch.Tensor, last: torch.Tensor | None) -> None:
+        if generated := self.tracks[0].generated:
+            self.own_selector.observe(self, queries[:, :, -generated:])
 
     def _step(self, queries: torch.Tensor) -> None:
-        if self.generated and self._remember(queries):
+        if self.tracks[0].generated and self.tracks[0].remember(queries):
             self._compress()
 
     def _compress(self) -> None:
         started = time.perf_counter()
         region, stop = self.stop - self.start, self.stop
-        self.keep = self.settings.plan.kept(self.settings.plan.compressions(self.generated))
         if self.keep:
             scores = self.own_selector.score(self)
             positions = select_top(scored(scores, self.hidden, self.start, stop).contiguous(), self.keep)
@@ -175,7 +175,8 @@ class EvenLayer(Compressed):
         self._view()
         self.own_selector.compacted(positions, region)
         self.positions = positions
-        self._done()
+        self.tracks[0].done()
+        self.dropped = True
         self.seconds += time.perf_counter() - started
 
     def select_rows(self, index: torch.Tensor) -> None:
@@ -186,7 +187,6 @@ class EvenLayer(Compressed):
 
     @lasting
     def _select(self, index: torch.Tensor) -> None:
-        self._recent = [queries[index] for queries in self._recent]
         self._last = None if self._last is None else self._last[index]
         self._columns = None if self._columns is None else self._columns[index]
-        self.own_selector.select_rows(index)
+        self.tracks[0].select_rows(index)

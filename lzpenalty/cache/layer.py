@@ -18,7 +18,7 @@ from lzpenalty.cache.text import Text
 
 __all__ = ["GROWTH", "Layer", "Settings", "compact", "count", "lasting", "promoted"]
 
-_COUNTS = ("seen", "length", "start", "dropped", "seconds")
+_COUNTS = ("seen", "length", "dropped", "seconds")
 GROWTH = 1024  # tokens that a buffer grows by where no interval says how many
 
 
@@ -89,8 +89,8 @@ def lasting(method):
 class Layer(DynamicLayer):
     """The keys and values of one layer. Nothing is ever dropped from this one; others are made of it.
 
-    `keys` and `values` are those of the `length` entries that it has, `seen` tokens have come, the first `start` entries are
-    the prompt's. `text` is what all layers share."""
+    `keys` and `values` are those of the `length` entries that it has, `seen` tokens have come, the first `start` entries
+    always stay: the prompt's, as a rule. `text` is what all layers share."""
 
     is_croppable = False
     what = "this cache"  # in messages
@@ -103,7 +103,7 @@ class Layer(DynamicLayer):
     def reset(self) -> None:
         self.keys = self.values = self._key_buffer = self._value_buffer = None
         self.is_initialized = False
-        self.seen = self.length = self.start = 0
+        self.seen = self.length = 0
         self.waiting = 0  # calls of attention that have to come before the next update
         self.dropped = False
         self.seconds = 0.0
@@ -158,7 +158,6 @@ class Layer(DynamicLayer):
         self.waiting = self.calls if self.watches else 0  # first: what interrupts the rest leaves a broken cache
         self.length += new
         self.seen += new
-        self.start = self.seen if self.text.prompt is None else min(self.seen, self.text.prompt)
         keys, values = self._visible(key_states, value_states)
         mark(keys, self)
         self.seconds += time.perf_counter() - started
@@ -200,6 +199,11 @@ class Layer(DynamicLayer):
 
     def batch_select_indices(self, indices) -> None:
         self.select_rows(indices)
+
+    @property
+    def start(self) -> int:
+        stays = self.text.stays(0)
+        return self.seen if stays is None else min(self.seen, stays)
 
     @property
     def rows(self) -> int:

@@ -22,12 +22,12 @@ from lzpenalty.cache.layer import Settings, lasting, promoted
 from lzpenalty.cache.masks import follow
 from lzpenalty.cache.selectors import Selector
 from lzpenalty.cache.text import Text
+from lzpenalty.cache.track import Track
 
 __all__ = ["Cell", "RaggedLayer"]
 
 _STATE = (
-    "key_slots", "value_slots", "evidence", "_columns", "starts", "lengths", "prompt_query", "heads", "room", "_held",
-    "_first", "_since",
+    "key_slots", "value_slots", "evidence", "_columns", "starts", "lengths", "heads", "room", "_held", "_first", "_since",
 )  # fmt: skip
 
 
@@ -38,9 +38,9 @@ class Cell:
     aggregation = "group"
 
     def __init__(self, layer: "RaggedLayer", row: int, head: int):
-        self.layer, self.row, self.head = layer, row, head
-        self.length, self.start, self.keep = layer.entries(row, head), layer.start, layer.keep
-        self.stop = self.length - layer.settings.plan.recent - layer.behind
+        self.layer, self.row, self.head, self.track = layer, row, head, layer.track_of(row)
+        self.length, self.start, self.keep = layer.entries(row, head), self.track.start, self.track.keep
+        self.stop = self.length - layer.settings.plan.recent - self.track.behind
         self.scale, self.kernel, self.rotation = layer.scale, layer.kernel, layer.rotation
         self.index = layer.index * layer.heads + head
         self.keys, self.values = (self._of(buffer)[None, None] for buffer in (layer.key_slots, layer.value_slots))
@@ -49,13 +49,13 @@ class Cell:
         return self.layer.of_cell(buffer, self.row, self.head)
 
     def of_group(self, queries: torch.Tensor) -> torch.Tensor:
-        """Of the queries of all heads and rows those that look at this one's keys."""
-        group = queries.shape[1] // self.layer.heads
-        return queries[self.row : self.row + 1, self.head * group : (self.head + 1) * group]
+        """Of the queries of all heads and the track's rows those that look at this one's keys."""
+        group, row = queries.shape[1] // self.layer.heads, self.row - (self.track.row or 0)
+        return queries[row : row + 1, self.head * group : (self.head + 1) * group]
 
     @property
     def queries(self) -> torch.Tensor:
-        return self.of_group(self.layer.queries)
+        return self.of_group(self.track.queries)
 
     @property
     def evidence(self) -> torch.Tensor:
@@ -83,14 +83,14 @@ class RaggedLayer(Compressed):
 
     def reset(self) -> None:
         super().reset()
-        self.evidence = self.starts = self.lengths = self.prompt_query = self.key_slots = self.value_slots = None
+        self.evidence = self.starts = self.lengths = self.key_slots = self.value_slots = None
         self._columns = None  # of the entries that there were when room was made last, int32 [S, 1]
         self._held: list[list[int]] = []  # entries of each row's heads then
         self._since = 0  # entries of each cell that have come since
         self._first: list[list[int]] = []  # slots of each row's heads
         self.cell_selectors: list[list[Selector]] = []
         self.heads = self.room = 0
-        self.due = False
+        self.due: list[Track] = []
 
     def state(self) -> dict:
         return {**super().state(), **{name: getattr(self, name) for name in _STATE}}
@@ -122,9 +122,18 @@ class RaggedLayer(Compressed):
         first = self._first[row][head]
         return buffer[first : first + self.entries(row, head)]
 
-    def cells(self) -> list[list[Cell]]:
-        """Of each row its heads."""
-        return [[Cell(self, row, head) for head in range(self.heads)] for row in range(self.rows)]
+    def cells(self, track: Track | None = None) -> list[list[Cell]]:
+        """Of each row its heads; of all rows, or those of a track."""
+        rows = range(self.rows)[slice(None) if track is None else track.rows]
+        return [[Cell(self, row, head) for head in range(self.heads)] for row in rows]
+
+    @property
+    def start(self) -> int:
+        """The most of a row."""
+        return max(track.start for track in self.tracks)
+
+    def track_of(self, row: int) -> Track:
+        return self.tracks[row if len(self.tracks) > 1 else 0]
 
     @property
     def selectors(self) -> list[Selector]:
@@ -178,11 +187,11 @@ class RaggedLayer(Compressed):
         rows = torch.arange(self.rows)[index.cpu()].tolist()
         self._lay_out(self.room, rows)
         self.cell_selectors = [copy.deepcopy(self.cell_selectors[row]) for row in rows]
-        self.prompt_query, self._last = (
-            None if queries is None else queries[index] for queries in (self.prompt_query, self._last)
-        )
-        self._recent = [queries[index] for queries in self._recent]
-        self.own_selector.select_rows(index)
+        self._last = None if self._last is None else self._last[index]
+        if self.tracks[0].row is None:
+            self.tracks[0].select_rows(index)
+        else:
+            self.tracks = [self.tracks[old].of_row(new) for new, old in enumerate(rows)]
 
     # What the attention function says.
 
@@ -201,57 +210,59 @@ class RaggedLayer(Compressed):
         mask = follow(call.mask, self.entry_columns(), call.queries.shape[1])
         return attend_padded(call, *self.padded(), self.lengths, mask)
 
-    def _observed(self, queries: torch.Tensor) -> None:
-        if not self.generated:
-            self.prompt_query = queries[:, :, -1:].clone()
-            return
-        before = queries.shape[2] - self.generated
-        if before > 0:  # of a prompt that ends within these tokens
-            self.prompt_query, queries = queries[:, :, before - 1 : before].clone(), queries[:, :, before:]
+    def _observed(self, queries: torch.Tensor, last: torch.Tensor | None) -> None:
+        if len(self.tracks) < self.rows and not self.text.alike:  # nothing has come behind what stays of any row
+            self.tracks = [self.tracks[0].of_row(row) for row in range(self.rows)]
         started = time.perf_counter()
-        if self.own_selector.keeps_evidence:
-            self.own_selector.observe(self, queries)
-        else:
-            for cell, selector in self._selected():
-                selector.observe(cell, cell.of_group(queries))
+        for track in self.tracks:
+            generated, asked = track.generated, queries[track.rows]
+            if not generated:
+                continue
+            if generated <= asked.shape[2] and self.text.protect != 0:
+                every = asked if last is None else torch.cat([last[track.rows], asked], dim=2)
+                at = every.shape[2] - generated
+                track.before = every[:, :, at - 1 : at].clone()
+            asked = asked[:, :, -generated:]
+            if self.selector.keeps_evidence:
+                track.selector.observe(track, asked)
+            else:
+                for cell, selector in self._selected(track):
+                    selector.observe(cell, cell.of_group(asked))
         self.seconds += time.perf_counter() - started
 
-    def _selected(self):
-        """Each cell with its selector."""
-        for cells, selectors in zip(self.cells(), self.cell_selectors, strict=True):
-            yield from zip(cells, selectors, strict=True)
+    def _selected(self, track: Track):
+        """Each of the track's cells with its selector."""
+        for cells in self.cells(track):
+            for cell in cells:
+                yield cell, self.cell_selectors[cell.row][cell.head]
 
     def _step(self, queries: torch.Tensor) -> None:
-        self.due = bool(self.generated) and self._remember(queries)
+        self.due = [track for track in self.tracks if track.generated and track.remember(queries[track.rows])]
         self.budgets.attended(self)
 
-    def scores(self, keep: int) -> list[list[torch.Tensor]]:
-        """Of each row's heads, float32 [n] for the entries that may be dropped. `keep` is the mean that stays of them."""
-        self.keep = keep
-        scores = [self._score(cell, selector) for cell, selector in self._selected()] if keep else []
-        if not keep:
-            return [[torch.empty(0)] * self.heads for _ in range(self.rows)]
+    def scores(self, track: Track) -> list[list[torch.Tensor]]:
+        """Of each head of the track's rows, float32 [n] for the entries that may be dropped."""
+        scores = [self._score(*each) if track.keep else torch.empty(0) for each in self._selected(track)]
         return [scores[first : first + self.heads] for first in range(0, len(scores), self.heads)]
 
     @staticmethod
     def _score(cell: Cell, selector: Selector) -> torch.Tensor:
         return scored(selector.score(cell), cell.hidden, cell.start, cell.stop).flatten()
 
-    def compress(self, scores: list[list[torch.Tensor]], budgets: list[list[int]]) -> None:
-        """Keeps so many of each cell's best entries, and makes room for the next interval."""
-        kept, self.positions = [], []
-        for cells, of_row, budgets_of_row, selectors in zip(self.cells(), scores, budgets, self.cell_selectors, strict=True):
-            chosen = [
-                self._choose(*each) for each in zip(cells, of_row, budgets_of_row, selectors, strict=True)
-            ]  # fmt: skip
+    def compress(self, track: Track, scores: list[list[torch.Tensor]], budgets: list[list[int]]) -> None:
+        """Keeps so many of the best entries of each of the track's cells, and makes room for the next interval."""
+        kept, self.positions = {}, []
+        for cells, of_row, budgets_of_row in zip(self.cells(track), scores, budgets, strict=True):
+            selectors = self.cell_selectors[cells[0].row]
+            chosen = [self._choose(*each) for each in zip(cells, of_row, budgets_of_row, selectors, strict=True)]
             for cell, positions, selector in zip(cells, chosen, selectors, strict=True):
                 selector.compacted(positions[None, None], cell.stop - cell.start)
             self.positions.append(chosen)
-            kept.append([self._stays(cell, positions) for cell, positions in zip(cells, chosen, strict=True)])
-        self.length = self.start + self.keep + self.settings.plan.recent + self.behind
-        self.due = False
-        self._done()
-        self._lay_out(self.settings.room(self.generated), kept=kept)
+            kept[cells[0].row] = [self._stays(cell, positions) for cell, positions in zip(cells, chosen, strict=True)]
+        track.done()
+        plan, generated = self.settings.plan, [track.generated for track in self.tracks]
+        self.length, self.dropped = self.seen - min(map(plan.dropped, generated)), True
+        self._lay_out(min(map(self.settings.room, generated)), kept=kept)
 
     def _choose(self, cell: Cell, score: torch.Tensor, budget: int, selector: Selector) -> torch.Tensor:
         """The region's entries that stay, int64 [budget]."""
@@ -292,14 +303,13 @@ class RaggedLayer(Compressed):
 
     # Memory.
 
-    def _lay_out(self, room: int, rows: list[int] | None = None, kept: list[list[torch.Tensor]] | None = None) -> None:
-        """New buffers with so much room behind each cell, for these rows of the present ones and these entries of theirs;
-        all by default."""
-        rows = list(range(self.rows)) if rows is None else rows
-        if kept is None:
-            held = [[self.entries(row, head) for head in range(self.heads)] for row in rows]
-        else:
-            held = [[len(entries) for entries in of_row] for of_row in kept]
+    def _lay_out(self, room: int, rows: list[int] | None = None, kept: dict[int, list[torch.Tensor]] | None = None) -> None:
+        """New buffers with so much room behind each cell, for these rows of the present ones, and of some rows these entries
+        of each head; all by default."""
+        rows, kept = list(range(self.rows)) if rows is None else rows, kept or {}
+        held = [
+            [len(kept[row][head]) if row in kept else self.entries(row, head) for head in range(self.heads)] for row in rows
+        ]
         first, total = [[0] * self.heads for _ in rows], 0
         for head in range(self.heads):
             for row in range(len(rows)):
@@ -319,10 +329,7 @@ class RaggedLayer(Compressed):
                         entries = self.columns_of(old, head)[:, None]
                     else:
                         entries = self.of_cell(buffer, old, head)
-                    if kept is None:
-                        new[place] = entries
-                    else:
-                        new[place] = entries[kept[row][head]]
+                    new[place] = entries[kept[old][head]] if old in kept else entries
         self.key_slots, self.value_slots, self._columns, *rest = fresh
         self.evidence = rest[0] if rest else None
         self._held, self._first, self._since, self.room = held, first, 0, room

@@ -38,6 +38,7 @@ BENCHMARKS = {
     "launch": Benchmark("seconds, a C compiler"),
     "generate": Benchmark("an hour, the model of the demo", ("--check", "--whole"), quick=False),
     "recall": Benchmark("three hours, or as long as it is given; the model of the demo", quick=False),
+    "prompts": Benchmark("a day, or as long as it is given; the model of the demo", quick=False),
     "frontier": Benchmark("forty minutes, the model of the demo"),
     "thinking": Benchmark("ten minutes, the model of the demo"),
     "gpu": Benchmark("an hour, seven minutes at a time; a GPU", quick=False),

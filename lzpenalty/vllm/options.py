@@ -31,6 +31,7 @@ NAMES = (*COUNTS, "selector", "aggregation")
 SELECTORS = ("rpc", "snapkv", "tova", "streaming", "random", "rkv", "vase")
 AGGREGATIONS = ("layer", "group")
 SLOTS, MOST_RECENT = 16, 32
+_PROTECT = "expected none, since prompts stay whole in vLLM, where requests share what they have in common"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def cache_options(params: Mapping[str, Any] | None, server: ServerOptions | None
     """
     given = {key: value for key, value in (params or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
     for key in given:
+        if key == PREFIX + "protect":
+            raise ValueError(f"{key}: {_PROTECT}")
         if key.removeprefix(PREFIX) not in NAMES:
             raise ValueError(f"{key}: no such option, expected one of {', '.join(PREFIX + name for name in NAMES)}")
     own = {key.removeprefix(PREFIX): value for key, value in given.items()}
@@ -111,6 +114,8 @@ def server_options(additional_config: Any) -> ServerOptions:
         raise ValueError(f'{where}: expected an object such as {{"interval": 4096}}, got {given!r}')
     default = {name: value for name, value in given.items() if name in NAMES}
     own = {name: value for name, value in given.items() if name not in NAMES}
+    if "protect" in own:
+        raise ValueError(f"{where}.protect: {_PROTECT}")
     if unknown := set(own) - {"slots", "most_recent", "log"}:
         raise ValueError(
             f"{where}.{min(unknown)}: no such option, expected one of {', '.join((*NAMES, 'slots', 'most_recent', 'log'))}"

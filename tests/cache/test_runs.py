@@ -59,6 +59,57 @@ def test_evidence_is_the_largest_share(cache, scale):
         torch.testing.assert_close(evidence.double(), expected, rtol=2e-3, atol=1e-6)
 
 
+def with_rivals(evidence, queries, asked, keys, starts, lengths, pads, scale, window, start):
+    """What queries look at where they stand, one by one, is a part of their softmax that gives no evidence."""
+    evidence = evidence.double()
+    (rows, heads), new = starts.shape, queries.shape[2]
+    group = queries.shape[1] // heads
+    for b in range(rows):
+        for h in range(heads):
+            of_head = keys[int(starts[b, h]) :][: int(lengths[b, h])].double()
+            first, n = 0 if pads is None else int(pads[b]), len(of_head)
+            place = evidence[int(starts[b, h]) + first : int(starts[b, h]) + n]
+            for g, j in ((g, j) for g in range(group) for j in range(new) if first < n):
+                head, own = h * group + g, n - new + j
+                everything = (scale * of_head[first:] @ queries[b, head, j].double()).exp()
+                nearby = of_head[max(first, start, n - new - window) : own + 1] if own >= 0 else of_head[:0]
+                rivals = (scale * nearby @ asked[b, head, j].double()).exp().sum()
+                place.copy_(torch.maximum(place, everything / (everything.sum() + rivals)))
+    return evidence
+
+
+@settings(deadline=None, max_examples=60)
+@given(caches(), st.sampled_from([0, 1, 5, 40, 256]), st.sampled_from([0, 3, 1000]))
+def test_what_queries_look_at_where_they_stand_competes(cache, window, start):
+    keys, queries, starts, lengths, pads = cache
+    asked = queries.flip(1, 2)
+    before = torch.rand(keys.shape[0], generator=torch.Generator().manual_seed(1)) * 0.1
+
+    def call():
+        evidence = before.clone()
+        echo_scores_(
+            evidence, queries, keys, starts=starts, lengths=lengths, pads=pads, scale=0.3, asked=asked, window=window,
+            start=start,
+        )  # fmt: skip
+        return evidence
+
+    expected = with_rivals(before, queries, asked, keys, starts, lengths, pads, 0.3, window, start)
+    for evidence in at_each_level(call):
+        torch.testing.assert_close(evidence.double(), expected, rtol=2e-3, atol=1e-6)
+
+
+def test_a_rival_that_is_much_larger_leaves_nothing(level):
+    """And one much smaller changes nothing, on either side of what exponentials can hold."""
+    keys, starts, lengths = torch.ones(40, 4), torch.zeros(1, 1, dtype=torch.long), torch.full((1, 1), 40)
+    for size, expected in ((200.0, 0.0), (-200.0, 1 / 40)):
+        evidence = torch.zeros(40)
+        echo_scores_(
+            evidence, torch.ones(1, 1, 2, 4), keys, starts=starts, lengths=lengths, scale=1.0,
+            asked=torch.full((1, 1, 2, 4), size),
+        )  # fmt: skip
+        torch.testing.assert_close(evidence, torch.full((40,), expected), rtol=1e-5, atol=1e-30)
+
+
 @settings(deadline=None, max_examples=40)
 @given(caches(), st.integers(0, 3))
 def test_new_entries_lie_behind_the_others(cache, new):
@@ -100,7 +151,7 @@ def test_many_threads_come_to_the_same():
     for threads in (1, 4):
         _core.set_num_threads(threads)
         results.append(torch.zeros(20_000))
-        echo_scores_(results[-1], queries, keys, starts=starts, lengths=lengths)
+        echo_scores_(results[-1], queries, keys, starts=starts, lengths=lengths, asked=queries.flip(3))
     _core.set_num_threads(before)
     assert torch.equal(*results)
 
@@ -111,10 +162,11 @@ def good():
     new = torch.ones(2, 2, 1, 4)
     pads = torch.zeros(2, dtype=torch.int64)
     return dict(evidence=torch.zeros(12), queries=queries, keys=keys, values=torch.zeros(12, 4), new_keys=new,
-                new_values=new, starts=starts, lengths=lengths, pads=pads, scale=1.0)  # fmt: skip
+                new_values=new, starts=starts, lengths=lengths, pads=pads, scale=1.0, asked=queries.clone(), window=2,
+                start=1)  # fmt: skip
 
 
-ECHO = ("evidence", "queries", "keys", "starts", "lengths", "pads", "scale")
+ECHO = ("evidence", "queries", "keys", "starts", "lengths", "pads", "scale", "asked", "window", "start")
 APPEND = ("keys", "values", "new_keys", "new_values", "starts", "lengths")
 nan = float("nan")
 BAD = [
@@ -138,6 +190,14 @@ BAD = [
     (ECHO, "pads", torch.tensor([0, 3]), ValueError, "pads: expected 0 to 2, the length .* got 3 for row 1, head 0"),
     (ECHO, "pads", torch.tensor([0]), ValueError, "pads: expected as many rows as queries, 2, got 1"),
     (ECHO, "scale", nan, ValueError, "scale"),
+    (ECHO, "asked", torch.ones(2, 4, 2, 4), ValueError, "asked: expected as many tokens as queries, 3, got 2"),
+    (ECHO, "asked", torch.ones(2, 2, 3, 4), ValueError, "asked: expected as many heads as queries, 4, got 2"),
+    (ECHO, "asked", torch.ones(1, 4, 3, 4), ValueError, "asked: expected as many rows as queries, 2, got 1"),
+    (ECHO, "asked", torch.ones(2, 4, 3, 5), ValueError, "asked: expected as many numbers .* 4, got 5"),
+    (ECHO, "asked", torch.ones(2, 4, 3, 4).half(), TypeError, "asked: expected the dtype of queries"),
+    (ECHO, "asked", torch.full((2, 4, 3, 4), nan), ValueError, "queries, keys: expected finite numbers"),
+    (ECHO, "window", -1, ValueError, "window: expected an integer from 0 to"),
+    (ECHO, "start", "1", TypeError, "start: expected an integer, got str"),
     (APPEND, "lengths", torch.tensor([[2, 2], [2, 3]]), ValueError, "lengths: expected 0 to 2, .* got 3 for row 1, head 1"),
     (APPEND, "values", torch.zeros(11, 4), ValueError, "values: expected as many slots as keys, 12, got 11"),
     (APPEND, "values", torch.zeros(12, 5), ValueError, "new_values: expected as many numbers .* 5, got 4"),
@@ -152,7 +212,7 @@ BAD = [
 @pytest.mark.parametrize(("names", "name", "value", "error", "message"), BAD)
 def test_bad_input_is_named_and_nothing_is_written(names, name, value, error, message):
     arguments = good() | {name: value}
-    before = {key: arguments[key].clone() for key in names if key != "scale"}
+    before = {key: arguments[key].clone() for key in names if isinstance(arguments[key], torch.Tensor)}
     with pytest.raises(error, match=message):
         if names is ECHO:
             echo_scores_(**{key: arguments[key] for key in names})

@@ -125,6 +125,6 @@ def test_usage_errors(capsys):
         cli.main(["bench", "lzz"])
     assert (
         stop.value.code == 2
-        and "expected one of lz, analysis, cache, attention, launch, generate, recall, frontier, thinking, gpu, got lzz"
+        and "expected one of lz, analysis, cache, attention, launch, generate, recall, prompts, frontier, thinking, gpu, got lzz"
         in capsys.readouterr().err
     )

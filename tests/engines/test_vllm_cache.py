@@ -60,6 +60,7 @@ def test_what_a_server_does_for_others():
     ("params", "message"),
     [
         ({"cache_intervals": 64}, "cache_intervals: no such option, expected one of cache_interval, cache_ratio, "),
+        ({"cache_protect": 4}, "cache_protect: expected none, since prompts stay whole in vLLM"),
         ({"cache_interval": "64"}, "cache_interval: expected an integer, got '64'"),
         ({"cache_interval": True}, "cache_interval: expected an integer, got True"),
         ({"cache_interval": -4}, "cache_interval: expected at least 1, got -4"),
@@ -88,6 +89,7 @@ def test_bad_options_of_a_request(params, message):
             {"cache": {"intervals": 1}},
             r"--additional-config: cache.intervals: no such option, expected one of interval, .* slots",
         ),
+        ({"cache": {"protect": 4}}, "--additional-config: cache.protect: expected none, since prompts stay whole in vLLM"),
         ({"cache": {"interval": 63}}, "--additional-config: cache.interval: expected a multiple of ratio, 4, got 63"),
         ({"cache": {"slots": 0}}, "--additional-config: cache.slots: expected an integer >= 1, got 0"),
         ({"cache": {"most_recent": 1.5}}, "--additional-config: cache.most_recent: expected an integer >= 1, got 1.5"),

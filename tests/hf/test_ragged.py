@@ -157,6 +157,24 @@ def test_every_selector_can_share_one_budget(selector):
     assert all(sum(sum(layer[row]) for layer in stats["kept_by_head"]) == 3 * 2 * stats["kept"] for row in range(2))
 
 
+@pytest.mark.parametrize("rivals", [1, 20, 256])
+def test_what_queries_look_at_where_they_stand_competes(rivals):
+    """Behind a prompt, which has no part in it, and a padded one; by kernels and by torch."""
+    ids, mask = prompt(3), torch.ones(3, 20, dtype=torch.int64)
+    mask[0, :7] = mask[1, :3] = 0
+    with masked(tiny(), **SMALL, angles=angles(tiny()), rivals=rivals) as masks:
+        expected = generate(tiny(), ids * mask, 80, mask)
+    with CompressedCache(tiny(), **SMALL, selector=selectors.Echo(rivals)) as cache:
+        assert torch.equal(generate(tiny(), ids * mask, 80, mask, **{CACHE_ARGUMENT: cache}), expected)
+    assert cache.stats()["compressions"] == masks.compressions == 4
+
+
+def test_rivals_are_a_number():
+    for value, error in ((-1, ValueError), (True, TypeError), ("256", TypeError), (None, TypeError)):
+        with pytest.raises(error, match="rivals: expected"):
+            selectors.Echo(value)
+
+
 def test_padding_is_never_asked_for():
     ids, mask = prompt(3), torch.ones(3, 20, dtype=torch.int64)
     mask[0, :7] = mask[1, :3] = 0

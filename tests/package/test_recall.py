@@ -153,8 +153,11 @@ def test_a_question_leaves_a_cache_with_a_sliding_window_as_it_was():
 def test_who_finds_itself_alone_is_not_found_by_others():
     """Queries are the keys of their own tokens: with itself, each finds itself best; without, its only copy."""
     keys = 9 * torch.eye(8)[[0, 1, 2, 3, 4, 1, 5, 6]]  # token 5 is token 1 again
-    cell = SimpleNamespace(length=8, keys=keys[None, None], evidence=torch.zeros(1, 1, 8), of_group=lambda queries: queries)
-    recall.EchoOfOthers().ask(SimpleNamespace(cells=lambda: [[cell]], scale=1.0), keys[None, None, 4:], behind=0)
+    cell = SimpleNamespace(
+        length=8, keys=keys[None, None], evidence=torch.zeros(1, 1, 8), scale=1.0, of_group=lambda queries: queries
+    )
+    track = SimpleNamespace(layer=SimpleNamespace(cells=lambda track: [[cell]]))
+    recall.EchoOfOthers().ask(track, keys[None, None, 4:], keys[None, None, 4:], behind=0)
     assert cell.evidence[0, 0, 1] > 0.9 and (cell.evidence[0, 0, [0, 2, 3, 4, 5, 6, 7]] < 0.2).all()
 
 

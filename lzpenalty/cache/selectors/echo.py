@@ -5,6 +5,7 @@ from torch.nn.functional import max_pool1d
 
 from lzpenalty._core import select_top
 from lzpenalty.cache.attend import echo_heads
+from lzpenalty.cache.plan import check_integer
 from lzpenalty.cache.selectors.base import Selector, attention
 
 __all__ = ["Echo"]
@@ -28,6 +29,14 @@ class Echo(Selector):
     part of it as any other (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries,
     as RPC does, the rest by e again, the largest of three neighbours.
 
+    A head that looks nearby is made to look far when it is asked later. With `rivals`, 256 say, what a query looks at where
+    it stands is one more part of its softmax, for which nothing gets evidence: the entries u up to its own, at most so many
+    of them before the block, and none of those that always stay.
+
+        a[g, j, t] = exp(x[g, j, t]) / (sum over t of exp(x[g, j, t]) + sum over u of exp(scale * <q[g, j], k[u]>))
+
+    with x the products of turned queries above. That finds more where little stays of a document.
+
     KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
     (2407.11550) shares a budget between the heads of a layer.
     """
@@ -35,29 +44,35 @@ class Echo(Selector):
     keeps_evidence = True
     certain = 0.5
 
-    def __init__(self):
+    def __init__(self, rivals: int = 0):
+        check_integer("rivals", rivals, 0)
+        self.rivals = rivals
         self.pending = []  # queries [B, Hq, q, D]: the one of overlap, and those since the last block
         self.new = 0
 
-    def observe(self, layer, queries):
-        recent, interval = layer.settings.plan.recent, layer.settings.plan.interval
+    def observe(self, track, queries):
+        recent, interval = track.layer.settings.plan.recent, track.layer.settings.plan.interval
         if not self.pending:
-            self.pending = [layer.prompt_query]
+            self.pending = [queries[:, :, :0] if track.before is None else track.before]
         self.pending.append(queries)
         self.new += queries.shape[2]
         if self.new < recent:
             return
-        pending, done = torch.cat(self.pending, dim=2), 0
-        distances = interval + torch.arange(recent + 1, 0, -1)  # from the queries n - R - 1 .. n - 1 to n + P
+        pending = torch.cat(self.pending, dim=2)
         while self.new >= recent:
             self.new -= recent
-            self.ask(layer, layer.rotation(pending[:, :, done : done + recent + 1], distances), behind=self.new)
-            done += recent
-        self.pending = [pending[:, :, done:].clone()]
+            end = pending.shape[2] - self.new
+            block = pending[:, :, max(0, end - recent - 1) : end]
+            distances = interval + torch.arange(block.shape[2], 0, -1)  # from the queries n - R - 1 .. n - 1 to n + P
+            self.ask(track, block, track.layer.rotation(block, distances), behind=self.new)
+        self.pending = [pending[:, :, end - 1 :].clone()]
 
-    def ask(self, layer, queries, behind):
-        """Turned queries [B, Hq, R + 1, D] raise the evidence of all entries but the last ones, `behind` of them."""
-        echo_heads(layer, queries, behind)
+    def ask(self, track, queries, turned, behind):
+        """Queries [b, Hq, R + 1, D], turned, raise the evidence of all entries but the last ones, `behind` of them."""
+        if self.rivals:
+            echo_heads(track.layer, turned, behind, track.rows, queries, self.rivals, track.start)
+        else:
+            echo_heads(track.layer, turned, behind, track.rows)
 
     def score(self, layer):
         return layer.evidence[..., layer.start : layer.stop]
