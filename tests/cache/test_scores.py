@@ -26,9 +26,10 @@ def expected(queries, keys, start, stop, *, scale=None, kernel=7, aggregation="l
 
 
 def error_bound(queries, keys, scale=None):
-    """Relative: a float32 product is off by roundings of what it sums, and an exponential by as much as its argument."""
+    """Relative: a float32 product is off by roundings of what it sums, and an exponential by as much as its argument, which
+    is the difference of two products."""
     largest = queries.double().norm(dim=-1).max() * keys.double().norm(dim=-1).max()
-    return 2**-23 * (8 + float(largest) * abs(1 / sqrt(keys.shape[3]) if scale is None else scale))
+    return 2**-23 * (8 + 2 * float(largest) * abs(1 / sqrt(keys.shape[3]) if scale is None else scale))
 
 
 def assert_close(got, wanted, bound):
