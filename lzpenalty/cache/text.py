@@ -190,7 +190,7 @@ class Text:
         if self.filler is not None:
             self.filler = self.filler[index.to(self.filler.device)]
         if self._stays is not None:
-            chosen = index.tolist()
+            chosen = torch.arange(len(self._stays))[index.cpu()].tolist()
             self._counted = [self._counted[row] for row in chosen]
             self._stays = [self._stays[row] for row in chosen]
         self.view = self.ended = self._told = self._finished = None
