@@ -7,7 +7,8 @@ A request asks with `vllm_xargs={"lz_strength": 0.15}` over HTTP, with `Sampling
 Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and `lz_preset`, and one is enough;
 :func:`lzpenalty.engines.serving.lz_params` writes them from a preset and a tokenizer. The environment variable
 LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does for requests that name none; `lz_strength` 0
-switches it off again. Only generated tokens count.
+switches it off again. Only generated tokens count. With `{"lz_preset": "reasoning"}` as default the tags of a section of
+thinking are those of `--reasoning-config`, for requests that name this preset as well.
 
 vLLM has two interfaces for logits processors. One is for its first model runner (CPUs, older releases): a processor is told
 which request is in which row, and holds on to their lists of tokens. One is for its second (GPUs, since 0.32): tokens of all
@@ -25,7 +26,7 @@ import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from lzpenalty._core import LZOptions
-from lzpenalty.engines.serving import penalize_groups_, penalize_rows_, request_options, supported
+from lzpenalty.engines.serving import before, penalize_groups_, penalize_rows_, request_options, supported
 from lzpenalty.vllm.checks import check_request
 
 try:
@@ -49,21 +50,40 @@ def _parse_default(text: str) -> dict[str, Any]:
         default = None
     if not isinstance(default, dict):
         raise ValueError(f'{DEFAULT}: expected a JSON object such as {{"lz_strength": 0.15}}, got {text!r}')
-    try:
-        request_options(None, default)
-    except ValueError as error:
-        raise ValueError(f"{DEFAULT}: {error}") from None
+    _check_default(default, _promised(default))
     return default
 
 
-def _options(params) -> LZOptions | None:
-    return request_options(params.extra_args, _parse_default(os.environ.get(DEFAULT, "")))
+def _check_default(default: dict[str, Any], marks: dict[str, Any]) -> None:
+    try:
+        request_options(None, default, marks)
+    except ValueError as error:
+        raise ValueError(f"{DEFAULT}: {error}") from None
 
 
-def _admitted(params, device: torch.device) -> LZOptions | None:
+def _promised(default: dict[str, Any]) -> dict[str, Any]:
+    """What stands for the server's own tags where requests are admitted, which its configuration can't be seen from: with
+    this default a worker without tags does not start."""
+    return {"release": 0} if default.get("lz_preset") == "reasoning" and "lz_release" not in default else {}
+
+
+def _marks(vllm_config) -> dict[str, Any]:
+    """The tags of `--reasoning-config`. The natural end is what the model writes, where another may be forced."""
+    config = getattr(vllm_config, "reasoning_config", None)
+    start = getattr(config, "reasoning_start_token_ids", None)
+    end = getattr(config, "natural_reasoning_end_token_ids", None) or getattr(config, "reasoning_end_token_ids", None)
+    return {"open": [list(start)], "release": [list(end)]} if start and end else {}
+
+
+def _options(params, marks: dict[str, Any] | None = None) -> LZOptions | None:
+    default = _parse_default(os.environ.get(DEFAULT, ""))
+    return request_options(params.extra_args, default, _promised(default) if marks is None else marks)
+
+
+def _admitted(params, device: torch.device, marks: dict[str, Any]) -> LZOptions | None:
     """The same where an exception would end the engine: releases that do not validate, devices that are too small."""
     try:
-        options = _options(params)
+        options = _options(params, marks)
     except ValueError as error:
         logger.warning("a request goes without the penalty: %s", error)
         return None
@@ -73,19 +93,19 @@ def _admitted(params, device: torch.device) -> LZOptions | None:
 class _Lists:
     """The requests of the first runner, by row: options, and the list that the runner appends its tokens to."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.rows: dict[int, tuple[LZOptions, list[int]]] = {}
+    def __init__(self, device: torch.device, marks: dict[str, Any]):
+        self.device, self.marks = device, marks
+        self.rows: dict[int, tuple[LZOptions, list[int], tuple[int, ...]]] = {}
 
     def update(self, removed, added, moved) -> None:
         rows = self.rows
         for row in removed:
             rows.pop(row, None)
-        for row, params, _, tokens in added:  # may take the place of another request
+        for row, params, prompt, tokens in added:  # may take the place of another request
             rows.pop(row, None)
-            options = _admitted(params, self.device)
+            options = _admitted(params, self.device, self.marks)
             if options is not None:
-                rows[row] = options, tokens
+                rows[row] = options, tokens, before(options, prompt)
         for source, target, direction in moved:
             going, coming = rows.pop(source, None), rows.pop(target, None)
             if going is not None:
@@ -105,15 +125,15 @@ def _with_drafts(tokens: torch.Tensor, behind: torch.Tensor, drafts: torch.Tenso
 class _Slots:
     """The requests of the second runner, by slot. What a step does stays on the device: no value is waited for."""
 
-    def __init__(self, state):
-        self.state = state
+    def __init__(self, state, marks: dict[str, Any]):
+        self.state, self.marks = state, marks
         self.options: dict[int, LZOptions] = {}
         self.groups: dict[LZOptions, int] = {}  # equal options have one number, from 1 on
         self.group_of_slot = [0] * state.max_num_reqs
         self.staged = True
 
     def add(self, slot: int, params) -> bool:
-        options = _admitted(params, self.state.device)
+        options = _admitted(params, self.state.device, self.marks)
         self.options.pop(slot, None)
         if options is not None:
             self.options[slot] = options
@@ -144,7 +164,7 @@ class _Slots:
         texts, ends = state.all_token_ids.gpu, state.total_len.gpu[slots].long()
         drafts = context.expanded_local_pos.long()  # that come before each row
         columns = (ends + drafts)[:, None] - torch.arange(length, 0, -1, device=logits.device)
-        tokens = texts[slots[:, None], columns.clamp(0, texts.shape[1] - 1)]
+        tokens = texts[slots[:, None], columns.clamp(0, texts.shape[1] - 1)].masked_fill(columns < 0, -1)
         if len(slots) > len(context.idx_mapping_np):
             tokens = _with_drafts(tokens, columns - ends[:, None], drafts, context.input_ids)
         starts = (length - ends - drafts + state.prompt_len.gpu[slots]).clamp_(0, length)
@@ -173,11 +193,12 @@ class LZPenalty(*_INTERFACES):
                 "lzpenalty.vllm:LZPenalty does not support speculative decoding in vLLM's first model runner, start without "
                 "one of them"
             )
-        _parse_default(os.environ.get(DEFAULT, ""))
+        marks = _marks(vllm_config)
+        _check_default(_parse_default(os.environ.get(DEFAULT, "")), marks)
         if is_pin_memory is None:
-            self.slots = _Slots(device_or_state)
+            self.slots = _Slots(device_or_state, marks)
         else:
-            self.lists = _Lists(torch.device(device_or_state))
+            self.lists = _Lists(torch.device(device_or_state), marks)
 
     @classmethod
     def validate_params(cls, sampling_params) -> None:

@@ -75,7 +75,7 @@ def llama_cpp(stub, monkeypatch):
 OPTIONS = [
     {},
     dict(strength=0.5, window=20, buffer=9, cost="pair", min_match=2),
-    dict(gate=(0.0, 9.0), release=[[3, 4], 7], release_after=8, release_rate=1.0, reset=9, until=[[11, 12]]),
+    dict(gate=(0.0, 9.0), release=[[3, 4], 7], release_after=8, release_rate=1.0, open=[9, 1], skip=[[11, 12]]),
 ]
 
 
@@ -99,7 +99,7 @@ def test_it_comes_first_and_computes_the_penalty(llama_cpp, stub, options):
 
 
 def test_bad_options(llama_cpp):
-    for bad in (dict(strength=-1.0), dict(until=[[VOCAB]]), dict(release=[[VOCAB]]), dict(window="wide"), dict(nothing=1)):
+    for bad in (dict(strength=-1.0), dict(skip=[[VOCAB]]), dict(release=[[VOCAB]]), dict(window="wide"), dict(nothing=1)):
         llama = Llama()
         with pytest.raises((TypeError, ValueError)), chain_sampler(llama, **bad):
             pass

@@ -19,7 +19,7 @@ OPTIONS = [
     {},
     dict(strength=0.5, window=20, buffer=9),
     dict(RELEASE, strength=0.3),
-    dict(reset=[[9]], until=[[11, 12]]),
+    dict(RELEASE, open=[[9]], section_gate=(1.0, 4.0), skip=[[11, 12]], resume=[[13]]),
 ]
 
 
@@ -110,7 +110,7 @@ def test_order_is_lost_where_logits_change(stubbed, library):
 
 
 def test_options(stubbed, library):
-    for bad in (dict(strength=-1.0), dict(until=[[VOCAB]]), dict(release=[[VOCAB]]), dict(buffer=0)):
+    for bad in (dict(strength=-1.0), dict(skip=[[VOCAB]]), dict(release=[[VOCAB]]), dict(buffer=0)):
         assert not stubbed.init_lz(header.options(library, **bad), VOCAB)
     assert not stubbed.init_lz(None, 0)
     smpl = sampler.Sampler(stubbed, stubbed.init_lz(None, VOCAB))
