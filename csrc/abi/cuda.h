@@ -63,6 +63,7 @@ enum { CU_STREAM_CAPTURE_NONE = 0 };
     X(memory_free, "cuMemFree_v2", (cu_pointer))                                                                            \
     X(copy_to_device, "cuMemcpyHtoD_v2", (cu_pointer to, const void *from, size_t bytes))                                   \
     X(stream_is_capturing, "cuStreamIsCapturing", (cu_stream, int *status))                                                 \
+    X(stream_synchronize, "cuStreamSynchronize", (cu_stream))                                                               \
     X(launch, "cuLaunchKernel", (cu_function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,          \
                                  unsigned block_y, unsigned block_z, unsigned shared_bytes, cu_stream, void **parameters,   \
                                  void **extra))

@@ -1,5 +1,5 @@
 /* Cache selection and decode attention for callers in C. */
-#include "../cache/cache.h"
+#include "../cache/check.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,8 +15,7 @@ static int read_array(const lzpenalty_tensor *t, const lzpenalty_tensor *like, c
     WANT(t->dtype <= LZPENALTY_BFLOAT16 && (!like || t->dtype == like->dtype), LZPENALTY_BAD_DTYPE);
     WANT(t->shape[0] >= 1 && t->shape[1] >= 1 && t->shape[3] >= 1, LZPENALTY_BAD_SHAPE);
     CHECK(api_check_contiguous(t));
-    *a = (cache_array){t->data,     dtypes[t->dtype], t->shape[0],   t->shape[1],  t->shape[2],
-                       t->shape[3], t->strides[0],    t->strides[1], t->strides[2]};
+    *a = cache_array_of(t->data, dtypes[t->dtype], t->shape, t->strides);
     return LZPENALTY_OK;
 }
 
@@ -58,7 +57,7 @@ int lzpenalty_attention_scores(const lzpenalty_tensor *queries, const lzpenalty_
     WANT(options.aggregation == LZPENALTY_BY_LAYER || options.aggregation == LZPENALTY_BY_GROUP, LZPENALTY_BAD_AGGREGATION);
     CHECK(read_scale(options.scale, attn.keys.size, &attn.scale));
     CHECK(api_threads(options.threads, &attn.threads));
-    attn.kernel = options.kernel;
+    attn.width = options.kernel;
     attn.by_group = options.aggregation == LZPENALTY_BY_GROUP;
     const int64_t shape[3] = {attn.keys.batch, attn.by_group ? attn.keys.heads : 1, stop - start};
     const lzpenalty_tensor written = lzpenalty_contiguous(scores, LZPENALTY_FLOAT32, 3, shape);
@@ -92,8 +91,7 @@ static int check_positions(const lzpenalty_tensor *t, int64_t most)
     for (int64_t b = 0; b < t->shape[0]; b++) {
         for (int64_t head = 0; head < t->shape[1]; head++) {
             const int64_t *row = (const int64_t *)t->data + b * t->strides[0] + head * t->strides[1];
-            for (int64_t i = 0, least = 0; i < t->shape[2]; i++, least = row[i - 1] + 1)
-                WANT(row[i] >= least && row[i] < most, LZPENALTY_BAD_POSITIONS);
+            WANT(cache_misplaced(row, t->shape[2], most) == t->shape[2], LZPENALTY_BAD_POSITIONS);
         }
     }
     return LZPENALTY_OK;
@@ -156,7 +154,7 @@ static int read_slots(const lzpenalty_tensor *t, const lzpenalty_tensor *like, c
     WANT(t->dtype == like->dtype, LZPENALTY_BAD_DTYPE);
     WANT(t->shape[1] >= 1, LZPENALTY_BAD_SHAPE);
     CHECK(api_check_contiguous(t));
-    *a = (cache_array){.data = t->data, .tokens = t->shape[0], .size = t->shape[1], .token_stride = t->strides[0]};
+    *a = cache_slots_of(t->data, t->shape, t->strides);
     return LZPENALTY_OK;
 }
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../lz/scratch.h"
+#include "../lz/check.h"
 #include "api.h"
 
 lzpenalty_workspace *lzpenalty_workspace_create(void)
@@ -25,37 +25,21 @@ static int is_at_least_0(float x)
     return x >= 0 && isfinite(x);
 }
 
-static int ascending(const void *a, const void *b)
+/* The breakers as `dry` wants them, in the workspace. */
+static int read_breakers(const lzpenalty_dry_options *given, lzpenalty_workspace *ws, lz_dry *dry)
 {
-    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    return (x > y) - (x < y);
-}
-
-/* Ids in [0, limit), each once, ascending, in the workspace; without one they are only looked at. */
-static int read_ids(const int32_t *given, int32_t n, int32_t limit, int status, lzpenalty_workspace *ws, const int32_t **ids,
-                    int32_t *n_ids)
-{
-    int is_sorted = 1;
-    WANT(n >= 0, status);
-    WANT(given || n == 0, LZPENALTY_NULL);
+    const int32_t n = given->n_breakers;
+    WANT(n >= 0, LZPENALTY_BAD_BREAKERS);
+    WANT(given->breakers || n == 0, LZPENALTY_NULL);
     for (int32_t i = 0; i < n; i++)
-        WANT(given[i] >= 0 && given[i] < limit, status);
-    *n_ids = n;
-    if (n == 0 || !ws)
+        WANT(given->breakers[i] >= 0 && given->breakers[i] < INT32_MAX, LZPENALTY_BAD_BREAKERS);
+    if (n == 0)
         return LZPENALTY_OK;
-    int32_t *list = lz_workspace_block(&ws->lz, LZ_IDS, (size_t)n * sizeof *list), distinct = 0;
+    int32_t *list = lz_workspace_block(&ws->lz, LZ_IDS, (size_t)n * sizeof *list);
     WANT(list, LZPENALTY_NO_MEMORY);
-    for (int32_t i = 0; i < n; i++) {
-        list[i] = given[i];
-        is_sorted &= i == 0 || list[i] >= list[i - 1];
-    }
-    if (!is_sorted)
-        qsort(list, (size_t)n, sizeof *list, ascending);
-    for (int32_t i = 0; i < n; i++)
-        if (distinct == 0 || list[distinct - 1] != list[i])
-            list[distinct++] = list[i];
-    *ids = list;
-    *n_ids = distinct;
+    memcpy(list, given->breakers, (size_t)n * sizeof *list);
+    dry->breakers = list;
+    dry->n_breakers = lz_sort_ids(list, n);
     return LZPENALTY_OK;
 }
 
@@ -74,20 +58,14 @@ static int read_tokens(const lzpenalty_tensor *t, int most_dims, lz_tokens *toke
 {
     CHECK(api_check_tensor(t, 1, most_dims));
     WANT(t->dtype == LZPENALTY_INT32 || t->dtype == LZPENALTY_INT64, LZPENALTY_BAD_DTYPE);
-    const int columns = t->dims - 1;
-    *tokens = (lz_tokens){.data = t->data,
-                          .is_int64 = t->dtype == LZPENALTY_INT64,
-                          .rows = columns ? t->shape[0] : 1,
-                          .length = t->shape[columns],
-                          .row_stride = columns ? t->strides[0] : 0,
-                          .column_stride = t->strides[columns]};
+    *tokens = lz_tokens_of(t->data, t->dtype == LZPENALTY_INT64, t->dims, t->shape, t->strides);
     return LZPENALTY_OK;
 }
 
 static int read_starts(const int64_t *starts, lz_tokens *tokens)
 {
     for (int64_t row = 0; starts && row < tokens->rows; row++)
-        WANT(starts[row] >= 0 && starts[row] <= tokens->length, LZPENALTY_BAD_STARTS);
+        WANT(lz_is_start(starts[row], tokens->length), LZPENALTY_BAD_STARTS);
     tokens->starts = starts;
     return LZPENALTY_OK;
 }
@@ -101,14 +79,8 @@ static int read_logits(const lzpenalty_tensor *t, lz_logits *logits)
     CHECK(api_check_tensor(t, 1, 2));
     WANT(t->dtype <= LZPENALTY_FLOAT64, LZPENALTY_BAD_DTYPE);
     CHECK(api_check_distinct(t));
-    const int columns = t->dims - 1;
-    WANT(t->shape[columns] >= 1, LZPENALTY_BAD_VOCAB);
-    *logits = (lz_logits){.data = t->data,
-                          .dtype = dtypes[t->dtype],
-                          .rows = columns ? t->shape[0] : 1,
-                          .vocab = t->shape[columns],
-                          .row_stride = columns ? t->strides[0] : 0,
-                          .column_stride = t->strides[columns]};
+    *logits = lz_logits_of(t->data, dtypes[t->dtype], t->dims, t->shape, t->strides);
+    WANT(logits->vocab >= 1, LZPENALTY_BAD_VOCAB);
     return LZPENALTY_OK;
 }
 
@@ -217,8 +189,7 @@ int lzpenalty_dry(lzpenalty_workspace *ws, const lzpenalty_dry_options *given, c
                   .base = options.base,
                   .allowed_length = options.allowed_length,
                   .window = options.window};
-    CHECK(read_ids(options.breakers, options.n_breakers, INT32_MAX, LZPENALTY_BAD_BREAKERS, ws, &dry.breakers,
-                   &dry.n_breakers));
+    CHECK(read_breakers(&options, ws, &dry));
     if (dry.multiplier == 0 || dry.window == 0)
         return LZPENALTY_OK;
     WANT(lz_reserve_dry(&ws->lz, &dry, texts.length) == 0, LZPENALTY_NO_MEMORY);

@@ -1,6 +1,7 @@
 /* Parses and loops of finished texts, for callers in C. */
 #include <stdlib.h>
 
+#include "../cpu/number.h"
 #include "../text/text.h"
 #include "api.h"
 
@@ -42,9 +43,7 @@ static int read_text(const lzpenalty_tensor *tokens, int32_t **ranks, int32_t *n
     int64_t *ids = malloc(((size_t)*n + 1) * sizeof *ids);
     int are_ranks = 1, status = *ranks && ids ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < *n; i++) {
-        const int64_t at = i * tokens->strides[0];
-        ids[i] =
-            tokens->dtype == LZPENALTY_INT64 ? ((const int64_t *)tokens->data)[at] : ((const int32_t *)tokens->data)[at];
+        ids[i] = load_id(tokens->data, tokens->dtype == LZPENALTY_INT64, i * tokens->strides[0]);
         are_ranks &= ids[i] >= 0 && ids[i] < *n;
         (*ranks)[i] = (int32_t)(ids[i] & INT32_MAX);
     }

@@ -1,8 +1,8 @@
 /* Cache selection: which keys and values of a generated text do its latest queries still look at?
  *
- * Reasoning Path Compression (arXiv 2505.13866): score.h computes how much attention the last R queries pay to each position
- * of a region, select.h picks the k best, compact.h moves their keys and values together, in place. All arrays are
- * [batch, heads, tokens, size] with a contiguous last dimension; other strides are in elements. */
+ * Reasoning Path Compression (arXiv 2505.13866): score.c and score.h compute how much attention the last R queries pay to
+ * each position of a region, select.c picks the k best, compact.c moves their keys and values together, in place. All arrays
+ * are [batch, heads, tokens, size] with a contiguous last dimension; other strides are in elements. */
 #ifndef LZPENALTY_CACHE_CACHE_H
 #define LZPENALTY_CACHE_CACHE_H
 
@@ -24,9 +24,9 @@ typedef struct {
     cache_array queries, keys;
     int64_t start, stop;
     float scale;
-    int64_t kernel; /* positions that the scores are averaged over, odd */
-    int by_group;   /* scores for each key head, instead of one row for all */
-    float *scores;  /* [B, 1 or Hkv, stop - start] */
+    int64_t width; /* positions that the scores are averaged over, odd */
+    int by_group;  /* scores for each key head, instead of one row for all */
+    float *scores; /* [B, 1 or Hkv, stop - start] */
     int threads;
 } cache_attention;
 
@@ -98,18 +98,18 @@ cache_part cache_part_at(const cache_split *split, int64_t number);
 /* Computes attn->scores. Returns 0, 1 if a score is NaN, or -1 without memory. */
 int cache_attention_scores(const cache_attention *attn);
 
-/* Attention of queries [B, Hq, q, D] to heads with runs of slots of their own, without a causal mask: evidence[slot] rises
+/* Attention of queries [B, Hq, q, D] to heads with runs of slots of their own, without a causal mask: shares[slot] rises
  * to the largest weight that a query of the head's group gives it. */
 typedef struct {
     cache_array queries, keys; /* the slots as one head, [1, 1, S, D] */
-    float *evidence;           /* [S] */
+    float *shares;             /* [S] */
     int64_t heads;             /* Hkv */
-    const cache_span *spans;   /* [B, Hkv]; `key` in numbers, `value` in slots of `evidence` */
+    const cache_span *spans;   /* [B, Hkv]; `key` in numbers, `value` in slots of `shares` */
     float scale;
     int threads;
 } cache_echo;
 
-/* Returns 0, 1 if a product is not finite, or -1 without memory; evidence stays as it is then. */
+/* Returns 0, 1 if a product is not finite, or -1 without memory; shares stay as they are then. */
 int cache_echo_scores(const cache_echo *echo);
 
 /* Computes decode->out. Returns 0, or -1 without memory. */

@@ -103,11 +103,11 @@ int cache_echo_scores(const cache_echo *echo)
     for (int64_t head = 0; head < heads && !odd; head++) {
         const int64_t n = offsets[head + 1] - offsets[head];
         float *maxima = job.logarithms + offsets[head] * parts;
-        float *evidence = echo->evidence + echo->spans[head].value + echo->spans[head].first;
+        float *shares = echo->shares + echo->spans[head].value + echo->spans[head].first;
         job.kernels->powers(maxima, n);
         for (int64_t t = 0; t < n; t++)
-            if (maxima[t] > evidence[t])
-                evidence[t] = maxima[t];
+            if (maxima[t] > shares[t])
+                shares[t] = maxima[t];
     }
     free(memory);
     free(offsets);

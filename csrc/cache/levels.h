@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "../cpu/half.h"
+#include "../cpu/number.h"
 #include "../cpu/target.h"
 #include "cache.h"
 

@@ -75,10 +75,10 @@ static void run_part(void *argument, int64_t unit, int thread)
 }
 
 /* scores[t] = (1 / w) * sum of mean[t - (w-1)/2 .. t + (w-1)/2], with zeros outside of [0, n). */
-static int smooth(const float *mean, int64_t n, int64_t kernel, float *scores)
+static int smooth(const float *mean, int64_t n, int64_t width, float *scores)
 {
-    int64_t reach = kernel / 2;
-    const float share = 1 / (float)kernel;
+    int64_t reach = width / 2;
+    const float share = 1 / (float)width;
     int nan = 0;
     for (int64_t t = 0; t < n; t++) {
         int64_t from = t < reach ? 0 : t - reach, to = t + reach < n ? t + reach : n - 1;
@@ -120,7 +120,7 @@ int cache_attention_scores(const cache_attention *attn)
                 mean[t] += mean[part * n + t];
         for (int64_t t = 0; t < n; t++)
             mean[t] *= share;
-        nan |= smooth(mean, n, attn->kernel, attn->scores + row * n);
+        nan |= smooth(mean, n, attn->width, attn->scores + row * n);
     }
     free(memory);
     return nan;

@@ -47,18 +47,6 @@ static size_t score_bytes(const cache_attention *attn)
     return score_lay_out(attn, NULL, &ignored);
 }
 
-static inline float load_number(const void *row, float_dtype dtype, int64_t i)
-{
-    switch (dtype) {
-    case FLOAT16:
-        return f16_to_float(((const uint16_t *)row)[i]);
-    case BFLOAT16:
-        return bf16_to_float(((const uint16_t *)row)[i]);
-    default:
-        return ((const float *)row)[i];
-    }
-}
-
 static const void *row_at(const cache_array *a, int64_t b, int64_t head, int64_t token)
 {
     int64_t at = b * a->batch_stride + head * a->head_stride + token * a->token_stride;

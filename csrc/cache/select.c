@@ -2,17 +2,8 @@
  * are read several times, and another thread that writes to them meanwhile gets positions without meaning, but positions. */
 #include <string.h>
 
-#include "../cpu/half.h"
 #include "cache.h"
-
-/* Whole numbers in the order of the scores; equal for 0 and -0, and 0 for NaN alone. */
-static uint32_t rank_of(float score)
-{
-    uint32_t bits = float_bits(score + 0.0f);
-    if (score != score)
-        return 0;
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
+#include "rank.h"
 
 /* The rank of the k-th highest score. *at_least gets how many scores are above it. */
 static uint32_t kth_rank(const float *scores, int64_t n, int64_t k, int64_t *above)

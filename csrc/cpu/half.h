@@ -1,34 +1,33 @@
-/* float16 and bfloat16 to and from float32, rounding to nearest even. No result depends on the denormal mode. */
+/* float16 and bfloat16 to and from float32, for CPU and CUDA alike, rounding to nearest even. No result depends on the
+ * denormal mode. */
 #ifndef LZPENALTY_CPU_HALF_H
 #define LZPENALTY_CPU_HALF_H
 
 #include <stdint.h>
 #include <string.h>
 
-#ifndef HALF_FUNCTION /* the CUDA kernels use the same functions */
-#define HALF_FUNCTION static inline
-#endif
+#include "shared.h"
 
-HALF_FUNCTION uint32_t float_bits(float x)
+SHARED_FUNCTION uint32_t float_bits(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-HALF_FUNCTION float bits_float(uint32_t bits)
+SHARED_FUNCTION float bits_float(uint32_t bits)
 {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-HALF_FUNCTION float bf16_to_float(uint16_t h)
+SHARED_FUNCTION float bf16_to_float(uint16_t h)
 {
     return bits_float((uint32_t)h << 16);
 }
 
-HALF_FUNCTION uint16_t float_to_bf16(float x)
+SHARED_FUNCTION uint16_t float_to_bf16(float x)
 {
     uint32_t bits = float_bits(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u)
@@ -36,7 +35,7 @@ HALF_FUNCTION uint16_t float_to_bf16(float x)
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-HALF_FUNCTION float f16_to_float(uint16_t h)
+SHARED_FUNCTION float f16_to_float(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = (uint32_t)(h & 0x7fffu) << 13;
     if (rest >= 0x0f800000u) /* infinity or NaN */
@@ -48,7 +47,7 @@ HALF_FUNCTION float f16_to_float(uint16_t h)
     return bits_float(sign | float_bits(magnitude));
 }
 
-HALF_FUNCTION uint16_t float_to_f16(float x)
+SHARED_FUNCTION uint16_t float_to_f16(float x)
 {
     uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u)

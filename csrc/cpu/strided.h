@@ -12,6 +12,16 @@ typedef struct {
     const int64_t *shape, *strides; /* strides in items; they may be negative */
 } strided;
 
+/* Whether the items of the last dimension lie side by side; strides of arrays without items don't matter. */
+static inline int strided_has_runs(const strided *a)
+{
+    const int last = a->ndim - 1;
+    int empty = 0;
+    for (int i = 0; i < last; i++)
+        empty |= a->shape[i] == 0;
+    return empty || a->shape[last] <= 1 || a->strides[last] == 1;
+}
+
 /* A dimension in which two indices may name the same item, as it does not step over all that the tighter ones reach; or -1.
  */
 static inline int strided_collision(const strided *a)

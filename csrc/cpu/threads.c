@@ -57,19 +57,19 @@ int cpu_threads_for(int wanted, int64_t units)
  * called it. So many rounds, as many microseconds or a few more, whoever waits looks first whether it is time yet. */
 enum { ROUNDS = 64, LOOKS = 16 };
 
-/* The helpers of the process. Everything is written under the lock, but what a job's threads share. */
+/* The workers of the process. Everything is written under the lock, but what a job's threads share. */
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t wanted;   /* there are invitations, or it is over */
-    pthread_cond_t finished; /* the last helper has left the job */
+    pthread_cond_t finished; /* the last worker has left the job */
     pthread_t ids[CPU_MAX_THREADS];
-    int started;            /* helpers that there are */
+    int started;            /* workers that there are */
     int busy;               /* a caller has them */
     int impatient;          /* there is a processor for each of them: they may look for work before they sleep */
-    atomic_int invitations; /* helpers that may still join the job */
-    atomic_int working;     /* helpers that have joined and not left it */
+    atomic_int invitations; /* workers that may still join the job */
+    atomic_int working;     /* workers that have joined and not left it */
     int joined;             /* how many ever did, which numbers them */
-    int stopping;           /* they are to go home, and none is started any more */
+    int stopping;           /* the workers return, and none is started any more */
     int prepared;           /* fork and exit know of them */
     fork_join *job;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
@@ -88,7 +88,7 @@ static void look(atomic_int *count, int wanted)
     }
 }
 
-/* A helper's life. */
+/* A worker's life. */
 static void *help(void *ignored)
 {
     (void)ignored;
@@ -118,7 +118,7 @@ static void *help(void *ignored)
 }
 
 /* Fork copies the calling thread only, and memory as it is at that moment: the lock is held, so that this is no moment in
- * between, and the child begins without helpers. */
+ * between, and the child begins without workers. */
 static void before_fork(void)
 {
     pthread_mutex_lock(&pool.lock);
@@ -149,8 +149,8 @@ static void stop(void)
         pthread_join(pool.ids[i], NULL);
 }
 
-/* Starts helpers until there are `wanted`, as far as possible. With the lock. */
-static void start_helpers(int wanted)
+/* Starts workers until there are `wanted`, as far as possible. With the lock. */
+static void start_workers(int wanted)
 {
     sigset_t all, before;
     if (pool.started >= wanted || pool.stopping)
@@ -169,17 +169,17 @@ static void start_helpers(int wanted)
     pool.impatient = pool.started < cpu_thread_count();
 }
 
-/* Invites helpers to the job. Returns whether the caller has the pool. */
-static int invite(fork_join *job, int helpers)
+/* Invites workers to the job. Returns whether the caller has the pool. */
+static int invite(fork_join *job, int workers)
 {
     pthread_mutex_lock(&pool.lock);
     const int mine = !pool.busy;
     if (mine) {
-        start_helpers(helpers);
+        start_workers(workers);
         pool.busy = 1;
         pool.job = job;
         pool.joined = 0;
-        pool.invitations = helpers < pool.started ? helpers : pool.started;
+        pool.invitations = workers < pool.started ? workers : pool.started;
         for (int i = 0; i < pool.invitations; i++)
             pthread_cond_signal(&pool.wanted);
     }
@@ -187,7 +187,7 @@ static int invite(fork_join *job, int helpers)
     return mine;
 }
 
-/* Waits for the helpers that have joined the job; those who come later find nothing to do. */
+/* Waits for the workers that have joined the job; those who come later find nothing to do. */
 static void dismiss(void)
 {
     if (pool.impatient) /* which changes only while the caller has the pool */

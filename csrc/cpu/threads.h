@@ -16,7 +16,7 @@ int cpu_threads_for(int wanted, int64_t units);
 
 /* Calls run(job, unit, thread) for every unit in [0, units), each once, with thread in [0, threads): the calling thread is
  * one of them, number 0. Fewer threads are used where more can't be had or come too late, and the caller alone while another
- * caller has the helpers: processors are busy then, and nobody waits for the work of somebody else. */
+ * caller has the workers: processors are busy then, and a call never waits for the work of another. */
 void cpu_fork_join(int threads, int64_t units, void (*run)(void *job, int64_t unit, int thread), void *job);
 
 #endif

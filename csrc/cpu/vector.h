@@ -1,5 +1,6 @@
 /* Vectors of float32 as wide as a level's registers, in the few operations that kernels need. Included once a level, with
- * the level's name defined: LEVEL_AVX512, LEVEL_AVX2, LEVEL_NEON, or none for plain C, which is the reference.
+ * the level's name defined: LEVEL_AVX512, LEVEL_AVX2, LEVEL_NEON, or none for plain C, which is the reference and what
+ * CUDA's threads have one lane of.
  *
  * VEC_LANES  floats in a vec
  * VEC_ROWS   rows of 2 vec that fit the registers as accumulators, beside what feeds them
@@ -160,7 +161,9 @@ static inline bfloat16x8_t vec_set_pair(const uint16_t *p)
 #define vec_sub(a, b) ((a) - (b))
 #define vec_mul(a, b) ((a) * (b))
 #define vec_max(a, b) ((a) > (b) ? (a) : (b))
+#ifndef vec_fma /* CUDA has one, which rounds once */
 #define vec_fma(a, b, c) ((a) * (b) + (c))
+#endif
 #define vec_sum(a) (a)
 #define vec_top(a) (a)
 #define vec_up23(a) bits_float(float_bits(a) << 23)
@@ -183,7 +186,7 @@ static inline void vec_sum_4(float *sums, vec a, vec b, vec c, vec d)
 
 /* 2^x for x <= 0, to the last bit or two of float32; 2^-126 for all that is less. NaN stays NaN, which is why x is second.
  */
-static inline vec vec_exp2(vec x)
+SHARED_FUNCTION vec vec_exp2(vec x)
 {
     /* Adding 1.5 * 2^23 rounds to a whole number, whose lowest bits are then those of the float; 127 more make them the
      * exponent of the power of two. The rest, in [-1/2, 1/2], takes a minimax polynomial. */

@@ -1,4 +1,4 @@
-/* What all kernels share: the dynamic shared memory, numbers in memory, and reductions over a block.
+/* What all kernels share: the dynamic shared memory and reductions over a block.
  *
  * Kernels are compiled twice: to PTX, and by the host's compiler for the emulator of tests/emulator, which declares what a
  * CUDA compiler brings along. */
@@ -9,9 +9,8 @@
 #include <limits.h>
 #include <math.h>
 
-#define HALF_FUNCTION static __device__ inline
-#include "../cpu/half.h"
-#define MARK_FUNCTION static __device__ inline
+#define SHARED_FUNCTION static __device__ inline
+#include "../cpu/number.h"
 #include "../lz/mark.h"
 #include "args.h"
 
@@ -44,18 +43,6 @@ template <typename number> static __device__ number least(number a, number b)
 template <typename number> static __device__ number most(number a, number b)
 {
     return b > a ? b : a;
-}
-
-static __device__ float load_number(const void *data, int64_t i, int dtype)
-{
-    switch (dtype) {
-    case FLOAT16:
-        return f16_to_float(((const uint16_t *)data)[i]);
-    case BFLOAT16:
-        return bf16_to_float(((const uint16_t *)data)[i]);
-    default:
-        return ((const float *)data)[i];
-    }
 }
 
 static __device__ int lane_id()

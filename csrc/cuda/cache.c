@@ -51,7 +51,7 @@ cuda_status cuda_attention_scores(const cuda_device *d, cu_stream stream, const 
     a.partial = scratch;
     a.totals = a.partial + queries * a.chunks * 2;
     a.sums = a.totals + queries * 2;
-    const int64_t reach = attn->kernel / 2 < a.n ? attn->kernel / 2 : a.n;
+    const int64_t reach = attn->width / 2 < a.n ? attn->width / 2 : a.n;
     cuda_smooth_args s = {.sums = a.sums,
                           .scores = attn->scores,
                           .rows = a.units / averaged,
@@ -59,7 +59,7 @@ cuda_status cuda_attention_scores(const cuda_device *d, cu_stream stream, const 
                           .n = a.n,
                           .reach = (int32_t)reach,
                           .head_share = 1 / (float)(averaged * a.recent * a.group),
-                          .position_share = 1 / (float)attn->kernel};
+                          .position_share = 1 / (float)attn->width};
     const struct {
         cuda_kernel kernel;
         int64_t blocks;

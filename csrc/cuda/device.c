@@ -61,6 +61,16 @@ cuda_status cuda_launch(const cuda_device *device, cuda_kernel kernel, cu_stream
     return status;
 }
 
+cuda_status cuda_wait(const cuda_device *device, cu_stream stream, cuda_error *error)
+{
+    int pushed;
+    cuda_status status = enter(device, &pushed, error);
+    if (status == CUDA_OK)
+        status = cuda_check(device->driver, device->driver->stream_synchronize(stream), "cuStreamSynchronize", error);
+    leave(device, pushed);
+    return status;
+}
+
 cuda_status cuda_count_devices(int *count, int *driver_version, cuda_error *error)
 {
     const cu_driver *driver = cuda_open(error);
@@ -175,8 +185,7 @@ static cuda_status make_ready(int number, cuda_device *d, cuda_error *error)
     return status;
 }
 
-/* Whether a stream is being captured; if that can't be told, loading will say what is wrong. */
-static int is_capturing(const cu_driver *driver, cu_stream stream)
+int cuda_is_capturing(const cu_driver *driver, cu_stream stream)
 {
     int capture = CU_STREAM_CAPTURE_NONE;
     cu_context current = NULL;
@@ -191,7 +200,7 @@ static const cuda_device *get_new_device(int number, cu_stream stream, cuda_erro
     const cuda_device *other = atomic_load(&ready[number]); /* by another thread, meanwhile */
     if (!driver || other)
         return other;
-    if (is_capturing(driver, stream)) {
+    if (cuda_is_capturing(driver, stream)) { /* if that can't be told, loading will say what is wrong */
         error->status = CUDA_CAPTURING;
         snprintf(error->text, sizeof error->text,
                  "cuda:%d: nothing can be loaded while a graph is captured; call lzpenalty.warmup(%d) before", number,

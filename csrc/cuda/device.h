@@ -6,7 +6,8 @@
 
 #include "driver.h"
 
-/* The kernels, as kernels.cu names them. */
+/* The kernels, as kernels.cu names them; what moves rows is there for units of so many bytes. */
+#define CUDA_UNITS(X, kernel) X(kernel##_16) X(kernel##_4) X(kernel##_2)
 #define CUDA_KERNELS(X)                                                                                                     \
     X(lz_penalize)                                                                                                          \
     X(dry_penalize)                                                                                                         \
@@ -18,18 +19,10 @@
     X(score_weights)                                                                                                        \
     X(score_smooth)                                                                                                         \
     X(select_top)                                                                                                           \
-    X(compact_16)                                                                                                           \
-    X(compact_4)                                                                                                            \
-    X(compact_2)                                                                                                            \
-    X(append_16)                                                                                                            \
-    X(append_4)                                                                                                             \
-    X(append_2)                                                                                                             \
-    X(compact_blocks_16)                                                                                                    \
-    X(compact_blocks_4)                                                                                                     \
-    X(compact_blocks_2)                                                                                                     \
-    X(gather_blocks_16)                                                                                                     \
-    X(gather_blocks_4)                                                                                                      \
-    X(gather_blocks_2)
+    CUDA_UNITS(X, compact)                                                                                                  \
+    CUDA_UNITS(X, append)                                                                                                   \
+    CUDA_UNITS(X, compact_blocks)                                                                                           \
+    CUDA_UNITS(X, gather_blocks)
 
 typedef enum {
 #define CUDA_KERNEL_NUMBER(name) CUDA_KERNEL_##name,
@@ -65,6 +58,12 @@ const cuda_device *cuda_get_device(int number, cu_stream stream, cuda_error *err
 /* Launches a kernel on the device's stream: no waiting, no allocation. */
 cuda_status cuda_launch(const cuda_device *device, cuda_kernel kernel, cu_stream stream, int64_t blocks, int threads,
                         size_t shared_bytes, void **parameters, cuda_error *error);
+
+/* Waits for what was launched on a stream. */
+cuda_status cuda_wait(const cuda_device *device, cu_stream stream, cuda_error *error);
+
+/* Whether a stream is being captured; not if that can't be told. */
+int cuda_is_capturing(const cu_driver *driver, cu_stream stream);
 
 /* What there is, without making any device ready. */
 typedef struct {

@@ -1,4 +1,4 @@
-/* libcuda, opened at run time: nobody without an NVIDIA driver notices that this package could use one. */
+/* libcuda, opened at run time, so that the package needs no NVIDIA driver to be built or imported. */
 #ifndef LZPENALTY_CUDA_DRIVER_H
 #define LZPENALTY_CUDA_DRIVER_H
 

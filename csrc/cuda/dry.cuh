@@ -33,7 +33,7 @@ static __device__ void dry_row(const cuda_dry_args &a, const cuda_ids *ids)
     FOR_EACH (i, n_breakers)
         breakers[i] = ids->id[i];
     FOR_EACH (i, a.table_size)
-        table[i] = nobody;
+        table[i] = no_position;
     FOR_EACH (k, n)
         longest[k] = 0;
     __syncthreads();
@@ -46,7 +46,7 @@ static __device__ void dry_row(const cuda_dry_args &a, const cuda_ids *ids)
 
     FOR_EACH (k, n) {
         const int d = k + 1, length = match_length(recent, d, least(limit, n - d));
-        owner[k] = nobody;
+        owner[k] = no_position;
         if (length < a.allowed_length || is_listed(breakers, n_breakers, recent[k]))
             continue;
         owner[k] = (unsigned short)enter_token(table, a.table_size, recent, k);

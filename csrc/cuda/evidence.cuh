@@ -63,7 +63,7 @@ static __device__ circling find_circling(const cuda_grams &g, const int *recent,
     if (grams < 3)
         return {0, 0};
     FOR_EACH (i, g.table_size)
-        table[i] = nobody;
+        table[i] = no_position;
     FOR_EACH (i, grams)
         oldest[i] = 0;
     __syncthreads();

@@ -8,18 +8,13 @@
 /* The id `back` tokens before the newest. */
 static __device__ int64_t id_at(const cuda_tokens &t, int64_t row, int back)
 {
-    int64_t i = row * t.row_stride + (int64_t)(t.length - 1 - back) * t.column_stride;
-    return t.is_int64 ? ((const int64_t *)t.data)[i] : ((const int32_t *)t.data)[i];
+    return load_id(t.data, t.is_int64, row * t.row_stride + (int64_t)(t.length - 1 - back) * t.column_stride);
 }
 
 /* Where a row's tokens that count begin. The host can't have looked at starts that are on the device. */
 static __device__ int start_of(const cuda_tokens &t, int64_t row)
 {
-    int64_t start = t.start;
-    if (t.starts) {
-        int64_t i = row * t.starts_stride;
-        start = t.starts_are_int64 ? ((const int64_t *)t.starts)[i] : ((const int32_t *)t.starts)[i];
-    }
+    const int64_t start = t.starts ? load_id(t.starts, t.starts_are_int64, row * t.starts_stride) : t.start;
     return (int)least(most(start, (int64_t)0), (int64_t)t.length);
 }
 
@@ -65,9 +60,9 @@ static __device__ int match_length(const int *recent, int distance, int longest)
     return length;
 }
 
-/* A hash table with open addressing: of the positions that hold the same key, the one that came first, whichever that is,
+/* A hash table with linear probing: of the positions that hold the same key, the one that came first, whichever that is,
  * stands for all. Positions fit 16 bits, since the tokens themselves fit shared memory. */
-static const unsigned short nobody = 0xffff;
+static const unsigned short no_position = 0xffff;
 
 /* Twice as many slots as entries; `hash` is spread over all its bits. */
 static __device__ unsigned slot_of(unsigned hash, unsigned size)
@@ -83,9 +78,9 @@ static __device__ int enter(unsigned short *table, unsigned size, unsigned hash,
     for (;;) {
         /* Most find their key there: a plain look spares the queue at the slot of a token that a loop is made of. */
         unsigned short there = *(volatile unsigned short *)&table[slot];
-        if (there == nobody)
-            there = atomicCAS(&table[slot], nobody, (unsigned short)k);
-        if (there == nobody)
+        if (there == no_position)
+            there = atomicCAS(&table[slot], no_position, (unsigned short)k);
+        if (there == no_position)
             return k;
         if (same(there, k))
             return there;
@@ -124,27 +119,12 @@ static __device__ void change_logit(const cuda_logits &l, int64_t row, int token
         return;
     const int64_t i = row * l.row_stride + token * l.column_stride;
     const double change = (double)gained - (double)paid;
-    switch (l.dtype) {
-    case FLOAT16: {
-        uint16_t *logit = (uint16_t *)l.data + i;
-        const float old = f16_to_float(*logit);
-        *logit = float_to_f16(gained > 0 ? (float)(old + change) : old - paid);
-        break;
-    }
-    case BFLOAT16: {
-        uint16_t *logit = (uint16_t *)l.data + i;
-        const float old = bf16_to_float(*logit);
-        *logit = float_to_bf16(gained > 0 ? (float)(old + change) : old - paid);
-        break;
-    }
-    case FLOAT64:
+    if (l.dtype == FLOAT64) {
         ((double *)l.data)[i] += change;
-        break;
-    default: {
-        float *logit = (float *)l.data + i;
-        *logit = gained > 0 ? (float)(*logit + change) : *logit - paid;
+        return;
     }
-    }
+    const float old = load_number(l.data, l.dtype, i);
+    store_number(l.data, l.dtype, i, gained > 0 ? (float)(old + change) : old - paid);
 }
 
 #endif

@@ -59,68 +59,26 @@ KERNEL(CUDA_MOST_THREADS) select_top(const __grid_constant__ cuda_select_args a)
     select_row(a);
 }
 
-KERNEL(CUDA_MOVE_THREADS) compact_16(const __grid_constant__ cuda_compact_args a)
-{
-    compact<unit16>(a, NULL);
-}
-
-KERNEL(CUDA_MOVE_THREADS) compact_4(const __grid_constant__ cuda_compact_args a)
-{
-    compact<uint32_t>(a, NULL);
-}
-
-KERNEL(CUDA_MOVE_THREADS) compact_2(const __grid_constant__ cuda_compact_args a)
-{
-    compact<uint16_t>(a, NULL);
-}
-
-KERNEL(CUDA_MOVE_THREADS) append_16(const __grid_constant__ cuda_append_args a)
-{
-    append<unit16>(a);
-}
-
-KERNEL(CUDA_MOVE_THREADS) append_4(const __grid_constant__ cuda_append_args a)
-{
-    append<uint32_t>(a);
-}
-
-KERNEL(CUDA_MOVE_THREADS) append_2(const __grid_constant__ cuda_append_args a)
-{
-    append<uint16_t>(a);
-}
-
-KERNEL(CUDA_MOVE_THREADS)
-compact_blocks_16(const __grid_constant__ cuda_compact_args a, const __grid_constant__ cuda_table table)
-{
-    compact<unit16>(a, &table);
-}
-
-KERNEL(CUDA_MOVE_THREADS)
-compact_blocks_4(const __grid_constant__ cuda_compact_args a, const __grid_constant__ cuda_table table)
-{
-    compact<uint32_t>(a, &table);
-}
-
-KERNEL(CUDA_MOVE_THREADS)
-compact_blocks_2(const __grid_constant__ cuda_compact_args a, const __grid_constant__ cuda_table table)
-{
-    compact<uint16_t>(a, &table);
-}
-
-KERNEL(CUDA_MOVE_THREADS)
-gather_blocks_16(const __grid_constant__ cuda_gather_args a, const __grid_constant__ cuda_table table)
-{
-    gather<unit16>(a, &table);
-}
-
-KERNEL(CUDA_MOVE_THREADS)
-gather_blocks_4(const __grid_constant__ cuda_gather_args a, const __grid_constant__ cuda_table table)
-{
-    gather<uint32_t>(a, &table);
-}
-
-KERNEL(CUDA_MOVE_THREADS)
-gather_blocks_2(const __grid_constant__ cuda_gather_args a, const __grid_constant__ cuda_table table)
-{
-    gather<uint16_t>(a, &table);
-}
+/* One of each for every unit that rows are moved in. */
+#define MOVE_KERNELS(bytes, unit)                                                                                           \
+    KERNEL(CUDA_MOVE_THREADS) compact_##bytes(const __grid_constant__ cuda_compact_args a)                                  \
+    {                                                                                                                       \
+        compact<unit>(a, NULL);                                                                                             \
+    }                                                                                                                       \
+    KERNEL(CUDA_MOVE_THREADS) append_##bytes(const __grid_constant__ cuda_append_args a)                                    \
+    {                                                                                                                       \
+        append<unit>(a);                                                                                                    \
+    }                                                                                                                       \
+    KERNEL(CUDA_MOVE_THREADS)                                                                                               \
+    compact_blocks_##bytes(const __grid_constant__ cuda_compact_args a, const __grid_constant__ cuda_table table)           \
+    {                                                                                                                       \
+        compact<unit>(a, &table);                                                                                           \
+    }                                                                                                                       \
+    KERNEL(CUDA_MOVE_THREADS)                                                                                               \
+    gather_blocks_##bytes(const __grid_constant__ cuda_gather_args a, const __grid_constant__ cuda_table table)             \
+    {                                                                                                                       \
+        gather<unit>(a, &table);                                                                                            \
+    }
+MOVE_KERNELS(16, unit16)
+MOVE_KERNELS(4, uint32_t)
+MOVE_KERNELS(2, uint16_t)

@@ -6,6 +6,7 @@
 #ifndef LZPENALTY_CUDA_LZ_CUH
 #define LZPENALTY_CUDA_LZ_CUH
 
+#include "../lz/bits.h"
 #include "evidence.cuh"
 #include "marks.cuh"
 
@@ -28,7 +29,7 @@ static __device__ unsigned find_matches(const cuda_lz_args &a, int n, int window
     if (threadIdx.x == 0)
         longest = 0;
     FOR_EACH (i, a.table_size)
-        table[i] = nobody;
+        table[i] = no_position;
     __syncthreads();
     FOR_EACH (k, window) {
         const int d = k + 1, length = match_length(recent, d, least(a.options.buffer, n - d));
@@ -71,11 +72,9 @@ static __device__ void find_bits(const cuda_lz_args &a, unsigned open, int windo
         if (length < a.options.min_match - 1 || (cost == LZ_DISTANCE && (unsigned)length < longest[owner[k]]))
             continue;
         if (cost == LZ_PAIR)
-            bits = (bits + a.log2[length + 1]) / (float)(length + 1);
-        if (cost == LZ_LZSS && length > 0 && length == open_length) {
-            float prolonging = (bits - a.log2[open_distance]) + (a.log2[open_length + 1] - a.log2[open_length]);
-            bits = least(bits, prolonging > 0 ? prolonging : 0);
-        }
+            bits = pair_bits(d, length, a.log2);
+        if (cost == LZ_LZSS && length > 0 && length == open_length)
+            bits = least(bits, prolonging_bits(open_length, open_distance, d, a.log2));
         lower_cell(&best[owner[k]], float_bits(bits));
     }
     __syncthreads();

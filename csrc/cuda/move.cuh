@@ -20,8 +20,7 @@ static __device__ int64_t token_at(const cuda_rows &rows, const cuda_table *tabl
 {
     if (!table)
         return token_at(rows, batch, head, token);
-    const int64_t at = (int)token / table->tokens * table->stride;
-    const int64_t block = table->is_int64 ? ((const int64_t *)table->ids)[at] : ((const int32_t *)table->ids)[at];
+    const int64_t block = load_id(table->ids, table->is_int64, (int)token / table->tokens * table->stride);
     return token_at(rows, least(most(block, (int64_t)0), (int64_t)table->blocks - 1), head, (int)token % table->tokens);
 }
 

@@ -8,6 +8,9 @@
 
 #include "block.cuh"
 
+#define vec_fma fmaf
+#include "../cpu/vector.h"
+
 /* 16 x 16 threads, each with 4 x 4 products of a tile: those of keys across + 16 i and queries down + 16 j. */
 enum { SIDE = 16, EACH = CUDA_TILE / SIDE, DEPTH = 32 };
 
@@ -15,23 +18,6 @@ enum { SIDE = 16, EACH = CUDA_TILE / SIDE, DEPTH = 32 };
 static __device__ float larger(float a, float b)
 {
     return a > b ? a : b;
-}
-
-/* 2^x for x <= 0, as in cpu/vector.h: 2^-126 for all that is less, NaN for NaN. */
-static __device__ float exp2_of(float x)
-{
-    const float magic = 12582912.0f;
-    x = x < -126 ? -126 : x;
-    const float whole = (x + magic) - magic, f = x - whole;
-    float y = 1.5252733804e-5f;
-    y = fmaf(y, f, 1.5403530393e-4f);
-    y = fmaf(y, f, 1.3333558146e-3f);
-    y = fmaf(y, f, 9.6181291076e-3f);
-    y = fmaf(y, f, 5.5504108665e-2f);
-    y = fmaf(y, f, 2.4022650696e-1f);
-    y = fmaf(y, f, 6.9314718056e-1f);
-    y = fmaf(y, f, 1.0f);
-    return y * bits_float((uint32_t)(whole >= -126 ? (int)whole + 127 : 0) << 23);
 }
 
 /* Where query q of a unit, or token t of its region, begins. */
@@ -63,9 +49,9 @@ static __device__ void multiply_tile(const cuda_score_args &a, int64_t unit, int
         ONE_AT_A_TIME
         for (int r = threadIdx.x / 32; r < CUDA_TILE; r += CUDA_TILE_THREADS / 32) {
             const bool is_key = d < a.size && first_key + r < a.n, is_query = d < a.size && first_query + r < n_queries;
-            keys[lane_id()][r] = is_key ? load_number(a.keys.data, key_at(a, unit, first_key + r) + d, a.dtype) : 0;
+            keys[lane_id()][r] = is_key ? load_number(a.keys.data, a.dtype, key_at(a, unit, first_key + r) + d) : 0;
             queries[lane_id()][r] =
-                is_query ? load_number(a.queries.data, query_at(a, unit, first_query + r) + d, a.dtype) * a.scale : 0;
+                is_query ? load_number(a.queries.data, a.dtype, query_at(a, unit, first_query + r) + d) * a.scale : 0;
         }
         __syncthreads();
         const int depth = least((int)DEPTH, a.size - from);
@@ -114,8 +100,8 @@ static __device__ void find_maxima(const cuda_score_args &a)
             highest = largest_across(highest);
             for (int i = 0; i < EACH; i++)
                 if (first + across + SIDE * i < end)
-                    sum += exp2_of(products[i][j] - highest);
-            sums[j] = sums[j] * exp2_of(maxima[j] - highest) + sum_across(sum);
+                    sum += vec_exp2(products[i][j] - highest);
+            sums[j] = sums[j] * vec_exp2(maxima[j] - highest) + sum_across(sum);
             maxima[j] = highest;
         }
     }
@@ -144,7 +130,7 @@ static __device__ void combine_maxima(const cuda_score_args &a)
         highest = larger(highest, __shfl_xor_sync(EVERY_LANE, highest, step));
     ONE_AT_A_TIME
     for (int c = lane_id(); c < a.chunks; c += 32)
-        sum += partial[2 * c + 1] * exp2_of(partial[2 * c] - highest);
+        sum += partial[2 * c + 1] * vec_exp2(partial[2 * c] - highest);
     for (int step = 16; step > 0; step /= 2)
         sum += __shfl_xor_sync(EVERY_LANE, sum, step);
     if (lane_id() == 0) {
@@ -170,7 +156,7 @@ static __device__ void add_weights(const cuda_score_args &a)
                 continue;
             const float *total = a.totals + (unit * n_queries + q) * 2;
             for (int i = 0; i < EACH; i++)
-                weights[i] = fmaf(exp2_of(products[i][j] - total[0]), total[1], weights[i]);
+                weights[i] = fmaf(vec_exp2(products[i][j] - total[0]), total[1], weights[i]);
         }
     }
     for (int i = 0; i < EACH; i++)

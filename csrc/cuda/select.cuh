@@ -4,16 +4,9 @@
 
 #include "block.cuh"
 
-enum { DIGITS = 256 };
+#include "../cache/rank.h"
 
-/* Whole numbers in the order of the scores; equal for 0 and -0, and 0 for NaN alone. */
-static __device__ unsigned rank_of(float score)
-{
-    const unsigned bits = float_bits(score + 0.0f);
-    if (score != score)
-        return 0;
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
+enum { DIGITS = 256 };
 
 /* The rank of the k-th highest of n scores. *ties gets how many with just this rank are among the k. */
 static __device__ unsigned kth_rank(const float *scores, int n, int k, int *ties)

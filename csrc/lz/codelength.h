@@ -23,13 +23,6 @@ static lz_match open_match(const lz_match *matches, int32_t n, int32_t buffer)
     return open;
 }
 
-/* Bits that prolonging the open match at a distance adds: log2(d / dl) + log2((l + 1) / l), never less than none. */
-static float prolonging_bits(lz_match open, int32_t distance, const float *log2)
-{
-    float bits = (log2[distance] - log2[open.distance]) + (log2[open.length + 1] - log2[open.length]);
-    return bits > 0 ? bits : 0;
-}
-
 /* Cuts the matches down to those with min_match tokens, counting the one that follows, which goes to s->tokens. In a loop
  * the same token follows all of them: what is further away and no longer than the open match decides nothing, so it goes
  * too. */
@@ -83,7 +76,7 @@ static int32_t code_tokens(const lz_penalty *p, lz_match open, lz_match *matches
             if (matches[i].length < open.length || (int32_t)c == before)
                 continue; /* in a loop, nearer positions have prolonged with the same token for less */
             before = (int32_t)c;
-            s->bits[c] = smaller(s->bits[c], prolonging_bits(open, matches[i].distance, log2));
+            s->bits[c] = smaller(s->bits[c], prolonging_bits(open.length, open.distance, matches[i].distance, log2));
         }
     } else {
         for (int32_t c = 0; c < distinct; c++) {
@@ -94,7 +87,7 @@ static int32_t code_tokens(const lz_penalty *p, lz_match open, lz_match *matches
             int32_t d = matches[i].distance, u = capped(matches[i].length, p->buffer);
             uint32_t c = s->owner[i];
             if (p->cost == LZ_PAIR)
-                s->bits[c] = smaller(s->bits[c], (log2[d] + log2[u + 1]) / (float)(u + 1));
+                s->bits[c] = smaller(s->bits[c], pair_bits(d, u, log2));
             else if (u > s->longest[c]) {
                 s->bits[c] = log2[d];
                 s->longest[c] = u;

@@ -1,17 +1,18 @@
 /* The distinct tokens of a list. Included once a level.
  *
- * A hash table without chains that needs no clearing: everyone writes their position, first positions last, then everyone
- * looks who is there. Who finds a stranger tries again with another hash, together with the few others in that case. */
+ * A hash table without probing that needs no clearing: each position is written to the slot of its token's hash, first
+ * positions last, so that one of them stays. Positions that then read another token there have collided; the next round
+ * has only these few, and another hash. */
 
 static const uint32_t first_multiplier = 0x9e3779b1u;
 
-/* One round for the n positions in `pending`. Leaves those that found strangers there and returns how many they are. */
+/* One round for the n positions in `pending`. Leaves those that have collided there and returns how many they are. */
 static size_t list_round(const uint32_t *restrict tokens, size_t n, uint32_t multiplier, int shift, uint32_t *distinct,
                          const lz_scratch *s)
 {
     uint32_t *restrict table = s->table, *restrict first = s->first, *restrict owner = s->owner;
     uint32_t *restrict pending = s->pending, listed = *distinct;
-    size_t strangers = 0;
+    size_t collided = 0;
     for (size_t i = n; i-- > 0;)
         table[tokens[pending[i]] * multiplier >> shift] = pending[i];
     for (size_t i = 0; i < n; i++) {
@@ -20,11 +21,11 @@ static size_t list_round(const uint32_t *restrict tokens, size_t n, uint32_t mul
         owner[k] = listed; /* right for a first position, which is the first to look */
         owner[k] = owner[found];
         listed += found == k;
-        pending[strangers] = k;
-        strangers += tokens[found] != token;
+        pending[collided] = k;
+        collided += tokens[found] != token;
     }
     *distinct = listed;
-    return strangers;
+    return collided;
 }
 
 #ifdef LEVEL_AVX512
@@ -37,7 +38,7 @@ static size_t list_round_avx512(const uint32_t *tokens, size_t n, uint32_t multi
     const __m512i turned = _mm512_sub_epi32(_mm512_set1_epi32(15), lanes);
     const __m512i multipliers = _mm512_set1_epi32((int)multiplier);
     const __m128i shifts = _mm_cvtsi32_si128(shift);
-    size_t last = (n - 1) / 16 * 16, strangers = 0, listed = 0;
+    size_t last = (n - 1) / 16 * 16, collided = 0, listed = 0;
     const __mmask16 last_lanes = (__mmask16)(0xffffu >> (16 - (n - last)));
     __m512i position = _mm512_add_epi32(lanes, _mm512_set1_epi32((int)last));
 
@@ -58,19 +59,19 @@ static size_t list_round_avx512(const uint32_t *tokens, size_t n, uint32_t multi
         __m512i found = _mm512_mask_i32gather_epi32(position, live, hash, s->table, 4);
         __m512i there = _mm512_mask_i32gather_epi32(token, live, found, tokens, 4);
         __mmask16 is_first = _mm512_mask_cmpeq_epi32_mask(live, found, position);
-        __mmask16 is_stranger = _mm512_mask_cmpneq_epi32_mask(live, there, token);
+        __mmask16 has_collided = _mm512_mask_cmpneq_epi32_mask(live, there, token);
         /* The c-th first position gets number c; the others read theirs there, once it is stored. */
         __m512i number = _mm512_maskz_expand_epi32(is_first, _mm512_add_epi32(lanes, _mm512_set1_epi32((int)listed)));
         _mm512_mask_storeu_epi32(s->owner + i, is_first, number);
-        number = _mm512_mask_i32gather_epi32(number, live & ~is_first & ~is_stranger, found, s->owner, 4);
+        number = _mm512_mask_i32gather_epi32(number, live & ~is_first & ~has_collided, found, s->owner, 4);
         _mm512_mask_storeu_epi32(s->owner + i, live, number);
         _mm512_storeu_si512(s->first + listed, _mm512_maskz_compress_epi32(is_first, position));
-        _mm512_storeu_si512(s->pending + strangers, _mm512_maskz_compress_epi32(is_stranger, position));
+        _mm512_storeu_si512(s->pending + collided, _mm512_maskz_compress_epi32(has_collided, position));
         listed += (size_t)__builtin_popcount(is_first);
-        strangers += (size_t)__builtin_popcount(is_stranger);
+        collided += (size_t)__builtin_popcount(has_collided);
     }
     *distinct = (uint32_t)listed;
-    return strangers;
+    return collided;
 }
 #endif
 

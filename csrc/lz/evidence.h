@@ -1,7 +1,7 @@
 /* How long a string of the recent text stands for the third time. Included once a level.
  *
- * Gram i is recent[i .. i + size), named by its newest token. A hash table maps each distinct gram to where it was last
- * seen; it is filled oldest first, so the work is linear. */
+ * Gram i is recent[i .. i + size), named by its newest token. A hash table with linear probing maps each distinct gram
+ * to where it was last seen; it is filled oldest first, so the work is linear. */
 
 static const uint32_t gram_multiplier = 0x9e3779b1u;
 

@@ -6,8 +6,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "../cpu/half.h"
+#include "../cpu/number.h"
 #include "../cpu/target.h"
+#include "bits.h"
 #include "mark.h"
 #include "scratch.h"
 

@@ -7,8 +7,8 @@ typedef struct {
 
 static int64_t token_at(row_text text, int64_t i)
 {
-    const int64_t at = text.row * text.tokens->row_stride + i * text.tokens->column_stride;
-    return text.tokens->is_int64 ? ((const int64_t *)text.tokens->data)[at] : ((const int32_t *)text.tokens->data)[at];
+    const lz_tokens *tokens = text.tokens;
+    return load_id(tokens->data, tokens->is_int64, text.row * tokens->row_stride + i * tokens->column_stride);
 }
 
 /* Whether any of the marks ends at position i and begins at `first` or later. */

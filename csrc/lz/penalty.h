@@ -66,7 +66,7 @@ static void charge_window(const lz_row *row, const lz_row_ops *ops, const lz_row
         if (s->matches[i].length < r->open.length || s->recent[k] == before)
             continue; /* in a loop, nearer positions have charged the same token more */
         before = s->recent[k];
-        float bits = smaller(r->literal, prolonging_bits(r->open, k + 1, log2));
+        float bits = smaller(r->literal, prolonging_bits(r->open.length, r->open.distance, k + 1, log2));
         ops->lower(row, s->recent, k, r->literal - bits, r->strength, s->saved);
     }
 }

@@ -7,7 +7,7 @@
  *       int64_t newest_of(section_text, const lz_marks *, const lz_marks *, int64_t first, int64_t from, int64_t to,
  *                         int *is_of_first)
  *
- * and, if it is another, MARK_FUNCTION. Texts are read from their ends: what decides is mostly near. */
+ * Texts are read from their ends: what decides is mostly near. */
 #ifndef LZPENALTY_LZ_SECTION_H
 #define LZPENALTY_LZ_SECTION_H
 
@@ -19,7 +19,7 @@ typedef struct {
 } lz_section;
 
 /* Whether the last mark of the `length` tokens says that nothing is changed. */
-MARK_FUNCTION int is_skipped(const lz_penalty *p, section_text text, int64_t length)
+SHARED_FUNCTION int is_skipped(const lz_penalty *p, section_text text, int64_t length)
 {
     int skips = 0;
     return p->skip.n > 0 && newest_of(text, &p->skip, &p->resume, 0, 0, length, &skips) >= 0 && skips;
@@ -27,7 +27,7 @@ MARK_FUNCTION int is_skipped(const lz_penalty *p, section_text text, int64_t len
 
 /* The section that a text of `length` tokens ends in. It begins behind the oldest of the marks of its own kind that no mark
  * of the other kind follows; where that is, makes no difference before `start`. */
-MARK_FUNCTION lz_section last_section(const lz_penalty *p, section_text text, int64_t start, int64_t length)
+SHARED_FUNCTION lz_section last_section(const lz_penalty *p, section_text text, int64_t start, int64_t length)
 {
     const int is_opened = p->open.n > 0;
     const int64_t first = is_opened ? 0 : start;

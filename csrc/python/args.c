@@ -1,7 +1,8 @@
 #include "args.h"
 
 #include <math.h>
-#include <stdlib.h>
+
+#include "../lz/check.h"
 
 static PyObject *name_of(const module_state *st, const signature *sig, int i)
 {
@@ -121,12 +122,6 @@ int arg_number(PyObject *value, const char *name, float *out)
     return 0;
 }
 
-static int ascending(const void *a, const void *b)
-{
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    return (x > y) - (x < y);
-}
-
 PyObject *arg_items(PyObject *value, const char *name)
 {
     PyObject *items = PyLong_Check(value) ? PyTuple_Pack(1, value) : PySequence_Tuple(value);
@@ -157,7 +152,7 @@ int arg_ids(PyObject *value, const char *name, lz_workspace *ws, const int32_t *
     if (!(items = arg_items(value, name)))
         return -1;
     Py_ssize_t size = PyTuple_GET_SIZE(items);
-    int32_t *list = lz_workspace_block(ws, LZ_IDS, (size_t)size * sizeof *list), distinct = 0;
+    int32_t *list = lz_workspace_block(ws, LZ_IDS, (size_t)size * sizeof *list);
     if (!list) {
         PyErr_NoMemory();
         goto error;
@@ -166,12 +161,8 @@ int arg_ids(PyObject *value, const char *name, lz_workspace *ws, const int32_t *
         if (arg_id(PyTuple_GET_ITEM(items, i), name, &list[i]) < 0)
             goto error;
     Py_DECREF(items);
-    qsort(list, (size_t)size, sizeof *list, ascending);
-    for (Py_ssize_t i = 0; i < size; i++)
-        if (distinct == 0 || list[distinct - 1] != list[i])
-            list[distinct++] = list[i];
     *ids = list;
-    *n = distinct;
+    *n = lz_sort_ids(list, size);
     return 0;
 error:
     Py_DECREF(items);

@@ -64,8 +64,7 @@ static int64_t *copy_table(const tensor *t, int64_t first, int64_t used, int64_t
         goto fail;
     }
     for (int64_t i = first; i < used; i++) {
-        const int64_t at = i * t->strides[0];
-        const int64_t block = t->dtype == DTYPE_INT32 ? ((const int32_t *)t->data)[at] : ((const int64_t *)t->data)[at];
+        const int64_t block = tensor_id(t, i * t->strides[0]);
         if (block < 0 || block >= blocks) {
             PyErr_Format(PyExc_ValueError, "blocks: expected blocks in [0, %lld), got %lld at [%lld]", (long long)blocks,
                          (long long)block, (long long)i);

@@ -186,7 +186,7 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
     if (!has_scale(v[4]))
         attn.scale = 1 / sqrtf((float)attn.keys.size);
 
-    attn.start = start, attn.stop = stop, attn.kernel = kernel;
+    attn.start = start, attn.stop = stop, attn.width = kernel;
     int64_t shape[3] = {attn.keys.batch, attn.by_group ? attn.keys.heads : 1, stop - start};
     if (on_cuda(&keys)) {
         result = scores_on_cuda(st, &attn, &queries, &keys, shape);

@@ -37,18 +37,13 @@ static int take_tokens(module_state *st, PyObject *object, batch *b)
                      (long long)t->shape[columns]);
         return -1;
     }
-    b->lz_tokens = (lz_tokens){.data = t->data,
-                               .is_int64 = t->dtype == DTYPE_INT64,
-                               .rows = columns ? t->shape[0] : 1,
-                               .length = t->shape[columns],
-                               .row_stride = columns ? t->strides[0] : 0,
-                               .column_stride = t->strides[columns]};
+    b->lz_tokens = lz_tokens_of(t->data, t->dtype == DTYPE_INT64, t->ndim, t->shape, t->strides);
     return 0;
 }
 
 static int check_start(int64_t start, int64_t length, int64_t row)
 {
-    if (start >= 0 && start <= length)
+    if (lz_is_start(start, length))
         return 0;
     PyErr_Format(PyExc_ValueError, "starts: expected positions in [0, %lld], the length of tokens, got %lld for row %lld",
                  (long long)length, (long long)start, (long long)row);
@@ -106,8 +101,7 @@ static int read_starts(batch *b)
         return -1;
     }
     for (int64_t i = 0; i < b->lz_tokens.rows; i++) {
-        int64_t at = t->ndim == 1 ? i * t->strides[0] : 0;
-        starts[i] = t->dtype == DTYPE_INT64 ? ((const int64_t *)t->data)[at] : ((const int32_t *)t->data)[at];
+        starts[i] = tensor_id(t, t->ndim == 1 ? i * t->strides[0] : 0);
         if (check_start(starts[i], b->lz_tokens.length, i) < 0)
             return -1;
     }
@@ -240,7 +234,8 @@ static int64_t work_of(const lz_tokens *tokens, int64_t window)
 #define CUDA_DOC(limits)                                                                                                    \
     "Notes\n-----\n"                                                                                                        \
     "CUDA tensors: all on one device; one launch on the stream that their library works on, nothing waits for it, and it\n" \
-    "can be captured in a graph after warmup(device). " limits "\n\n"
+    "can be captured in a graph after warmup(device). Of libraries without DLPack's exchange API, such as torch before\n"   \
+    "2.10, nobody knows that stream: the call waits until it is done, and can't be captured. " limits "\n\n"
 
 /* clang-format off */
 #define OPTION(kind, name, standard, ...) ", " #name "=" SIGNATURE_##kind(standard)

@@ -189,7 +189,7 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         goto done;
     for (int64_t i = 0; i < echo.queries.batch * echo.heads; i++)
         numbers += (double)spans[i].length * (double)echo.keys.size;
-    echo.evidence = evidence.data;
+    echo.shares = evidence.data;
     echo.keys.dtype = echo.queries.dtype;
     echo.spans = spans;
     RUN(numbers, status = cache_echo_scores(&echo));

@@ -76,11 +76,8 @@ static int read_items(module_state *st, PyObject *const *items, int32_t n, int32
 static void read_tensor(const tensor *t, int32_t n, int32_t position, int32_t *ids)
 {
     int64_t stride = t->strides[0], first = (t->shape[0] - n) * stride;
-    for (int32_t i = 0; i < n; i++) {
-        int64_t at = first + i * stride;
-        ids[i] = known_id(t->dtype == DTYPE_INT64 ? ((const int64_t *)t->data)[at] : ((const int32_t *)t->data)[at],
-                          position + i);
-    }
+    for (int32_t i = 0; i < n; i++)
+        ids[i] = known_id(tensor_id(t, first + i * stride), position + i);
 }
 
 static int32_t at_most(int64_t n, int32_t most)

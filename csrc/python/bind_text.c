@@ -36,8 +36,7 @@ static int take_ranks(module_state *st, PyObject *object, text *x)
         return -1;
     }
     for (int64_t i = 0; i < x->n; i++) {
-        const int64_t at = i * t->strides[0];
-        const int64_t rank = t->dtype == DTYPE_INT64 ? ((const int64_t *)t->data)[at] : ((const int32_t *)t->data)[at];
+        const int64_t rank = tensor_id(t, i * t->strides[0]);
         if (rank < 0 || rank >= x->n) {
             PyErr_Format(PyExc_ValueError, "tokens: expected ranks in [0, %d), the number of tokens, got %lld", (int)x->n,
                          (long long)rank);

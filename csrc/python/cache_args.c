@@ -1,5 +1,8 @@
 #include "cache_args.h"
 
+#include <string.h>
+
+#include "../cache/check.h"
 #include "../cuda/cache.h"
 #include "args.h"
 #include "cuda.h"
@@ -14,14 +17,11 @@ int check_ndim(const tensor *t, int ndim, const char *shape)
 
 int check_contiguous(const tensor *t)
 {
-    const int last = t->ndim - 1;
-    int empty = 0; /* NumPy gives arrays without items strides of 0 */
-    for (int i = 0; i < last; i++)
-        empty |= t->shape[i] == 0;
-    if (empty || t->shape[last] <= 1 || t->strides[last] == 1)
+    const strided a = tensor_strided(t);
+    if (strided_has_runs(&a))
         return 0;
     PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last dimension, got stride %lld", t->name,
-                 (long long)t->strides[last]);
+                 (long long)t->strides[t->ndim - 1]);
     return -1;
 }
 
@@ -59,8 +59,7 @@ int take_array(module_state *st, PyObject *object, const char *name, const tenso
     static const axes axes = {"[batch, heads, tokens, size]", {"rows", "heads", "tokens", "numbers a token"}, 0};
     if (take_narrow(st, object, name, like, &axes, t) < 0 || check_contiguous(t) < 0)
         return -1;
-    *a = (cache_array){t->data,     narrow_dtype(t), t->shape[0],   t->shape[1],  t->shape[2],
-                       t->shape[3], t->strides[0],   t->strides[1], t->strides[2]};
+    *a = cache_array_of(t->data, narrow_dtype(t), t->shape, t->strides);
     return 0;
 }
 
@@ -108,7 +107,7 @@ int take_slots(module_state *st, PyObject *object, const char *name, const tenso
         PyErr_Format(PyExc_ValueError, "%s: expected 1 to 2^31 - 1 numbers a token, got %lld", name, (long long)t->shape[1]);
         return -1;
     }
-    *a = (cache_array){.data = t->data, .tokens = t->shape[0], .size = t->shape[1], .token_stride = t->strides[0]};
+    *a = cache_slots_of(t->data, t->shape, t->strides);
     return 0;
 }
 
@@ -144,16 +143,16 @@ int64_t *copy_positions(const tensor *t, int64_t most)
     for (int64_t b = 0; kept > 0 && b < rows; b++) {
         for (int64_t head = 0; head < heads; head++) {
             const int64_t *row = (const int64_t *)t->data + b * t->strides[0] + head * t->strides[1];
-            for (int64_t i = 0, least = 0; i < kept; i++, least = *next++ + 1) {
-                *next = row[i];
-                if (*next < least || *next >= most) {
-                    PyErr_Format(PyExc_ValueError,
-                                 "positions: expected ascending positions in [0, %lld), got %lld at [%lld, %lld, %lld]",
-                                 (long long)most, (long long)*next, (long long)b, (long long)head, (long long)i);
-                    PyMem_RawFree(copy);
-                    return NULL;
-                }
+            memcpy(next, row, (size_t)kept * sizeof *row);
+            const int64_t i = cache_misplaced(next, kept, most);
+            if (i < kept) {
+                PyErr_Format(PyExc_ValueError,
+                             "positions: expected ascending positions in [0, %lld), got %lld at [%lld, %lld, %lld]",
+                             (long long)most, (long long)next[i], (long long)b, (long long)head, (long long)i);
+                PyMem_RawFree(copy);
+                return NULL;
             }
+            next += kept;
         }
     }
     return copy;

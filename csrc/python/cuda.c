@@ -12,7 +12,7 @@ static int fail(const cuda_error *error)
 int cuda_begin(module_state *st, tensor *const *tensors, int n, cuda_call *call)
 {
     void *stream;
-    if (tensor_agree_on_stream(st, tensors, n, &stream) < 0)
+    if (tensor_agree_on_stream(st, tensors, n, &stream, &call->unordered) < 0)
         return -1;
     call->stream = stream;
     call->device = cuda_ready_device(tensors[0]->device.id);
@@ -21,11 +21,22 @@ int cuda_begin(module_state *st, tensor *const *tensors, int n, cuda_call *call)
             call->device = cuda_get_device(tensors[0]->device.id, call->stream, &call->error);
         Py_END_ALLOW_THREADS
     }
-    return call->device ? tensor_settle(tensors, n) : fail(&call->error);
+    if (!call->device)
+        return fail(&call->error);
+    if (call->unordered && cuda_is_capturing(call->device->driver, call->stream)) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s: expected a tensor whose library says which stream it works on, through the DLPack exchange API "
+                     "(torch 2.10 or newer), while a graph is captured, got %s, which would have to be waited for",
+                     call->unordered->name, Py_TYPE(call->unordered->object)->tp_name);
+        return -1;
+    }
+    return tensor_settle(tensors, n);
 }
 
-int cuda_end(const cuda_call *call, cuda_status status)
+int cuda_end(cuda_call *call, cuda_status status)
 {
+    if (status == CUDA_OK && call->unordered)
+        CUDA_RUN(status, cuda_wait(call->device, call->stream, &call->error));
     return status == CUDA_OK ? 0 : fail(&call->error);
 }
 

@@ -24,11 +24,6 @@ int take_logits(module_state *st, PyObject *object, tensor *t, lz_logits *logits
                      (long long)t->shape[columns]);
         return -1;
     }
-    *logits = (lz_logits){.data = t->data,
-                          .dtype = dtypes[t->dtype],
-                          .rows = columns ? t->shape[0] : 1,
-                          .vocab = t->shape[columns],
-                          .row_stride = columns ? t->strides[0] : 0,
-                          .column_stride = t->strides[columns]};
+    *logits = lz_logits_of(t->data, dtypes[t->dtype], t->ndim, t->shape, t->strides);
     return 0;
 }

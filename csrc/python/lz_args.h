@@ -3,6 +3,7 @@
 #define LZPENALTY_PYTHON_LZ_ARGS_H
 
 #include "../include/lzpenalty.h"
+#include "../lz/check.h"
 #include "args.h"
 #include "tensor.h"
 

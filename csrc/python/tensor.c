@@ -590,9 +590,10 @@ int check_apart(const tensor *t, const tensor *from)
 
 /* ---- streams -------------------------------------------------------------------------------------------------------- */
 
-int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void **stream)
+int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void **stream, const tensor **unordered)
 {
     int known = 0, status = 0;
+    *unordered = NULL;
     PyObject *number = NULL;
     for (int i = 0; i < n && !known; i++) {
         const tensor *t = tensors[i];
@@ -612,6 +613,7 @@ int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void
         if (!number)
             number = PyLong_FromUnsignedLongLong(*stream ? (uintptr_t)*stream : DL_STREAM_LEGACY);
         tensor before = *t;
+        *unordered = t;
         t->capsule = NULL;
         before.overflow = NULL;
         status = number ? borrow_capsule(st, t, number) : -1;

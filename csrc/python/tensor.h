@@ -3,6 +3,7 @@
 #define LZPENALTY_PYTHON_TENSOR_H
 
 #include "../abi/dlpack.h"
+#include "../cpu/number.h"
 #include "../cpu/strided.h"
 #include "state.h"
 
@@ -43,6 +44,12 @@ int tensor_borrow(module_state *st, PyObject *object, const char *name, tensor *
  * or -1 with ValueError. */
 int tensor_settle(tensor *const *tensors, int n);
 
+/* A number of an int32 or int64 tensor on the CPU, so many items from its first. */
+static inline int64_t tensor_id(const tensor *t, int64_t i)
+{
+    return load_id(t->data, t->dtype == DTYPE_INT64, i);
+}
+
 /* Undoes tensor_borrow; harmless on a zeroed tensor. Keeps a pending exception. */
 void tensor_release(tensor *t);
 
@@ -81,8 +88,8 @@ void tensor_drop(dl_managed_tensor_versioned *allocated); /* harmless on NULL */
 
 /* The CUDA stream that work on these tensors has to go to: what the first library that can say so works on, else the
  * legacy default stream. Tensors from capsules are asked for again, with this stream, so that their producers make it wait
- * for what they are doing. Tensors that were not borrowed are ignored. */
-int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void **stream);
+ * for what they are doing; *unordered gets one of these, else NULL. Tensors that were not borrowed are ignored. */
+int tensor_agree_on_stream(module_state *st, tensor *const *tensors, int n, void **stream, const tensor **unordered);
 
 /* The type cache of a module, when it goes. */
 int tensor_traverse(module_state *st, visitproc visit, void *arg);

@@ -189,11 +189,7 @@ def doctor(args: argparse.Namespace) -> None:
     print(report())
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lzpenalty", description="Ends the loops of reasoning language models.")
-    parser.add_argument("--version", action="version", version=f"lzpenalty {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
+def add_demo(commands) -> None:
     command = commands.add_parser(
         "demo",
         help="a small model answers prompts greedily, without and with the penalty",
@@ -212,6 +208,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--ratio", type=positive, default=4, help="1 / ratio of an interval is kept (default %(default)s)")
     command.set_defaults(run=demo)
 
+
+def add_analyze(commands) -> None:
     command = commands.add_parser(
         "analyze",
         help="how repetitive a text is, and where it loops",
@@ -224,6 +222,8 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--loops", type=positive, metavar="N", default=10, help="at most (default %(default)s)")
     command.set_defaults(run=analyze)
 
+
+def add_view(commands) -> None:
     command = commands.add_parser(
         "view",
         help="a text as a page: what it repeats, and from where",
@@ -236,6 +236,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=view)
 
+
+def add_sweep(commands) -> None:
     command = commands.add_parser(
         "sweep",
         help="loops that end against text that suffers, over a grid of options",
@@ -289,6 +291,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=sweep)
 
+
+def add_bench(commands) -> None:
     command = commands.add_parser(
         "bench",
         help="runs the benchmarks of a checkout and prints their tables",
@@ -300,6 +304,8 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--quick", action="store_true", help="a corner of it, in a minute; nothing is written")
     command.set_defaults(run=bench)
 
+
+def add_doctor(commands) -> None:
     command = commands.add_parser(
         "doctor",
         help="what this installation found: processor, frameworks, GPUs",
@@ -307,6 +313,14 @@ def make_parser() -> argparse.ArgumentParser:
         "installed framework are borrowed, the CUDA driver and its devices or why there is none, and versions.",
     )
     command.set_defaults(run=doctor)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lzpenalty", description="Ends the loops of reasoning language models.")
+    parser.add_argument("--version", action="version", version=f"lzpenalty {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (add_demo, add_analyze, add_view, add_sweep, add_bench, add_doctor):
+        add(commands)
     return parser
 
 

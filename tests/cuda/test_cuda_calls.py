@@ -155,6 +155,37 @@ def test_capsules_next_to_a_library_with_a_stream_are_asked_for_that(emulated, s
     np.testing.assert_array_equal(floats(emulated, logits), EXPECTED)
 
 
+@pytest.mark.parametrize("logits_too", [False, True])
+def test_who_says_no_stream_finds_the_results_there(emulated, stream, logits_too):
+    """Its library can make our stream wait for its own, but nothing can make its own wait for ours."""
+    logits, tokens = emulated.put(zeros()), Capsule(emulated.put(TOKENS), TOKENS)
+    lz_penalize_(Capsule(logits, zeros()) if logits_too else logits, tokens)
+    assert emulated.emulator.last_launch()["stream"] == (1 if logits_too else stream.value)
+    assert emulated.driver.emulator_pending() == 0
+    np.testing.assert_array_equal(floats(emulated, logits), EXPECTED)
+
+
+def test_a_wait_that_fails_is_said(emulated):
+    logits = Capsule(emulated.put(zeros()), zeros())
+    lz_penalize_(logits, Capsule(emulated.put(TOKENS), TOKENS))
+    emulated.emulator.fail("cuStreamSynchronize", 719)
+    with pytest.raises(RuntimeError, match="cuStreamSynchronize failed: CUDA_ERROR_LAUNCH_FAILED"):
+        lz_penalize_(logits, Capsule(emulated.put(TOKENS), TOKENS))
+    assert logits.exports == 0
+
+
+def test_what_would_have_to_be_waited_for_is_not_captured(emulated, stream):
+    warmup()
+    logits, tokens = emulated.put(zeros()), Capsule(emulated.put(TOKENS), TOKENS)
+    assert emulated.driver.cuStreamBeginCapture_v2(stream, 0) == 0
+    with pytest.raises(RuntimeError, match="tokens: expected .* while a graph is captured, got .*Capsule"):
+        lz_penalize_(logits, tokens)
+    graph = ctypes.c_void_p()
+    assert emulated.driver.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0  # it goes on as if nothing had been asked
+    assert emulated.driver.emulator_pending() == 0 and tokens.exports == 0
+    assert not floats(emulated, logits).any()
+
+
 def test_capsules_that_move_are_refused(emulated):
     class Moving(Capsule):
         def __dlpack__(self, **kwargs):
@@ -462,6 +493,8 @@ def every_call(gpu, number=0):
 
 
 def test_no_routine_runs_on_an_old_device(emulated):
+    gc.collect()  # what other tests have left, which the device frees when it is waited for
+    emulated.bytes(emulated.put(zeros()))
     calls = every_call(emulated, 2)
     memory = emulated.driver.emulator_allocations()
     for call in calls:
@@ -556,7 +589,8 @@ def test_the_emulator_stops_kernels_at_the_end_of_an_allocation(emulated):
     text = np.zeros((1, 600), np.int32)
     logits, tokens = emulated.put(np.zeros((1, 16), np.float32)), emulated.put(text)
     lying = Capsule(tokens, text, shape=(1, 2000), strides=(2000, 1))
-    lz_penalize_(logits, lying)
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
+        lz_penalize_(logits, lying)
     try:
         with pytest.raises(RuntimeError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
             logits.bytes()

@@ -35,11 +35,13 @@ def test_the_text_is_for_old_drivers_and_devices():
 
 
 def kernels() -> list[str]:
-    return re.findall(r"X\((\w+)\)", re.search(r"#define CUDA_KERNELS(.*?)\n\n", (CUDA / "device.h").read_text(), re.S)[1])
+    listed = re.search(r"#define CUDA_KERNELS(.*?)\n\n", (CUDA / "device.h").read_text(), re.S)[1]
+    units = re.sub(r"CUDA_UNITS\(X, (\w+)\)", r"X(\1_16) X(\1_4) X(\1_2)", listed)
+    return re.findall(r"X\((\w+)\)", units)
 
 
 def test_the_host_knows_all_kernels_by_name():
-    assert re.findall(r"\.visible \.entry (\w+)\(", committed()) == kernels()
+    assert sorted(re.findall(r"\.visible \.entry (\w+)\(", committed())) == sorted(kernels())
 
 
 @pytest.mark.parametrize("kernel", kernels())

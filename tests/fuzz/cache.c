@@ -140,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const int64_t n = attn.stop - attn.start, k = take_byte(&in) % (n + 1);
     const int64_t position = take_byte(&in) % (tokens - added_tokens + 1);
     const int options = take_byte(&in);
-    attn.kernel = 2 * (take_size(&in, 0) / 2) + 1;
+    attn.width = 2 * (take_size(&in, 0) / 2) + 1;
     attn.by_group = options & 1;
     attn.scale = options & 2 ? (float)take_number(&in, -64, 64) / 64 : 1 / sqrtf((float)width);
     const int64_t query_sizes[4] = {batch, heads * group, recent, width}, key_sizes[4] = {batch, heads, tokens, width};

@@ -152,7 +152,7 @@ static void replay_caches(void)
         const size_t item = dtype == FLOAT32 ? 4 : 2;
         int64_t batch = read_int(), query_heads = read_int(), heads = read_int(), recent = read_int(), capacity = read_int();
         int64_t size = read_int();
-        attn.start = read_int(), attn.stop = read_int(), attn.kernel = read_int(), attn.by_group = read_int();
+        attn.start = read_int(), attn.stop = read_int(), attn.width = read_int(), attn.by_group = read_int();
         int64_t kept = read_int(), n = attn.stop - attn.start, rows = attn.by_group ? batch * heads : batch;
         attn.scale = read_float();
         *q = contiguous(dtype, batch, query_heads, recent, size);
