@@ -138,17 +138,28 @@ def test_what_a_call_says_counts_behind_it(device):
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("step", [1, 3, -1])
-def test_marks_are_found_in_any_layout(device, dtype, step):
+@pytest.mark.parametrize("window", [30, 512])  # of a small one the device's blocks have few threads
+def test_marks_are_found_in_any_layout(device, dtype, step, window):
     """Wherever they stand, in rows of whatever strides, the nearest of each kind."""
-    places = [2, 3, 254, 255, 256, 257, 511, 512, 700, 1018, None]
-    tokens = np.full((len(places), 1020 * abs(step)), 5, dtype)[:, ::step]
+    places = [2, 3, 254, 255, 256, 257, 511, 512, 700, 1030, 1058, None]
+    tokens = np.full((len(places), 1060 * abs(step)), 5, dtype)[:, ::step]
     for row, place in zip(tokens, places, strict=True):
         row[:2] = OPEN
         if place is not None:
             row[place : place + 2] = CLOSE
     for release, open in ((CLOSE, OPEN), ([22], [20])):
-        got = device.of(lz_penalize_)(np.zeros((len(places), 64)), tokens, release=[release], open=[open], starts=2)
+        options = dict(release=[release], open=[open], release_after=8, window=window)
+        got = device.of(lz_penalize_)(np.zeros((len(places), 64)), tokens, starts=2, **options)
         assert (got[:, 22] > 0).tolist() == [place is None for place in places]
+
+
+def test_many_marks_of_one_kind(device):
+    """Of each kind the oldest counts that none of the other follows."""
+    for marks, is_open in ((OPEN * 300, True), (OPEN + CLOSE * 300, False), (CLOSE * 300, False)):
+        text = [1, 2, *marks, *LOOP]
+        got = penalized(device, text, **MARKS, window=2000)
+        np.testing.assert_allclose(got, wanted(text, **MARKS, window=2000), atol=2e-5, rtol=1e-5)
+        assert (got[CLOSE[0]] > 0) == is_open
 
 
 def test_how_much_of_a_text_matters():
