@@ -49,17 +49,17 @@ OURS = {
     "strength 0.05": {"strength": 0.05},
 }
 PEERS = ("repetition=1.1", "ngram=6", "dry=0.8,1.75,2", "dry-breakers=0.8,1.75,2")
-CLOSE = "</think>"  # what "reasoning" releases: this model has no token for it, and writes it as several
+OPEN, CLOSE = "<think>", "</think>"  # of "reasoning": this model has no tokens for them, and writes them as several
 
 
 def rows(tokenizer) -> list[penalties.Penalty]:
     """Those that are reported; first what the short table has."""
-    close = [tokenizer.encode(CLOSE, add_special_tokens=False)]
+    opening, close = ([tokenizer.encode(tag, add_special_tokens=False)] for tag in (OPEN, CLOSE))
     peers = {name: penalties.named(name, tokenizer) for name in PEERS}
     ours = {name: penalties.lz(name, options) for name, options in OURS.items()}
     first = [
         *(penalties.named(name) for name in ("none", "paper", "gentle")),
-        penalties.lz("reasoning", resolve("reasoning", {"release": close})),
+        penalties.lz("reasoning", resolve("reasoning", {"open": opening, "release": close})),
         *(peers.pop(name) for name in ("repetition=1.1", "ngram=6", "dry-breakers=0.8,1.75,2")),
     ]
     return [*first, *ours.values(), *peers.values()]

@@ -1,6 +1,6 @@
 """How fast is the LZ penalty?
 
-    python benchmarks/lz.py [--quick | --presets | --processor]
+    python benchmarks/lz.py [--quick | --presets | --sections | --processor]
 
 Side by side in one process: lz_penalize_ in place, the transformers processor with its copy of the scores, transformers'
 own RepetitionPenaltyLogitsProcessor on the same input, and the dense PyTorch formula. Texts: random ids, real prose
@@ -8,6 +8,9 @@ own RepetitionPenaltyLogitsProcessor on the same input, and the dense PyTorch fo
 
 --presets does another thing, and that alone: a row under each preset beside the default's and transformers' repetition
 penalty, at each batch size. It writes results/lz-presets.json.
+
+--sections, alone too: what it adds to a row that a section is looked for in all of a long text, at each level of
+instructions. It writes results/lz-sections.json.
 
 --processor, alone too: what transformers' processor takes beside lz_penalize_ on the same input, in place, where `generate`
 calls it and outside of that. It prints a line for each length of text."""
@@ -19,15 +22,16 @@ import statistics
 import time
 import zlib
 from functools import partial
+from itertools import product
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from dense import dense_penalize
 from harness import median_ratio, side_by_side, write
-from lzpenalty import codelength_deltas, loop_evidence, lz_penalize_
+from lzpenalty import LZOptions, _core, codelength_deltas, loop_evidence, lz_penalize_
 from lzpenalty.hf import LZPenaltyLogitsProcessor
-from lzpenalty.presets import resolve
+from lzpenalty.presets import PRESETS, resolve
 
 VOCABULARIES = (32_000, 128_256, 151_936, 262_144)
 WINDOWS = (128, 512, 4096)
@@ -116,6 +120,33 @@ def presets(rounds: int) -> list[dict]:
     return rows
 
 
+def sections(rounds: int) -> list[dict]:
+    """What marks add to a row of 32,768 tokens, of which all are looked at: the mark that opens stands before the answer, or
+    nowhere. The ids are those of Qwen3. The fastest rounds count."""
+    vocab, length, rows = 151_936, 32_768, []
+    gentle = PRESETS["gentle"].keywords()
+    thinking = {"open": [151_667], "release": [151_668]}
+    cases = {"open, release": thinking, "open, release, skip, resume": {**thinking, "skip": [151_657], "resume": [151_658]}}
+    logits, before = torch.randn(vocab), _core.cpu_level()
+    for level, dtype in product(_core.cpu_levels(), (torch.int32, torch.int64)):
+        _core.set_cpu_level(level)
+        nowhere = make_tokens("random", 1, length, 150_000)[0].to(dtype)
+        opened = torch.cat([torch.tensor([151_667], dtype=dtype), nowhere[1:]])
+        for name, marks in cases.items():
+            row = {"level": level, "ids": str(dtype).removeprefix("torch."), "marks": name}
+            for place, tokens in (("before the answer", opened), ("nowhere", nowhere)):
+                functions = {
+                    which: partial(lz_penalize_, logits, tokens, LZOptions(**options), starts=1)
+                    for which, options in (("plain", gentle), ("marked", gentle | marks))
+                }
+                best = {which: min(times) for which, times in side_by_side(functions, 8 * rounds, least=1e-3).items()}
+                row[place] = round((best["marked"] - best["plain"]) * 1e6, 2)
+            rows.append(row)
+            print(row, flush=True)
+    _core.set_cpu_level(before)
+    return rows
+
+
 def against_dense(rounds: int) -> list[dict]:
     rows = []
     vocab, window = 151_936, 512
@@ -155,8 +186,8 @@ def parts(rounds: int) -> dict:
             "row": lambda: lz_penalize_(logits, tokens, starts=starts),
             "row, min_match=2": lambda: lz_penalize_(logits, tokens, starts=starts, min_match=2),
             "row, gate=(20, 28), release": lambda: lz_penalize_(logits, tokens, starts=starts, gate=(20, 28), release=[1]),
-            "row, min_match=2, gate=(20, 28), release, reset": lambda: lz_penalize_(
-                logits, tokens, starts=starts, min_match=2, gate=(20, 28), release=[1], reset=[1]
+            "row, min_match=2, gate=(20, 28), release, open": lambda: lz_penalize_(
+                logits, tokens, starts=starts, min_match=2, gate=(20, 28), release=[1], open=[2]
             ),
             "loop_evidence": lambda: loop_evidence(tokens, starts=starts),
             "logits.requires_grad, which is asked": lambda: logits.requires_grad,
@@ -218,6 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a corner of the grid, nothing written")
     parser.add_argument("--presets", action="store_true", help="the presets alone, into lz-presets.json")
+    parser.add_argument("--sections", action="store_true", help="looking for sections alone, into lz-sections.json")
     parser.add_argument("--processor", action="store_true", help="the processor in place alone, nothing written")
     args = parser.parse_args()
     quick = args.quick
@@ -225,6 +257,9 @@ def main() -> None:
     rounds = 3 if quick else 9
     if args.processor:
         processor(rounds)
+        return
+    if args.sections:
+        write("lz-sections", {"rows": sections(rounds)})
         return
     if args.presets:
         write("lz-presets", {"rows": presets(rounds)})

@@ -116,6 +116,16 @@ def lz_presets() -> str:
 
 
 @table
+def lz_sections() -> str:
+    """What looking for sections adds to a row."""
+    results = load("lz-sections")
+    places = ("before the answer", "nowhere")
+    rows = [[r["level"], r["ids"], f"`{r['marks']}`", *(f"{r[place]:.2f}" for place in places)] for r in results["rows"]]
+    header = ["instructions", "ids", "marks", *(f"us, opened {place}" for place in places)]
+    return markdown(header, rows) + f"\n\n32,768 tokens, the fastest rounds; {provenance(results)}"
+
+
+@table
 def lz_presets_worst() -> str:
     """The same in a sentence."""
     rows = load("lz-presets")["rows"]
@@ -834,46 +844,84 @@ def frontier_cost() -> str:
 
 @table
 def frontier_release() -> str:
-    """What "reasoning" costs texts that are no thinking."""
-    row = load("frontier")["report"]["reasoning"]
-    most, more, *others = sorted(row["harm"], key=row["harm"].get, reverse=True)
-    third = [f"{100 * row['copies'][kind]['200'][1]:.0f}%" for kind in ("prose", "code")]
-    rest = max(row["harm"][kind] for kind in others)
-    return (
-        f"`reasoning` releases a closing tag, and no text here has one. A token lost {row['harm'][most]:.2f} nats in the "
-        f"{most}, {row['harm'][more]:.2f} in {more}, and at most {rest:.3f} elsewhere. Of third copies of 200 tokens "
-        f"{third[0]} of the first choices stay in prose and {third[1]} in code."
-    )
+    """What "reasoning" costs texts that are no thinking, beside "gentle"."""
+    said = []
+    for name in ("frontier", GEMMA):
+        results = load(name)
+        ours, gentle = (results["report"][preset] for preset in ("reasoning", "gentle"))
+        most = max(abs(ours["harm"][kind] - nats) for kind, nats in gentle["harm"].items())
+        same = ours["copies"] == gentle["copies"] and most == 0
+        said.append(
+            f"with {results['model']} they lose what they lose under `gentle`, to the last digit, copies included"
+            if same
+            else f"with {results['model']} they lose up to {most:.3f} nats more or less than under `gentle`"
+        )
+        said[-1] += f", and {ours['loops']} of {ours['answers']} answers end in a loop (`gentle`: {gentle['loops']})"
+    return f"No text here has a section of thinking: {'; '.join(said)}."
 
 
 @table
 def thinking() -> str:
-    """Who circles in the thinking section, and who is closed."""
+    """Who circles in the thinking section, and who is closed; what it takes."""
     results = load("thinking")
     rows = []
     for name, row in results["rows"].items():
-        sections = row["sections"]
-        rows.append(
-            [
-                TITLES[name],
-                f"{sum(s['alarm'] is not None for s in sections)} of {len(sections)}",
-                f"{sum(s['circles'] or s['loop'] for s in sections)} of {len(sections)}",
-                f"{sum(s['closed'] is not None for s in sections)} of {len(sections)}",
-                f"{row['tokens']:.0f}",
-            ]
+        sections, of = row["sections"], f" of {len(row['sections'])}"
+        counts = (
+            sum(s["alarm"] is not None for s in sections),
+            sum(s["loop"] for s in sections),
+            sum(s["circles"] for s in sections),
+            sum(s["closed"] is not None for s in sections),
+            sum(map(came, sections)),
         )
-    header = ["", "alarm in the section", "loop in it", "closed", "tokens an answer"]
+        spent = sum(s["tokens"] for s in sections)
+        circling = sum(s["circling"] for s in sections) / spent
+        rows.append([TITLES[name], *(f"{count}{of}" for count in counts), f"{100 * circling:.1f}%", f"{spent:,}"])
+    header = ["", "alarm in the section", "ends in a loop", "nearly", "closed", "answers came", "circling", "tokens in all"]
     return markdown(header, rows) + f"\n\n{thinking_says(results)}\n\n{provenance(results)}"
+
+
+@table
+def thinking_candidates() -> str:
+    """What the gate of a section was chosen among."""
+    results = load("thinking")
+    tried = results["candidates"]
+    still = {at: section["tokens"] for at, section in enumerate(tried["none"]["sections"]) if is_quiet(section)}
+    rows = []
+    for name, row in tried.items():
+        sections = row["sections"]
+        spent = sum(s["tokens"] for s in sections)
+        kept = sum(sections[at]["tokens"] == tokens for at, tokens in still.items())
+        cells = (sum(s["loop"] for s in sections), sum(s["circles"] for s in sections))
+        closed, answers = sum(s["closed"] is not None for s in sections), sum(map(came, sections))
+        circling = f"{100 * sum(s['circling'] for s in sections) / spent:.1f}%"
+        rows.append([TITLES.get(name, name), *cells, circling, closed, answers, f"{spent:,}", f"{kept} of {len(still)}"])
+    header = ["section_gate", "in a loop", "nearly", "circling", "closed", "answers came", "tokens", "quiet ones as long"]
+    about = f"{len(tried['none']['sections'])} prompts, `<think>` forced, at most {results['limit']} tokens"
+    return markdown(header, rows) + f"\n\n{about}; {provenance(results)}"
+
+
+def is_quiet(section: dict) -> bool:
+    """A thought that neither circles nor loops where nothing is penalised."""
+    return not (section["circles"] or section["loop"]) and section["alarm"] is None
+
+
+def came(section: dict) -> bool:
+    """Whether there is an answer, as thinking.py counts it."""
+    return section["ended"] and (section["closed"] is None or section["behind"] > 0)
 
 
 def thinking_says(results: dict) -> str:
     found = results["judged"]
+    none, ours = (results["rows"][name]["sections"] for name in ("none", "reasoning"))
+    spent, took = (sum(section["tokens"] for section in sections) for sections in (none, ours))
     return (
         f"Of {found['counted']} answers that circled in their thinking, {found['in_time']} closed it within "
         f"{results['in_time']} tokens of the alarm, half of them within {found['median_wait']:.0f}. "
-        f"Of {found['quiet']} that did not circle, {found['closed_without_reason']} were closed. "
-        f"{results['model']}, greedy, `<think>` forced, at most {results['limit']} tokens; `</think>` is "
-        f"{results['closer']} tokens to it."
+        f"Of {found['quiet']} that did not circle, {found['closed_without_reason']} were closed. Thinking took {took:,} "
+        f"tokens where it took {spent:,} without a penalty, and {sum(map(came, ours))} of {len(ours)} answers came in place "
+        f"of {sum(map(came, none))}. {results['model']}, greedy, `<think>` forced, at most {results['limit']} tokens; "
+        f"`</think>` is {results['closer']} tokens to it."
     )
 
 

@@ -10,7 +10,8 @@ _T = TypeVar("_T", bound=_Tensor)
 _Cost: TypeAlias = Literal["lzss", "pair", "distance"]
 _Ids: TypeAlias = Iterable[SupportsIndex] | SupportsIndex | None
 _Marks: TypeAlias = Iterable[SupportsIndex | Iterable[SupportsIndex]] | SupportsIndex | None
-_Rows: TypeAlias = dict[int, tuple[LZOptions, _Tensor | list[int] | tuple[int, ...]]]
+_Text: TypeAlias = _Tensor | list[int] | tuple[int, ...]
+_Rows: TypeAlias = dict[int, tuple[LZOptions, _Text] | tuple[LZOptions, _Text, tuple[int, ...]]]
 _Starts: TypeAlias = _Tensor | SupportsIndex | None
 
 def lz_penalize_(
@@ -29,8 +30,10 @@ def lz_penalize_(
     release_rate: float = 2,
     release_after: SupportsIndex = 24,
     release: _Marks = None,
-    reset: _Marks = None,
-    until: _Marks = None,
+    open: _Marks = None,
+    section_gate: Iterable[float] | None = None,
+    skip: _Marks = None,
+    resume: _Marks = None,
     # end of options.def
 ) -> _T: ...
 
@@ -49,8 +52,10 @@ class LZOptions:
         release_rate: float = 2,
         release_after: SupportsIndex = 24,
         release: _Marks = None,
-        reset: _Marks = None,
-        until: _Marks = None,
+        open: _Marks = None,
+        section_gate: Iterable[float] | None = None,
+        skip: _Marks = None,
+        resume: _Marks = None,
         # end of options.def
     ) -> LZOptions: ...
     # options.def: attributes
@@ -73,9 +78,13 @@ class LZOptions:
     @property
     def release(self) -> tuple[int | tuple[int, ...], ...] | None: ...
     @property
-    def reset(self) -> tuple[int | tuple[int, ...], ...] | None: ...
+    def open(self) -> tuple[int | tuple[int, ...], ...] | None: ...
     @property
-    def until(self) -> tuple[int | tuple[int, ...], ...] | None: ...
+    def section_gate(self) -> tuple[float, float] | None: ...
+    @property
+    def skip(self) -> tuple[int | tuple[int, ...], ...] | None: ...
+    @property
+    def resume(self) -> tuple[int | tuple[int, ...], ...] | None: ...
     # end of options.def
     @property
     def context(self) -> int: ...
@@ -118,8 +127,10 @@ def codelength_deltas(
     release_rate: float = 2,
     release_after: SupportsIndex = 24,
     release: _Marks = None,
-    reset: _Marks = None,
-    until: _Marks = None,
+    open: _Marks = None,
+    section_gate: Iterable[float] | None = None,
+    skip: _Marks = None,
+    resume: _Marks = None,
     # end of options.def
 ) -> tuple[_T, _T]: ...
 def token_bits(
@@ -137,8 +148,10 @@ def token_bits(
     release_rate: float = 2,
     release_after: SupportsIndex = 24,
     release: _Marks = None,
-    reset: _Marks = None,
-    until: _Marks = None,
+    open: _Marks = None,
+    section_gate: Iterable[float] | None = None,
+    skip: _Marks = None,
+    resume: _Marks = None,
     # end of options.def
 ) -> _T: ...
 def repetition_period(

@@ -61,14 +61,14 @@ class LZPenalty:
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Logits [1, V] or [V] with the penalty, after `tokens` [T]. A new array; MLX's do not change."""
         start = mlx_prompt_length() if self.prompt_length is None else self.prompt_length
-        start = max(start, tokens.shape[0] - self.options.context)
-        text = np.array(tokens[start:], dtype=np.int64)
-        if not len(text):
+        first = max(0, tokens.shape[0] - self.options.context)
+        text, start = np.array(tokens[first:], dtype=np.int64), max(0, start - first)
+        if start >= len(text):
             return logits
         vocab = logits.shape[-1]
         # The system's zeros: untouched, they cost nothing.
-        penalty = lz_penalize_(np.zeros(vocab, np.float32), text, self.options)
-        ids = np.union1d(text, np.array(self.options.changed, np.int64))
+        penalty = lz_penalize_(np.zeros(vocab, np.float32), text, self.options, starts=start)
+        ids = np.union1d(text[max(start, len(text) - self.options.window) :], np.array(self.options.changed, np.int64))
         ids = ids[(ids >= 0) & (ids < vocab)]
         if not len(ids):
             return logits

@@ -18,7 +18,7 @@ import torch
 from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
 
 from lzpenalty._core import LZOptions
-from lzpenalty.engines.serving import PREFIX, lz_params, penalize_rows_, request_options, supported
+from lzpenalty.engines.serving import PREFIX, before, lz_params, penalize_rows_, request_options, supported
 
 __all__ = ["LZPenaltyProcessor", "lz_params"]
 
@@ -55,6 +55,17 @@ def _options(params: dict[str, Any], device: torch.device) -> LZOptions | None:
         return None
 
 
+_PROMPT = "__lz_before__"
+
+
+def _before(options: LZOptions, params: dict[str, Any], request) -> tuple[int, ...]:
+    """What of the prompt matters. It is looked for once: the dict is the request's own, and as long there."""
+    known = params.get(_PROMPT)
+    if known is None or known[0] != options:
+        known = params[_PROMPT] = options, before(options, request.origin_input_ids)
+    return known[1]
+
+
 class LZPenaltyProcessor(CustomLogitProcessor):
     """Subtracts the LZ penalty from the rows of its requests, in place. Remembers nothing.
 
@@ -64,7 +75,7 @@ class LZPenaltyProcessor(CustomLogitProcessor):
     """
 
     def __call__(self, logits: torch.Tensor, custom_param_list: list[dict[str, Any]] | None = None) -> torch.Tensor:
-        rows: dict[int, tuple[LZOptions, Any]] = {}
+        rows: dict[int, tuple[LZOptions, Any, tuple[int, ...]]] = {}
         last = None
         for row, params in enumerate(custom_param_list or ()):
             request = params.get("__req__") if isinstance(params, dict) else None
@@ -79,5 +90,5 @@ class LZPenaltyProcessor(CustomLogitProcessor):
                 tokens = request.output_ids
                 if not isinstance(tokens, list):  # newer releases: an array, copied so that it can go on growing
                     tokens = np.array(tokens[-options.context :], dtype=np.int64)
-                rows[row] = options, tokens
+                rows[row] = options, tokens, _before(options, params, request)
         return penalize_rows_(logits, rows)

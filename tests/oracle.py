@@ -73,14 +73,32 @@ def sequences(marks):
 def ends_of(marks, history):
     """The positions at which one of the sequences of ids ends."""
     places = [(i, ids) for i in range(len(history)) for ids in sequences(marks)]
-    return [i for i, ids in places if len(ids) <= i + 1 and history[i - len(ids) + 1 : i + 1] == ids]
+    return {i for i, ids in places if len(ids) <= i + 1 and history[i - len(ids) + 1 : i + 1] == ids}
+
+
+def last_section(text, start, open, close):
+    """Where the last section of a text begins, and whether it is one of thinking. Marks that open what is open, or close
+    what is closed, are text; without any that open, thinking begins with the answer."""
+    if not sequences(close):
+        return start, False
+    inside, begin, first = not sequences(open), start, 0 if sequences(open) else start
+    opening, closing = ends_of(open, text), {first + i for i in ends_of(close, text[first:])} - ends_of(open, text)
+    for i in range(first, len(text)):
+        if i in (closing if inside else opening):
+            inside, begin = not inside, i + 1
+    return max(begin, start), inside
+
+
+def is_skipped(text, skip, resume):
+    """Whether the last of these marks is one after which nothing is changed."""
+    return max(ends_of(skip, text), default=-1) > max(ends_of(resume, text) - ends_of(skip, text), default=-1)
 
 
 def released(history, vocab, window, release, rate, after):
-    """{token: the nats it gains}."""
+    """{token: the nats it gains} in an open section that says this."""
     text = history[-window:] if window else []
     alarm = next((i for i, evidence in enumerate(evidence_after(text, 6)) if evidence >= after), None)
-    if alarm is None or any(i >= len(history) - len(text) + alarm for i in ends_of(release, history)):
+    if alarm is None:
         return {}
     gains = {}
     for ids in sequences(release):
@@ -90,15 +108,17 @@ def released(history, vocab, window, release, rate, after):
     return gains
 
 
-def penalties(history, vocab, *, strength=0.15, window=512, buffer=32, cost="lzss", min_match=1, gate=None, release=None,
-              release_rate=2.0, release_after=24, reset=None, until=None):  # fmt: skip
-    """{token: what is subtracted from its logit} in nats."""
-    history = list(history)
-    if not strength or not window or ends_of(until, history):
+def penalties(text, vocab, *, start=0, strength=0.15, window=512, buffer=32, cost="lzss", min_match=1, gate=None,
+              release_rate=2.0, release_after=24, release=None, open=None, section_gate=None, skip=None,
+              resume=None):  # fmt: skip
+    """{token: what is subtracted from its logit} in nats, after a text of which only what stands from `start` on counts."""
+    text = list(text)
+    if not strength or not window or is_skipped(text, skip, resume):
         return {}
-    history = history[max(ends_of(reset, history), default=-1) + 1 :]
-    gains = released(history, vocab, window, release, release_rate, release_after)
-    if gate:
+    begin, is_thinking = last_section(text, start, open, release)
+    history = text[begin:]
+    gains = released(history, vocab, window, release, release_rate, release_after) if is_thinking else {}
+    if gate := section_gate if is_thinking and section_gate else gate:
         strength *= min(1.0, max(0.0, (loop_evidence(history, 6, window) - gate[0]) / (gate[1] - gate[0])))
     bits = penalty_bits(history, vocab, window, buffer, cost, min_match)
     return {a: strength * bits.get(a, 0.0) - gains.get(a, 0.0) for a in {*bits, *gains}}

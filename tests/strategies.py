@@ -40,8 +40,10 @@ options = st.fixed_dictionaries(
         "release": marks,
         "release_rate": st.sampled_from([0.0, 0.25, 2.0, 30.0]),
         "release_after": st.integers(1, 30),
-        "reset": st.none() | marks,
-        "until": st.none() | st.none() | marks,
+        "open": marks,
+        "section_gate": st.none() | gates,
+        "skip": st.none() | st.none() | marks,
+        "resume": marks,
     }
 )
 
@@ -52,7 +54,7 @@ def within(option, vocab):
     def fold(ids):
         return None if ids is None else ids % vocab if isinstance(ids, int) else [fold(i) for i in ids]
 
-    return option | {name: fold(option[name]) for name in ("release", "reset", "until")}
+    return option | {name: fold(option[name]) for name in ("release", "open", "skip", "resume")}
 
 
 dry_options = st.fixed_dictionaries(

@@ -11,17 +11,18 @@ static __device__ int64_t id_at(const cuda_tokens &t, int64_t row, int back)
     return load_id(t.data, t.is_int64, row * t.row_stride + (int64_t)(t.length - 1 - back) * t.column_stride);
 }
 
-/* How many of a row's tokens count. The host can't have looked at starts that are on the device. */
-static __device__ int counting(const cuda_tokens &t, int64_t row)
+/* Where a row's tokens that count begin. The host can't have looked at starts that are on the device. */
+static __device__ int start_of(const cuda_tokens &t, int64_t row)
 {
     const int64_t start = t.starts ? load_id(t.starts, t.starts_are_int64, row * t.starts_stride) : t.start;
-    return (int)(t.length - least(most(start, (int64_t)0), (int64_t)t.length));
+    return (int)least(most(start, (int64_t)0), (int64_t)t.length);
 }
 
-/* Copies up to `context` of the row's newest tokens; returns how many. Ids beyond 32 bits get codes, as on the CPU. */
-static __device__ int read_recent(const cuda_tokens &t, int64_t row, int context, int *recent)
+/* Copies up to `context` of the row's newest tokens from position `begin` on; returns how many. Ids beyond 32 bits get
+ * codes, as on the CPU. */
+static __device__ int read_since(const cuda_tokens &t, int64_t row, int begin, int context, int *recent)
 {
-    const int n = least(counting(t, row), context);
+    const int n = least(t.length - begin, context);
     int wide = 0;
     FOR_EACH (i, n) {
         int64_t id = id_at(t, row, i);
@@ -42,6 +43,12 @@ static __device__ int read_recent(const cuda_tokens &t, int64_t row, int context
         __syncthreads();
     }
     return n;
+}
+
+/* The same of those that count. */
+static __device__ int read_recent(const cuda_tokens &t, int64_t row, int context, int *recent)
+{
+    return read_since(t, row, start_of(t, row), context, recent);
 }
 
 /* Length, at most `longest`, of the match at a distance. */

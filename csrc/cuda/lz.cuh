@@ -110,15 +110,14 @@ static __device__ void charge_row(const cuda_lz_args &a, int64_t row, int n, flo
     }
 }
 
-/* Fills in what is due `steps` tokens after the text began to circle, until one of the marks has been written. */
+/* Fills in what is due `steps` tokens after the section began to circle. */
 static __device__ void find_due(const cuda_lz_args &a, int n, int steps, cuda_release &release)
 {
     const int *recent = (const int *)SHARED_MEMORY;
     const lz_marks &marks = a.options.release;
     const int me = threadIdx.x;
-    const bool begun = steps > 0 && newest_mark(marks, recent, n, steps) == steps;
     if (me == 0)
-        release.nats = begun ? release_nats(&a.options, steps) : 0;
+        release.nats = steps > 0 ? release_nats(&a.options, steps) : 0;
     if (me < marks.n)
         release.due[me] = due_id(&marks.mark[me], recent, n);
     __syncthreads();
@@ -137,23 +136,25 @@ static __device__ void penalize_row(const cuda_lz_args &a)
     const lz_penalty &p = a.options;
     const int64_t row = blockIdx.x;
     int *recent = (int *)SHARED_MEMORY;
-    if (p.until.n > 0 && holds_mark(p.until, a.tokens, row))
+    const row_text text = {a.tokens, row};
+    const int start = start_of(a.tokens, row);
+    if (start == a.tokens.length || is_skipped(&p, text, a.tokens.length))
         return;
-    int n = read_recent(a.tokens, row, a.context, recent);
+    const lz_section section = last_section(&p, text, start, a.tokens.length);
+    const int n = read_since(a.tokens, row, (int)section.begin, a.context, recent);
     __syncthreads(); /* lz/penalty.h, step for step, from here on */
-    if (p.reset.n > 0)
-        n = newest_mark(p.reset, recent, n, n);
     const int window = least(n, a.window);
     if (window == 0)
         return;
     if (threadIdx.x == 0)
         release.nats = 0;
     float strength = p.strength;
-    if (p.gate.to > 0 || p.release.n > 0) {
-        const circling found = find_circling(a.grams, recent, window, LZ_GRAM, p.release_after);
-        if (p.gate.to > 0)
-            strength *= gate_share(&p, found.length);
-        if (p.release.n > 0)
+    const lz_range gate = gate_of(&p, section.is_open);
+    if (gate.to > 0 || section.is_open) {
+        const circling found = find_circling(a.grams, recent, window, LZ_GRAM, section.is_open ? p.release_after : 1);
+        if (gate.to > 0)
+            strength *= gate_share(gate, found.length);
+        if (section.is_open)
             find_due(a, n, found.steps, release);
     }
     __syncthreads();

@@ -8,7 +8,7 @@ static __device__ void find_period(const cuda_period_args &a)
 {
     __shared__ int smallest;
     const int64_t row = blockIdx.x;
-    const int n = counting(a.tokens, row), warps = blockDim.x / 32;
+    const int n = a.tokens.length - start_of(a.tokens, row), warps = blockDim.x / 32;
     if (threadIdx.x == 0)
         smallest = INT_MAX;
     __syncthreads();

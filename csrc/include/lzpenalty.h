@@ -100,8 +100,10 @@ typedef enum lzpenalty_status {
     LZPENALTY_BAD_RELEASE_RATE = 106,
     LZPENALTY_BAD_RELEASE_AFTER = 107,
     LZPENALTY_BAD_RELEASE = 108,
-    LZPENALTY_BAD_RESET = 109,
-    LZPENALTY_BAD_UNTIL = 110
+    LZPENALTY_BAD_OPEN = 109,
+    LZPENALTY_BAD_SECTION_GATE = 110,
+    LZPENALTY_BAD_SKIP = 111,
+    LZPENALTY_BAD_RESUME = 112
     /* end of options.def */
     /* clang-format on */
 } lzpenalty_status;
@@ -213,11 +215,13 @@ typedef struct lzpenalty_options {
     int64_t cost; /* What a token of the window costs: 'lzss', the paper's three cases; 'pair', bits of the (distance, length) pair per token that it covers; 'distance', log2 of the distance of the longest match. Default 0 */
     int64_t min_match; /* Occurrences whose match, with the token itself, is shorter count as absent; 2 leaves single tokens alone. In tokens. Default 1 */
     lzpenalty_range gate; /* (from, to): the strength is multiplied by clip((evidence - from) / (to - from), 0, 1), where evidence is the loop_evidence of the window: nothing happens to a text in which nothing stands for the third time. In tokens. */
-    double release_rate; /* By how much more a released id gains with every token, up to 20 nats in all. In nats a token. Default 2 */
+    double release_rate; /* By how much more a released id gains with every token, up to 20 nats in all; 0 releases nothing. In nats a token. Default 2 */
     int64_t release_after; /* The evidence from which on it gains. In tokens. Default 24 */
-    lzpenalty_marks release; /* What closes a loop, such as the ids of '</think>'. From the token on with which the evidence reached release_after, the id that is due of each gains min(20, release_rate * s) nats, s = 1 for that token and one more with each that follows. Due is the id that follows the longest beginning of the sequence that ends the text. Once one of them stands complete in the text since then, none gains. */
-    lzpenalty_marks reset; /* What stands before the last of these, itself included, doesn't count. */
-    lzpenalty_marks until; /* A text that holds one of these is left alone; all of it is looked at, a comparison for each token. */
+    lzpenalty_marks release; /* What closes a section of thinking, such as the ids of '</think>'. While one is open, from the token on with which its evidence reached release_after, the id that is due of each gains min(20, release_rate * s) nats, s = 1 for that token and one more with each that follows. Due is the id that follows the longest beginning of the sequence that ends the text. */
+    lzpenalty_marks open; /* What opens such a section, looked for in the whole text, the prompt included; without any the answer begins with an open one. Only what stands behind the last mark that opened or closed a section counts. One that opens what is open, or closes what is closed, is text like any other. */
+    lzpenalty_range section_gate; /* The gate in an open section of thinking, in the place of `gate`. In tokens. */
+    lzpenalty_marks skip; /* What opens a part of a text in which nothing is changed, such as the ids of '<tool_call>', looked for in the whole text, the prompt included. */
+    lzpenalty_marks resume; /* What closes such a part. */
     /* end of options.def */
 } lzpenalty_options;
 /* clang-format on */

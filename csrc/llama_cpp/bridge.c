@@ -12,12 +12,19 @@ struct llama_sampler *llama_sampler_init(struct llama_sampler_i *iface, void *ct
     return init(iface, ctx);
 }
 
-/* llama_sampler_init_lz, by way of that llama_sampler_init. */
+/* llama_sampler_init_lz, by way of that llama_sampler_init, after a prompt, which doesn't count. */
 LZPENALTY_API struct llama_sampler *lzpenalty_llama_cpp_init(init_function *llama_cpp, const lzpenalty_options *options,
-                                                             int32_t n_vocab);
+                                                             int32_t n_vocab, const llama_token *prompt, size_t n);
 
-struct llama_sampler *lzpenalty_llama_cpp_init(init_function *llama_cpp, const lzpenalty_options *options, int32_t n_vocab)
+struct llama_sampler *lzpenalty_llama_cpp_init(init_function *llama_cpp, const lzpenalty_options *options, int32_t n_vocab,
+                                               const llama_token *prompt, size_t n)
 {
+    struct llama_sampler *smpl;
     init = llama_cpp;
-    return llama_sampler_init_lz(options, n_vocab);
+    smpl = llama_sampler_init_lz(options, n_vocab);
+    for (size_t i = 0; smpl && i < n; i++)
+        smpl->iface->accept(smpl, prompt[i]);
+    if (smpl)
+        llama_sampler_lz_mark(smpl);
+    return smpl;
 }

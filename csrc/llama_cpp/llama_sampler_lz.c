@@ -1,8 +1,9 @@
 /* The LZ penalty as a sampler of llama.cpp: see the header.
  *
- * Nothing is remembered but the end of the text. Where all candidates lie in the order of their ids, as in front of a chain,
- * their logits are written to where they are. Otherwise the penalties are computed in an array of the vocabulary's size, of
- * which only what the text's tokens name is ever touched, and looked up for each candidate. */
+ * Nothing is remembered but the end of the text, as far as the penalty looks back. Where all candidates lie in the order of
+ * their ids, as in front of a chain, their logits are written to where they are. Otherwise the penalties are computed in an
+ * array of the vocabulary's size, of which only what the text's tokens name is ever touched, and looked up for each
+ * candidate. */
 #include "llama_sampler_lz.h"
 
 #include <stdlib.h>
@@ -14,7 +15,7 @@ typedef struct {
     lzpenalty_workspace *ws;
     double *changes; /* [n_vocab] zeros, but during a call */
     llama_token *text;
-    int64_t n, room;
+    int64_t start, n, room; /* what stands before `start` doesn't count */
 } lz_state;
 
 static void free_state(lz_state *state)
@@ -47,7 +48,9 @@ static lz_state *new_state(const lzpenalty_options *options, int32_t n_vocab)
 static int make_room(lz_state *state)
 {
     if (state->n >= 2 * (int64_t)state->context) {
-        memmove(state->text, state->text + state->n - state->context, (size_t)state->context * sizeof *state->text);
+        const int64_t gone = state->n - state->context;
+        memmove(state->text, state->text + gone, (size_t)state->context * sizeof *state->text);
+        state->start = state->start > gone ? state->start - gone : 0;
         state->n = state->context;
     } else if (state->n == state->room) {
         const int64_t room = 2 * state->room + 1024;
@@ -85,11 +88,10 @@ static int visit_ids(const lz_state *state, int (*visit)(const lz_state *, int32
                      const llama_token_data_array *candidates)
 {
     const lzpenalty_options *options = state->options;
-    const int64_t from = state->n > options->window ? state->n - options->window : 0;
-    int64_t i;
+    int64_t i = state->n > options->window ? state->n - options->window : 0;
     size_t m;
     int32_t k;
-    for (i = from; i < state->n; i++)
+    for (i = i > state->start ? i : state->start; i < state->n; i++)
         if (state->text[i] >= 0 && state->text[i] < state->n_vocab && !visit(state, state->text[i], candidates))
             return 0;
     for (m = 0; m < options->release.n; m++)
@@ -118,15 +120,15 @@ static void lz_apply(struct llama_sampler *smpl, llama_token_data_array *candida
     const lzpenalty_tensor text = lzpenalty_vector(state->text, LZPENALTY_INT32, state->n);
     lzpenalty_tensor logits;
     size_t i;
-    if (state->n == 0 || candidates->size == 0)
+    if (state->n == state->start || candidates->size == 0)
         return;
     if (candidates->size == (size_t)state->n_vocab && visit_ids(state, is_at_its_index, candidates)) {
         logits = lzpenalty_vector(&candidates->data[0].logit, LZPENALTY_FLOAT32, state->n_vocab);
         logits.strides[0] = (int64_t)(sizeof(llama_token_data) / sizeof(float));
-        lzpenalty_penalize(state->ws, state->options, &logits, &text, NULL);
+        lzpenalty_penalize(state->ws, state->options, &logits, &text, &state->start);
     } else {
         logits = lzpenalty_vector(state->changes, LZPENALTY_FLOAT64, state->n_vocab);
-        lzpenalty_penalize(state->ws, state->options, &logits, &text, NULL);
+        lzpenalty_penalize(state->ws, state->options, &logits, &text, &state->start);
         for (i = 0; i < candidates->size; i++) {
             llama_token_data *candidate = &candidates->data[i];
             if (candidate->id >= 0 && candidate->id < state->n_vocab && state->changes[candidate->id] != 0.0)
@@ -141,7 +143,8 @@ static void lz_apply(struct llama_sampler *smpl, llama_token_data_array *candida
 
 static void lz_reset(struct llama_sampler *smpl)
 {
-    state_of(smpl)->n = 0;
+    lz_state *state = state_of(smpl);
+    state->start = state->n = 0;
 }
 
 static void lz_free(struct llama_sampler *smpl)
@@ -154,8 +157,13 @@ static struct llama_sampler *lz_clone(const struct llama_sampler *smpl)
     const lz_state *state = state_of(smpl);
     struct llama_sampler *clone = llama_sampler_init_lz(state->options, state->n_vocab);
     int64_t i;
-    for (i = 0; clone && i < state->n; i++)
+    for (i = 0; clone && i < state->n; i++) {
+        if (i == state->start)
+            llama_sampler_lz_mark(clone);
         lz_accept(clone, state->text[i]);
+    }
+    if (clone && i == state->start)
+        llama_sampler_lz_mark(clone);
     return clone;
 }
 
@@ -171,5 +179,6 @@ struct llama_sampler *llama_sampler_init_lz(const lzpenalty_options *options, in
 
 void llama_sampler_lz_mark(struct llama_sampler *smpl)
 {
-    lz_reset(smpl);
+    lz_state *state = state_of(smpl);
+    state->start = state->n;
 }

@@ -6,7 +6,7 @@
  *   penalty.h     logits minus strength * (log2 V - bits)
  *   dry.h, period.h   two more readings of the same matches
  *   evidence.h    strings that stand for the third time
- *   mark.h, marks.h   places of a text after which something else holds
+ *   mark.h, marks.h, section.h   what holds from some place of a text on
  *
  * Positions are counted backwards: recent[0] is the newest token, recent[d - 1] the token at distance d from the next one.
  */
@@ -75,7 +75,8 @@ typedef struct {
 /* A block of at least `size` bytes, contents undefined. NULL without memory. */
 void *lz_workspace_block(lz_workspace *ws, int which, size_t size);
 
-/* The newest tokens that a penalty depends on: INT32_MAX, the whole text, with `until`; 0 if it changes nothing. */
+/* The newest tokens that a penalty depends on: INT32_MAX, the whole text, prompt
+ * included, with `release` or `skip`; 0 if it changes nothing. */
 int32_t lz_context(const lz_penalty *penalty);
 
 /* Makes room for a call with these options on rows of up to `length` tokens. Returns 0, or -1 without memory. */

@@ -1,29 +1,22 @@
-/* What marks say about the end of a text, for CPU and CUDA alike. A mark that ends at position i stands in
- * recent[i .. i + n), newest first. */
+/* What marks and evidence say about the end of a text, for CPU and CUDA alike. */
 #ifndef LZPENALTY_LZ_MARK_H
 #define LZPENALTY_LZ_MARK_H
 
 #include "../cpu/shared.h"
 #include "options.h"
 
-/* Whether the first `size` ids of a mark end at position i of n tokens. */
-SHARED_FUNCTION int ends_mark(const lz_mark *mark, int32_t size, const int32_t *recent, int32_t n, int32_t i)
-{
-    int32_t k = 0;
-    if (size > n - i)
-        return 0;
-    while (k < size && recent[i + k] == mark->id[size - 1 - k])
-        k++;
-    return k == size;
-}
-
-/* The id of a mark that is due: the one that follows the longest beginning of the mark that ends the text. */
+/* The id of a mark that is due after n tokens, newest first: the one that follows the longest beginning of the mark that
+ * ends the text. */
 SHARED_FUNCTION int32_t due_id(const lz_mark *mark, const int32_t *recent, int32_t n)
 {
-    int32_t begun = mark->n - 1;
-    while (begun > 0 && !ends_mark(mark, begun, recent, n, 0))
-        begun--;
-    return mark->id[begun];
+    for (int32_t begun = mark->n - 1 < n ? mark->n - 1 : n; begun > 0; begun--) {
+        int32_t k = 0;
+        while (k < begun && recent[k] == mark->id[begun - 1 - k])
+            k++;
+        if (k == begun)
+            return mark->id[begun];
+    }
+    return mark->id[0];
 }
 
 /* What an id that is due gains after so many tokens, in nats; never more than LZ_MOST_RELEASE. */
@@ -34,10 +27,16 @@ SHARED_FUNCTION float release_nats(const lz_penalty *p, int32_t steps)
     return nats < LZ_MOST_RELEASE ? nats : LZ_MOST_RELEASE;
 }
 
-/* The share of the strength that the gate lets through at so much evidence. */
-SHARED_FUNCTION float gate_share(const lz_penalty *p, int32_t evidence)
+/* What the strength is multiplied by in an open section of thinking, and elsewhere; {0, 0} is nothing. */
+SHARED_FUNCTION lz_range gate_of(const lz_penalty *p, int is_open)
 {
-    const float share = ((float)evidence - p->gate.from) / (p->gate.to - p->gate.from);
+    return is_open && p->section_gate.to > 0 ? p->section_gate : p->gate;
+}
+
+/* The share of the strength that a gate lets through at so much evidence. */
+SHARED_FUNCTION float gate_share(lz_range gate, int32_t evidence)
+{
+    const float share = ((float)evidence - gate.from) / (gate.to - gate.from);
     return share < 0 ? 0 : share > 1 ? 1 : share;
 }
 

@@ -1,57 +1,112 @@
 /* Where marks stand in a text. Included once a level. */
 
-/* The newest position in [0, to) of the n tokens at which any of the marks ends, else `to`. */
-static int32_t newest_mark(const lz_marks *marks, const int32_t *recent, int32_t n, int32_t to)
+typedef struct {
+    const lz_tokens *tokens;
+    int64_t row;
+} row_text;
+
+static int64_t token_at(row_text text, int64_t i)
+{
+    const lz_tokens *tokens = text.tokens;
+    return load_id(tokens->data, tokens->is_int64, text.row * tokens->row_stride + i * tokens->column_stride);
+}
+
+/* Whether any of the marks ends at position i and begins at `first` or later. */
+static int ends_any(const lz_marks *marks, row_text text, int64_t first, int64_t i)
 {
     for (int32_t m = 0; m < marks->n; m++) {
         const lz_mark *mark = &marks->mark[m];
-        int32_t i = find_token(recent, mark->id[mark->n - 1], 0, to);
-        while (i < to && !ends_mark(mark, mark->n, recent, n, i))
-            i = find_token(recent, mark->id[mark->n - 1], i + 1, to);
-        to = i;
-    }
-    return to;
-}
-
-static int64_t token_at(const lz_tokens *tokens, int64_t row, int64_t i)
-{
-    return load_id(tokens->data, tokens->is_int64, row * tokens->row_stride + i * tokens->column_stride);
-}
-
-/* The first i in [from, to) at which the row has this id, else `to`. */
-static int64_t find_in_row(const lz_tokens *tokens, int64_t row, int32_t id, int64_t from, int64_t to)
-{
-    enum { BLOCK = 256 };
-    for (; tokens->column_stride == 1 && to - from >= BLOCK; from += BLOCK) {
-        const int64_t first = row * tokens->row_stride + from;
-        int64_t found = 0;
-        if (tokens->is_int64)
-            for (int32_t i = 0; i < BLOCK; i++)
-                found |= ((const int64_t *)tokens->data)[first + i] == id;
-        else
-            for (int32_t i = 0; i < BLOCK; i++)
-                found |= ((const int32_t *)tokens->data)[first + i] == id;
-        if (found)
-            break;
-    }
-    while (from < to && token_at(tokens, row, from) != id)
-        from++;
-    return from;
-}
-
-/* Whether any of the marks stands among all of the row's tokens that count. */
-static int holds_mark(const lz_marks *marks, const lz_tokens *tokens, int64_t row)
-{
-    const int64_t start = tokens->starts ? tokens->starts[row] : tokens->start;
-    for (int32_t m = 0; m < marks->n; m++) {
-        const lz_mark *mark = &marks->mark[m];
-        for (int64_t i = start; (i = find_in_row(tokens, row, mark->id[0], i, tokens->length)) < tokens->length; i++) {
-            int32_t k = 1;
-            while (k < mark->n && i + k < tokens->length && token_at(tokens, row, i + k) == mark->id[k])
-                k++;
-            if (k == mark->n)
-                return 1;
-        }
+        int32_t k = 0;
+        while (k < mark->n && i - k >= first && token_at(text, i - k) == mark->id[mark->n - 1 - k])
+            k++;
+        if (k == mark->n)
+            return 1;
     }
     return 0;
 }
+
+/* Ids that marks end with, in ranges that hold few others: tags that belong together are mostly neighbours. */
+enum { RANGE_GAP = 16 };
+typedef struct {
+    int32_t n;
+    uint32_t low[2 * LZ_MOST_MARKS], width[2 * LZ_MOST_MARKS];
+} mark_ends;
+
+static void add_end(mark_ends *ends, uint32_t id)
+{
+    for (int32_t r = 0; r < ends->n; r++) {
+        const uint32_t high = ends->low[r] + ends->width[r];
+        const uint32_t low = id < ends->low[r] ? id : ends->low[r], width = (id > high ? id : high) - low;
+        if (width <= ends->width[r] + RANGE_GAP) {
+            ends->low[r] = low;
+            ends->width[r] = width;
+            return;
+        }
+    }
+    ends->low[ends->n] = id;
+    ends->width[ends->n++] = 0;
+}
+
+static mark_ends ends_of(const lz_marks *one, const lz_marks *other)
+{
+    mark_ends ends = {0};
+    for (int32_t m = 0; m < one->n; m++)
+        add_end(&ends, (uint32_t)one->mark[m].id[one->mark[m].n - 1]);
+    for (int32_t m = 0; m < other->n; m++)
+        add_end(&ends, (uint32_t)other->mark[m].id[other->mark[m].n - 1]);
+    return ends;
+}
+
+/* Whether any of n words is in one of the ranges. Numbers are compared as signed ones, which all processors do many at once.
+ */
+static int holds_end(const uint32_t *words, int64_t n, const mark_ends *ends)
+{
+    enum { UNROLLED = 64 };
+    for (int32_t r = 0; r < ends->n; r++) {
+        const uint32_t least = ends->low[r] + 0x80000000u;
+        const int32_t beyond = (int32_t)(ends->width[r] + 0x80000001u);
+        int32_t found = 0;
+        int64_t i = 0;
+        for (; i + UNROLLED <= n; i += UNROLLED)
+            for (int32_t k = 0; k < UNROLLED; k++)
+                found |= (int32_t)(words[i + k] - least) < beyond;
+        for (; i < n; i++)
+            found |= (int32_t)(words[i] - least) < beyond;
+        if (found)
+            return 1;
+    }
+    return 0;
+}
+
+/* Blocks of a text are looked at for what marks end with, those that hold it in smaller ones, and of these each position.
+ * Ids of 64 bits are two words, of which the upper one is mostly 0. */
+static int64_t newest_of(row_text text, const lz_marks *one, const lz_marks *other, int64_t first, int64_t from, int64_t to,
+                         int *is_of_first)
+{
+    enum { LARGE = 512, SMALL = 32 };
+    const lz_tokens *tokens = text.tokens;
+    const int words = tokens->is_int64 ? 2 : 1;
+    const uint32_t *row = (const uint32_t *)tokens->data + text.row * tokens->row_stride * words;
+    const mark_ends ends = ends_of(one, other);
+    int64_t near = to; /* from here to `to` there is something */
+    while (to > from) {
+        const int64_t most = to > near ? SMALL : LARGE, size = to - from < most ? to - from : most;
+        if (tokens->column_stride == 1 && !holds_end(row + (to - size) * words, size * words, &ends)) {
+            to -= size;
+            continue;
+        }
+        if (size > SMALL && tokens->column_stride == 1) {
+            near = to - size;
+            continue;
+        }
+        for (const int64_t end = to - size; to > end; to--) {
+            *is_of_first = ends_any(one, text, first, to - 1);
+            if (*is_of_first || ends_any(other, text, first, to - 1))
+                return to - 1;
+        }
+    }
+    return from - 1;
+}
+
+#define section_text row_text
+#include "section.h"

@@ -71,13 +71,14 @@ static void charge_window(const lz_row *row, const lz_row_ops *ops, const lz_row
     }
 }
 
-/* What gate and release ask. Fewer tokens of evidence than `least` make no difference, nor do more than `enough`. */
-static lz_circling circling_of(const lz_penalty *p, const lz_scratch *s, int32_t window)
+/* What the gate and a release after so much evidence ask; after 0 there is none. Fewer tokens of evidence than `least` make
+ * no difference, nor do more than `enough`. */
+static lz_circling circling_of(lz_range gate, int32_t after, const lz_scratch *s, int32_t window)
 {
-    const int32_t wanted = p->release.n > 0 ? p->release_after : 1;
-    const int32_t open = p->gate.to < (float)LZ_MOST ? (int32_t)ceilf(p->gate.to) : LZ_MOST;
-    const int32_t shut = p->gate.from < (float)LZ_MOST ? (int32_t)p->gate.from + 1 : LZ_MOST;
-    const int32_t least = p->gate.to > 0 && (p->release.n == 0 || shut < wanted) ? shut : wanted;
+    const int32_t wanted = after > 0 ? after : 1;
+    const int32_t open = gate.to < (float)LZ_MOST ? (int32_t)ceilf(gate.to) : LZ_MOST;
+    const int32_t shut = gate.from < (float)LZ_MOST ? (int32_t)gate.from + 1 : LZ_MOST;
+    const int32_t least = gate.to > 0 && (after == 0 || shut < wanted) ? shut : wanted;
     return find_circling(s, window, LZ_GRAM, least, wanted, wanted > open ? wanted : open);
 }
 
@@ -112,17 +113,16 @@ static void charge_listed(const lz_row *row, const lz_row_ops *ops, const lz_pen
         ops->change(row, s->ids, due[m], (double)nats - (double)(r->strength * s->gains[due[m]]), s->saved);
 }
 
-static void penalize_row(const lz_penalty *p, const lz_row *row, const lz_row_ops *ops, int32_t n, lz_row_state *r,
-                         const float *log2, lz_scratch *s, int whole_window)
+static void penalize_row(const lz_penalty *p, const lz_row *row, const lz_row_ops *ops, int is_open, int32_t n,
+                         lz_row_state *r, const float *log2, lz_scratch *s, int whole_window)
 {
+    const lz_range gate = gate_of(p, is_open);
     float nats = -1; /* nothing is due */
-    if (p->gate.to > 0 || p->release.n > 0) {
-        const lz_circling circling = circling_of(p, s, r->window);
-        if (p->gate.to > 0)
-            r->strength *= gate_share(p, circling.length);
-        /* Until one of the marks has been written. */
-        if (circling.steps > 0 && p->release.n > 0 &&
-            newest_mark(&p->release, s->recent, n, circling.steps) == circling.steps)
+    if (gate.to > 0 || is_open) {
+        const lz_circling circling = circling_of(gate, is_open ? p->release_after : 0, s, r->window);
+        if (gate.to > 0)
+            r->strength *= gate_share(gate, circling.length);
+        if (circling.steps > 0 && is_open)
             nats = release_nats(p, circling.steps);
     }
     if (r->strength != 0) {
@@ -148,15 +148,16 @@ static void penalize(const lz_penalty *p, const lz_logits *logits, const lz_toke
             s->gains[d - 1] = literal - smaller(literal, ws->log2[d]);
 
     for (int64_t b = 0; b < logits->rows; b++) {
-        if (p->until.n > 0 && holds_mark(&p->until, tokens, b))
+        const row_text text = {tokens, b};
+        const int64_t start = start_of(tokens, b);
+        if (start == tokens->length || is_skipped(p, text, tokens->length))
             continue;
-        int32_t n = read_recent(tokens, b, sizes.context, s->recent);
-        if (p->reset.n > 0)
-            n = newest_mark(&p->reset, s->recent, n, n);
+        const lz_section section = last_section(p, text, start, tokens->length);
+        const int32_t n = read_since(tokens, b, section.begin, sizes.context, s->recent);
         const lz_row row = row_of(logits, b);
         lz_row_state r = {.window = capped(n, sizes.window), .literal = literal, .strength = p->strength};
         if (r.window > 0)
-            penalize_row(p, &row, row_ops[logits->dtype], n, &r, ws->log2, s, whole_window);
+            penalize_row(p, &row, row_ops[logits->dtype], section.is_open, n, &r, ws->log2, s, whole_window);
     }
 }
 

@@ -47,10 +47,15 @@ static void reverse_int32(const int32_t *newest, int64_t stride, int32_t n, int3
             recent[i] = newest[-i * stride];
 }
 
-/* Copies the last `context` of the row's tokens that count. Returns how many there were to copy. */
-static int32_t read_recent(const lz_tokens *tokens, int64_t row, int32_t context, int32_t *recent)
+static int64_t start_of(const lz_tokens *tokens, int64_t row)
 {
-    int64_t counting = tokens->length - (tokens->starts ? tokens->starts[row] : tokens->start);
+    return tokens->starts ? tokens->starts[row] : tokens->start;
+}
+
+/* Copies the last `context` of the row's tokens from position `begin` on. Returns how many there were to copy. */
+static int32_t read_since(const lz_tokens *tokens, int64_t row, int64_t begin, int32_t context, int32_t *recent)
+{
+    int64_t counting = tokens->length - begin;
     int32_t n = counting < context ? (int32_t)counting : context;
     int64_t stride = tokens->column_stride, newest = row * tokens->row_stride + (tokens->length - 1) * stride;
     if (n == 0)
@@ -60,4 +65,10 @@ static int32_t read_recent(const lz_tokens *tokens, int64_t row, int32_t context
     else
         reverse_int32((const int32_t *)tokens->data + newest, stride, n, recent);
     return n;
+}
+
+/* The same of those that count. */
+static int32_t read_recent(const lz_tokens *tokens, int64_t row, int32_t context, int32_t *recent)
+{
+    return read_since(tokens, row, start_of(tokens, row), context, recent);
 }

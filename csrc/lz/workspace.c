@@ -11,16 +11,13 @@ static int32_t clip(int64_t value, int64_t most)
 
 lz_sizes lz_penalty_sizes(const lz_penalty *p, int64_t length)
 {
-    int64_t context = (int64_t)p->window + p->buffer;
-    if (p->reset.n > 0) /* a mark that ends just before what is read of it */
-        context += LZ_MOST_MARK - 1;
     const int32_t window = clip(p->window, length);
-    return (lz_sizes){clip(context, length), window, clip((int64_t)window + p->release.n, INT32_MAX), window};
+    return (lz_sizes){clip((int64_t)p->window + p->buffer, length), window, clip((int64_t)window + p->release.n, INT32_MAX), window};
 }
 
 int32_t lz_context(const lz_penalty *p)
 {
-    return lz_is_off(p) ? 0 : p->until.n > 0 ? INT32_MAX : lz_penalty_sizes(p, INT32_MAX).context;
+    return lz_is_off(p) ? 0 : p->release.n > 0 || p->skip.n > 0 ? INT32_MAX : lz_penalty_sizes(p, INT32_MAX).context;
 }
 
 lz_sizes lz_dry_sizes(const lz_dry *dry, int64_t length)

@@ -128,9 +128,9 @@ static int fail_unless_ids(PyObject *value, const char *name)
 {
     if (PyUnicode_Check(value) || PyBytes_Check(value))
         PyErr_Format(PyExc_TypeError, "%s: expected token ids, got %R: a tokenizer makes ids of it%s", name, value,
-                     strcmp(name, "release") && strcmp(name, "reset")
+                     strcmp(name, "release") && strcmp(name, "open")
                          ? ""
-                         : "; preset='reasoning' with tokenizer= finds those that end a thinking section");
+                         : "; preset='reasoning' with tokenizer= finds those of a thinking section");
     else if (PyBool_Check(value))
         PyErr_Format(PyExc_TypeError, "%s: expected token ids, got %R", name, value);
     else

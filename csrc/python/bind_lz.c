@@ -294,8 +294,7 @@ PyObject *py_lz_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_a
             PyErr_NoMemory();
             goto done;
         }
-        RUN(work_of(&b.lz_tokens, p->until.n > 0 ? INT64_MAX : p->window),
-            lz_current_kernels()->penalize(p, &b.lz_logits, &b.lz_tokens, b.ws));
+        RUN(work_of(&b.lz_tokens, lz_context(p)), lz_current_kernels()->penalize(p, &b.lz_logits, &b.lz_tokens, b.ws));
     }
     result = Py_NewRef(v[0]);
 done:

@@ -13,14 +13,15 @@
 
 /* ---- the ends of texts ----------------------------------------------------------------------------------------------- */
 
-/* One entry of {row: (options, tokens)}. */
+/* One entry of {row: (options, tokens)} or {row: (options, tokens, before)}. */
 typedef struct {
     const lz_penalty *penalty;
     PyObject *tokens; /* a list or tuple; otherwise `tensor` holds them */
+    PyObject *before; /* a tuple, or NULL */
     tensor tensor;
     int64_t row;
-    int32_t most, n; /* newest tokens that are wanted, that there are */
-    int32_t *ids;    /* n of them, oldest first */
+    int32_t n_before, n; /* newest tokens that are wanted of both */
+    int32_t *ids;        /* of both, oldest first */
 } job;
 
 /* Engines hold the place of what is still being sampled with -1. An id that is none is coded by its position, so that it
@@ -55,7 +56,8 @@ static int wide_id(PyObject *object, int64_t *id)
     return 0;
 }
 
-static int read_items(module_state *st, PyObject *const *items, int32_t n, int64_t row, int32_t *ids)
+/* Of n items, of which the first is at a position of the text. */
+static int read_items(module_state *st, PyObject *const *items, int32_t n, int32_t position, int64_t row, int32_t *ids)
 {
     for (int32_t i = 0; i < n; i++) {
         int64_t id = PyLong_Check(items[i]) ? small_id(items[i]) : -1;
@@ -66,16 +68,16 @@ static int read_items(module_state *st, PyObject *const *items, int32_t n, int64
         }
         if (id < 0 && wide_id(items[i], &id) < 0)
             return -1;
-        ids[i] = known_id(id, i);
+        ids[i] = known_id(id, position + i);
     }
     return 0;
 }
 
-static void read_tensor(const tensor *t, int32_t n, int32_t *ids)
+static void read_tensor(const tensor *t, int32_t n, int32_t position, int32_t *ids)
 {
     int64_t stride = t->strides[0], first = (t->shape[0] - n) * stride;
     for (int32_t i = 0; i < n; i++)
-        ids[i] = known_id(tensor_id(t, first + i * stride), i);
+        ids[i] = known_id(tensor_id(t, first + i * stride), position + i);
 }
 
 static int32_t at_most(int64_t n, int32_t most)
@@ -86,17 +88,24 @@ static int32_t at_most(int64_t n, int32_t most)
 /* Fills in the job's ids, of which there is room for j->n. Another thread may have changed the list since. */
 static int read_job(module_state *st, job *j)
 {
+    int32_t *ids = j->ids + j->n_before;
     int status = 0;
-    if (!j->tokens) {
-        read_tensor(&j->tensor, j->n, j->ids);
+    if (j->n_before > 0)
+        status = read_items(st, &PyTuple_GET_ITEM(j->before, PyTuple_GET_SIZE(j->before) - j->n_before), j->n_before, 0,
+                            j->row, j->ids);
+    if (status < 0) {
+        ;
+    } else if (!j->tokens) {
+        read_tensor(&j->tensor, j->n, j->n_before, ids);
     } else if (PyTuple_Check(j->tokens)) {
-        status = read_items(st, &PyTuple_GET_ITEM(j->tokens, PyTuple_GET_SIZE(j->tokens) - j->n), j->n, j->row, j->ids);
+        status =
+            read_items(st, &PyTuple_GET_ITEM(j->tokens, PyTuple_GET_SIZE(j->tokens) - j->n), j->n, j->n_before, j->row, ids);
     } else {
         Py_BEGIN_CRITICAL_SECTION(j->tokens);
         Py_ssize_t size = PyList_GET_SIZE(j->tokens);
         j->n = at_most(size, j->n);
         if (j->n > 0)
-            status = read_items(st, ((PyListObject *)j->tokens)->ob_item + size - j->n, j->n, j->row, j->ids);
+            status = read_items(st, ((PyListObject *)j->tokens)->ob_item + size - j->n, j->n, j->n_before, j->row, ids);
         Py_END_CRITICAL_SECTION();
     }
     return status;
@@ -112,16 +121,19 @@ static int take_job(module_state *st, PyObject *key, PyObject *value, int64_t ro
         PyErr_Format(PyExc_ValueError, "rows: expected row numbers in [0, %lld) as keys, got %R", (long long)rows, key);
         return -1;
     }
-    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 2 ||
-        (PyObject *)Py_TYPE(PyTuple_GET_ITEM(value, 0)) != st->options_type) {
-        PyErr_Format(PyExc_TypeError, "rows: expected (LZOptions, tokens) for row %lld, got %R", (long long)j->row, value);
+    const Py_ssize_t parts = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
+    if ((parts != 2 && parts != 3) || (PyObject *)Py_TYPE(PyTuple_GET_ITEM(value, 0)) != st->options_type ||
+        (parts == 3 && !PyTuple_Check(PyTuple_GET_ITEM(value, 2)))) {
+        PyErr_Format(PyExc_TypeError,
+                     "rows: expected (LZOptions, tokens) or (LZOptions, tokens, tuple) for row %lld, got %R",
+                     (long long)j->row, value);
         return -1;
     }
     const lz_options *o = (const lz_options *)PyTuple_GET_ITEM(value, 0);
     PyObject *tokens = PyTuple_GET_ITEM(value, 1);
     Py_ssize_t length;
     j->penalty = &o->penalty;
-    j->most = o->context < longest ? o->context : longest;
+    const int32_t most = o->context < longest ? o->context : longest;
     if (PyList_Check(tokens) || PyTuple_Check(tokens)) {
         j->tokens = tokens;
         length = PyList_Check(tokens) ? PyList_GET_SIZE(tokens) : PyTuple_GET_SIZE(tokens);
@@ -136,7 +148,11 @@ static int take_job(module_state *st, PyObject *key, PyObject *value, int64_t ro
         }
         length = j->tensor.shape[0];
     }
-    j->n = at_most(length, j->most);
+    j->n = at_most(length, most);
+    if (parts == 3) {
+        j->before = PyTuple_GET_ITEM(value, 2);
+        j->n_before = at_most(PyTuple_GET_SIZE(j->before), most - j->n);
+    }
     return 0;
 }
 
@@ -177,7 +193,7 @@ static int take_jobs(module_state *st, PyObject *object, int64_t rows, int32_t l
         list->n = i + 1;
         if (take_job(st, PyTuple_GET_ITEM(item, 0), PyTuple_GET_ITEM(item, 1), rows, longest, &list->jobs[i]) < 0)
             return -1;
-        total += (size_t)list->jobs[i].n;
+        total += (size_t)list->jobs[i].n_before + (size_t)list->jobs[i].n;
     }
     int32_t *ids = lz_workspace_block(ws, LZ_IDS, total * sizeof *ids);
     if (!ids) {
@@ -191,7 +207,7 @@ static int take_jobs(module_state *st, PyObject *object, int64_t rows, int32_t l
     for (Py_ssize_t i = 0; i < n; i++) {
         job *j = &list->jobs[i];
         j->ids = ids;
-        ids += j->n;
+        ids += j->n_before + j->n;
         if (read_job(st, j) < 0)
             return -1;
     }
@@ -208,7 +224,8 @@ static void penalize_jobs(const job_list *list, const lz_logits *logits, lz_work
         lz_logits row = *logits;
         row.rows = 1;
         row.data = (char *)logits->data + j->row * logits->row_stride * float_size(logits->dtype);
-        lz_tokens tokens = {.data = j->ids, .rows = 1, .length = j->n, .column_stride = 1};
+        const lz_tokens tokens = {
+            .data = j->ids, .rows = 1, .length = j->n_before + j->n, .column_stride = 1, .start = j->n_before};
         if (j->n > 0)
             kernels->penalize(j->penalty, &row, &tokens, ws);
     }
@@ -220,11 +237,13 @@ const char doc_lz_penalize_rows[] =
     "Parameters\n----------\n"
     "logits : tensor [B, V] or [V]\n"
     "    float32, float16, bfloat16 or float64 on a CPU, written in place, rounded once. Any strides without overlap.\n"
-    "rows : dict {int: (LZOptions, tokens)}\n"
+    "rows : dict {int: (LZOptions, tokens) or (LZOptions, tokens, before)}\n"
     "    By row number in [0, B). Rows that are not named keep their logits. The tokens that count, oldest first: a list "
     "or\n"
     "    tuple of int, or a tensor [T] of int32 or int64. Ids outside [0, 2^31) are unknown: they match nothing, not even\n"
-    "    each other. Ids of the options are of the vocabulary, as in lz_penalize_.\n\n"
+    "    each other. `before`, a tuple of int, stands before them and doesn't count: what opens and closes sections is "
+    "looked\n"
+    "    for in it, too. Ids of the options are of the vocabulary, as in lz_penalize_.\n\n"
     "Returns\n-------\n"
     "logits, the same object.\n\n"
     "Raises\n------\n"
@@ -248,11 +267,12 @@ PyObject *py_lz_penalize_rows(PyObject *module, PyObject *const *args, Py_ssize_
     for (Py_ssize_t i = 0; i < list.n; i++) {
         if (check_ids(list.jobs[i].penalty, logits.vocab) < 0)
             goto done;
-        if (lz_reserve(ws, list.jobs[i].penalty, list.jobs[i].n) < 0) {
+        const int64_t length = (int64_t)list.jobs[i].n_before + list.jobs[i].n;
+        if (lz_reserve(ws, list.jobs[i].penalty, length) < 0) {
             PyErr_NoMemory();
             goto done;
         }
-        work += list.jobs[i].n;
+        work += length;
     }
     RUN_UNLOCKED_IF(work >= GIL_MIN_WORK, penalize_jobs(&list, &logits, ws));
     result = Py_NewRef(v[0]);
@@ -271,8 +291,9 @@ const char doc_gather_tokens[] =
     "Parameters\n----------\n"
     "tokens : tensor [B, T]\n"
     "    int32 on a CPU, written in place. What is left of a text that is shorter than T is left as it is.\n"
-    "rows : dict {int: (LZOptions, tokens)}\n"
-    "    As for lz_penalize_rows_. Unknown ids become negative ones that differ from each other.\n\n"
+    "rows : dict {int: (LZOptions, tokens) or (LZOptions, tokens, before)}\n"
+    "    As for lz_penalize_rows_; what stands before comes first. Unknown ids become negative ones that differ from each "
+    "other.\n\n"
     "Returns\n-------\n"
     "tokens, the same object.\n\n"
     "Raises\n------\n"
@@ -302,8 +323,9 @@ PyObject *py_gather_tokens(PyObject *module, PyObject *const *args, Py_ssize_t n
         goto done;
     for (Py_ssize_t i = 0; i < list.n; i++) {
         const job *j = &list.jobs[i];
-        const int64_t first = j->row * t.strides[0] + (t.shape[1] - j->n) * t.strides[1];
-        for (int32_t k = 0; k < j->n; k++)
+        const int32_t n = j->n_before + j->n;
+        const int64_t first = j->row * t.strides[0] + (t.shape[1] - n) * t.strides[1];
+        for (int32_t k = 0; k < n; k++)
             ((int32_t *)t.data)[first + k * t.strides[1]] = j->ids[k];
     }
     result = Py_NewRef(v[0]);

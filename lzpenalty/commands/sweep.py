@@ -142,7 +142,8 @@ class Reading:
         return torch.cat(bits), torch.cat(best)[:, 0]
 
     def _lower(self, logits: torch.Tensor, part: slice, options: LZOptions) -> None:
-        rows, context = len(self.tokens), max(1, options.context)
+        rows = len(self.tokens)
+        context = min(max(1, options.context), rows)
         seen = pad(self.tokens, (context - 1, 0)).unfold(0, context, 1)  # [rows, context], nothing is copied
         starts = (context - 1 - torch.arange(rows)).clamp(min=0)
         lz_penalize_(logits, seen[part], options, starts=starts[part])

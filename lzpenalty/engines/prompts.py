@@ -19,6 +19,7 @@ __all__ = [
     "cache_prompt_length",
     "callers",
     "generate_prompt_length",
+    "llama_prompt",
     "llama_prompt_length",
     "mlx_prompt_length",
     "unfinished_rows",
@@ -46,6 +47,7 @@ _TOTAL, _PROMPT = "total_prompt_tokens", "prompt"  # the last token at least is 
 # keeps no length, but its first sample comes when the prompt has been read and nothing else.
 _APPLY, _LLAMA, _SAMPLER = "apply_func", "self", "_sampler"
 _TOKEN = "token"  # the newest, which there is none of before the first sample
+_TOKENS = "tokens"  # the prompt, when the sampler is made
 
 
 def callers() -> Iterator[FrameType]:
@@ -352,3 +354,19 @@ def _first_length(llama, applying: FrameType) -> int:
             return len(llama._input_ids)
         frame = frame.f_back
     raise RuntimeError(_untold(applying, "llama-cpp-python", "was not called by its generate()"))
+
+
+def llama_prompt(llama) -> list[int]:
+    """The prompt of the `generate` of this `Llama` that is making its sampler; nothing outside of any.
+
+    Raises
+    ------
+    RuntimeError
+        If it doesn't say it in the way that is known.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "generate" and frame.f_locals.get("self") is llama:
+            return [*_read(frame, "llama-cpp-python", _TOKENS)[0]]
+        frame = frame.f_back
+    return []

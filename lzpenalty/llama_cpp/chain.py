@@ -9,10 +9,12 @@ llama-cpp-python has in ctypes is it used.
 
 import ctypes as c
 import threading
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from lzpenalty._core import LZOptions
+from lzpenalty.engines.prompts import llama_prompt
 from lzpenalty.llama_cpp.penalty import _Tokenizer
 from lzpenalty.presets import resolve
 
@@ -38,13 +40,14 @@ def _check_layouts(llama_cpp) -> None:
         raise RuntimeError("llama_cpp: expected the layouts of llama-cpp-python 0.3.36, got others")
 
 
-def _init(llama_cpp, options: LZOptions, n_vocab: int):
-    """A new `llama_sampler *`, which belongs to the chain that it is added to."""
+def _init(llama_cpp, options: LZOptions, n_vocab: int, prompt: Sequence[int] = ()):
+    """A new `llama_sampler *` for the answer to a prompt, which belongs to the chain that it is added to."""
     library = c.CDLL(str(Path(__file__).parents[1] / "lib" / "llama_sampler_lz.so"))
     function = library.lzpenalty_llama_cpp_init
-    function.restype, function.argtypes = llama_cpp.llama_sampler_p_ctypes, [c.c_void_p, c.c_void_p, c.c_int32]
+    function.restype = llama_cpp.llama_sampler_p_ctypes
+    function.argtypes = [c.c_void_p, c.c_void_p, c.c_int32, c.c_void_p, c.c_size_t]
     init = llama_cpp.llama_cpp._lib.llama_sampler_init
-    made = function(c.cast(init, c.c_void_p), options, n_vocab)
+    made = function(c.cast(init, c.c_void_p), options, n_vocab, (c.c_int32 * len(prompt))(*prompt), len(prompt))
     if not made:
         raise ValueError(f"options: expected ids of a vocabulary of {n_vocab}, got others")
     return made
@@ -61,7 +64,8 @@ class _Penalised:
 
     def __call__(self, *args, **kwargs):
         made = self.init(*args, **kwargs)
-        ours = [_init(self.llama_cpp, options, self.llama.n_vocab()) for options in reversed(self.open)]
+        prompt = llama_prompt(self.llama) if any(options.open or options.skip for options in self.open) else ()
+        ours = [_init(self.llama_cpp, options, self.llama.n_vocab(), prompt) for options in reversed(self.open)]
         n = self.llama_cpp.llama_sampler_chain_n(made.sampler)
         others = [self.llama_cpp.llama_sampler_chain_remove(made.sampler, 0) for _ in range(n)]
         for one in ours + others:

@@ -4,10 +4,10 @@
     LLM(MODEL, logits_processors=["lzpenalty.vllm:LZPenalty"])
 
 A request asks with `vllm_xargs={"lz_strength": 0.15}` over HTTP, with `SamplingParams(extra_args={"lz_strength": 0.15})` in
-Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and `lz_preset`, and one is enough. What ends a
-thinking section, which the preset "reasoning" has to know, is looked up in the served model's tokenizer. The environment
-variable LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does for requests that name none;
-`lz_strength` 0 switches it off again. Only generated tokens count.
+Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and `lz_preset`, and one is enough. What opens and
+closes a section of thinking, which the preset "reasoning" has to know, is that of `--reasoning-config`, or is looked up in
+the served model's tokenizer. The environment variable LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does
+for requests that name none; `lz_strength` 0 switches it off again. Only generated tokens count.
 
 vLLM has two interfaces for logits processors. One is for its first model runner (CPUs, older releases): a processor is told
 which request is in which row, and holds on to their lists of tokens. One is for its second (GPUs, since 0.32): tokens of all
@@ -25,7 +25,8 @@ import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from lzpenalty._core import LZOptions
-from lzpenalty.engines.serving import penalize_groups_, penalize_rows_, request_options, supported
+from lzpenalty.engines.serving import before, penalize_groups_, penalize_rows_, request_options, supported
+from lzpenalty.presets import thinking_ids, tool_ids
 from lzpenalty.vllm.checks import check_request, served_configuration
 
 try:
@@ -58,7 +59,7 @@ def _default() -> dict[str, Any]:
 
 def _check_default(config) -> None:
     try:
-        request_options(None, _default(), lambda: _tokenizer(config))
+        request_options(None, _default(), lambda: _marks(config))
     except ValueError as error:
         raise ValueError(f"{DEFAULT}: {error}") from None
 
@@ -73,10 +74,21 @@ def _tokenizer(config):
     return cached_tokenizer_from_config(model)
 
 
+def _marks(config) -> dict[str, Any]:
+    """What opens and closes a section of thinking, and calls of tools: of `--reasoning-config`, and of the tokenizer that vLLM
+    keeps. The natural end is what the model writes, where another may be forced."""
+    tokenizer = _tokenizer(config)
+    found = thinking_ids(tokenizer) | tool_ids(tokenizer) if tokenizer else {}
+    reasoning = getattr(config, "reasoning_config", None)
+    start = getattr(reasoning, "reasoning_start_token_ids", None)
+    end = getattr(reasoning, "natural_reasoning_end_token_ids", None) or getattr(reasoning, "reasoning_end_token_ids", None)
+    return found | {"open": [list(start)], "release": [list(end)]} if start and end else found
+
+
 def _admitted(params, device: torch.device, config) -> LZOptions | None:
     """The same where an exception would end the engine: releases that do not validate, devices that are too small."""
     try:
-        options = request_options(params.extra_args, _default(), lambda: _tokenizer(config))
+        options = request_options(params.extra_args, _default(), lambda: _marks(config))
     except ValueError as error:
         logger.warning("a request goes without the penalty: %s", error)
         return None
@@ -88,17 +100,17 @@ class _Lists:
 
     def __init__(self, device: torch.device, config):
         self.device, self.config = device, config
-        self.rows: dict[int, tuple[LZOptions, list[int]]] = {}
+        self.rows: dict[int, tuple[LZOptions, list[int], tuple[int, ...]]] = {}
 
     def update(self, removed, added, moved) -> None:
         rows = self.rows
         for row in removed:
             rows.pop(row, None)
-        for row, params, _, tokens in added:  # may take the place of another request
+        for row, params, prompt, tokens in added:  # may take the place of another request
             rows.pop(row, None)
             options = _admitted(params, self.device, self.config)
             if options is not None:
-                rows[row] = options, tokens
+                rows[row] = options, tokens, before(options, prompt)
         for source, target, direction in moved:
             going, coming = rows.pop(source, None), rows.pop(target, None)
             if going is not None:
@@ -157,7 +169,7 @@ class _Slots:
         texts, ends = state.all_token_ids.gpu, state.total_len.gpu[slots].long()
         drafts = context.expanded_local_pos.long()  # that come before each row
         columns = (ends + drafts)[:, None] - torch.arange(length, 0, -1, device=logits.device)
-        tokens = texts[slots[:, None], columns.clamp(0, texts.shape[1] - 1)]
+        tokens = texts[slots[:, None], columns.clamp(0, texts.shape[1] - 1)].masked_fill(columns < 0, -1)
         if len(slots) > len(context.idx_mapping_np):
             tokens = _with_drafts(tokens, columns - ends[:, None], drafts, context.input_ids)
         starts = (length - ends - drafts + state.prompt_len.gpu[slots]).clamp_(0, length)
@@ -195,7 +207,7 @@ class LZPenalty(*_INTERFACES):
     @classmethod
     def validate_params(cls, sampling_params) -> None:
         """Raises ValueError for options that are refused, those of a compressed cache included."""
-        request_options(sampling_params.extra_args, _default(), lambda: _tokenizer(served_configuration()))
+        request_options(sampling_params.extra_args, _default(), lambda: _marks(served_configuration()))
         check_request(sampling_params)
 
     def is_argmax_invariant(self) -> bool:

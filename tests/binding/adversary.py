@@ -152,7 +152,7 @@ def make(function):
     blocks = np.ones((64, 1, 64, 8), np.float32)
     positions = np.arange(LONG // 16)[None, None]
     penalty = dict(strength=0.5, window=600, buffer=8, cost="lzss", min_match=1, gate=(2, 9), release=[7, [8, 9]],
-                   release_rate=1.0, release_after=3, reset=[11], until=[[12, 13]])  # fmt: skip
+                   release_rate=1.0, release_after=3, open=[11], skip=[[12, 13]], resume=[14])  # fmt: skip
     coder = {name: penalty[name] for name in ("window", "buffer", "cost", "min_match")}
     options = lzpenalty.LZOptions(**penalty)
     rest = dict(start=0, stop=LONG // 8)

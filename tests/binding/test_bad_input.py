@@ -63,10 +63,10 @@ OPTIONS = [
     ("release_rate", inf, ValueError, "release_rate: "),
     ("release_after", 0, ValueError, "release_after: expected an integer from 1"),
     ("release_after", 1.5, TypeError, "release_after: expected an integer, got float"),
-    ("reset", [99], ValueError, r"reset: expected ids in \[0, 10\), the vocabulary, got 99"),
-    ("reset", range(17), ValueError, "reset: expected 1 to 16"),
-    ("until", [[1] * 9], ValueError, "until: expected sequences of 1 to 8 ids"),
-    ("until", "x", TypeError, "until: expected token ids, got 'x'"),
+    ("open", [99], ValueError, r"open: expected ids in \[0, 10\), the vocabulary, got 99"),
+    ("open", range(17), ValueError, "open: expected 1 to 16"),
+    ("skip", [[1] * 9], ValueError, "skip: expected sequences of 1 to 8 ids"),
+    ("skip", "x", TypeError, "skip: expected token ids, got 'x'"),
     ("starts", -1, ValueError, r"starts: expected positions in \[0, 5\], the length of tokens, got -1"),
     ("starts", 6, ValueError, "starts: .* got 6"),
     ("starts", 10**30, ValueError, "starts: "),
@@ -218,9 +218,9 @@ class Raising:
     [
         lambda logits: lz_penalize_(logits, TOKENS, window=Raising()),
         lambda logits: lz_penalize_(logits, TOKENS, strength=Raising()),
-        lambda logits: lz_penalize_(logits, TOKENS, until=Raising()),
+        lambda logits: lz_penalize_(logits, TOKENS, skip=Raising()),
         lambda logits: lz_penalize_(logits, TOKENS, release=[Raising()]),
-        lambda logits: lz_penalize_(logits, TOKENS, reset=[[Raising()]]),
+        lambda logits: lz_penalize_(logits, TOKENS, open=[[Raising()]]),
         lambda logits: lz_penalize_(logits, TOKENS, gate=(0, Raising())),
         lambda logits: attention_scores(logits[None, None], logits[None, None], start=0, stop=1, check=Raising()),
         lambda logits: _core.set_num_threads(Raising()),
@@ -292,7 +292,7 @@ def test_append(name, shape, message):
 
 
 def test_options_compare():
-    assert LZOptions(reset=[1]) != LZOptions(reset=[2]) != LZOptions() != LZOptions(window=1)
+    assert LZOptions(open=[1]) != LZOptions(open=[2]) != LZOptions() != LZOptions(window=1)
     assert LZOptions() != 3
     with pytest.raises(TypeError):
         LZOptions() < LZOptions()  # noqa: B015
@@ -330,8 +330,8 @@ def test_calls_within_calls():
     """Each call that has begun needs memory of its own, more of them than are kept."""
 
     def nested(depth):
-        return lz_penalize_(torch.zeros(2, 10), TOKENS, until=[len(nested(depth - 1))] if depth else None)
+        return lz_penalize_(torch.zeros(2, 10), TOKENS, skip=[len(nested(depth - 1))] if depth else None)
 
-    wanted = lz_penalize_(torch.zeros(2, 10), TOKENS, until=[2])
+    wanted = lz_penalize_(torch.zeros(2, 10), TOKENS, skip=[2])
     for _ in range(3):
         assert torch.equal(nested(20), wanted)

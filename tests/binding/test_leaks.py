@@ -59,10 +59,10 @@ def bad_call():
 
 
 def bad_options():
-    for bad in ({"gate": (2, 1)}, {"release": [1, [2] * 9]}, {"reset": [[1, "x"]]}, {"until": range(17)}):
+    for bad in ({"gate": (2, 1)}, {"release": [1, [2] * 9]}, {"open": [[1, "x"]]}, {"skip": range(17)}):
         with pytest.raises((TypeError, ValueError)):
             LZOptions(**bad)
-    LZOptions(**LZOptions(gate=(1, 2), release=[1, (2, 3)], until=4).keywords())
+    LZOptions(**LZOptions(gate=(1, 2), release=[1, (2, 3)], skip=4).keywords())
 
 
 def bad_cache_calls():
@@ -138,14 +138,14 @@ def test_calls_leave_nothing_behind(kind):
     calls = {
         "torch": lambda: lz_penalize_(logits, tokens, window=64),
         "numpy": lambda: lz_penalize_(array, ids),
-        "starts and marks": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, reset=[1, 2]),
+        "starts and marks": lambda: lz_penalize_(logits, tokens, window=16, starts=starts, open=[1, 2]),
         "marks": lambda: lz_penalize_(
-            logits, tokens, window=64, gate=(2, 3), release=[[1, 2], 3], release_after=6, reset=4, until=[[5, 6]]
+            logits, tokens, window=64, gate=(2, 3), release=[[1, 2], 3], release_after=6, open=4, skip=[[5, 6]]
         ),
         "evidence": lambda: loop_evidence(tokens, window=64),
         "results": lambda: codelength_deltas(ids[0], 64),
         "rows": lambda: lz_penalize_rows_(
-            logits, {1: (LZOptions(window=16, reset=[3]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
+            logits, {1: (LZOptions(window=16, open=[3]), [1, 2, 1]), 2: (LZOptions(), tokens[0])}
         ),
         "errors": bad_call,
         "errors of options": bad_options,

@@ -50,7 +50,7 @@ def test_offsets_that_turn_the_address_round():
     assert array.any()
 
 
-@pytest.mark.parametrize("options", [dict(release=[1]), dict(reset=[1]), dict(buffer=2**31 - 1)])
+@pytest.mark.parametrize("options", [dict(release=[1]), dict(skip=[1]), dict(buffer=2**31 - 1)])
 def test_texts_that_no_workspace_holds(options):
     logits, tokens = np.zeros(8, np.float32), np.broadcast_to(np.int32(1), 2**31 - 1)
     with pytest.raises(MemoryError):

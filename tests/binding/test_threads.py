@@ -142,7 +142,7 @@ def test_one_set_of_arrays_for_all_threads():
     rng = np.random.default_rng(0)
     tokens, queries = rng.integers(0, 9, 700), rng.standard_normal((1, 2, 8, 16), np.float32)
     keys = rng.standard_normal((1, 2, 300, 16), np.float32)
-    options, text = LZOptions(gate=(6, 9), release=[[1, 2], 3], reset=[[8, 8, 8]]), tokens.tolist()
+    options, text = LZOptions(gate=(6, 9), release=[[1, 2], 3], open=[[8, 8, 8]]), tokens.tolist()
 
     def run(_):
         logits = np.zeros((2, 9), np.float32)
@@ -163,7 +163,7 @@ def test_lists_and_dicts_that_change():
     def change():
         while not done.is_set():
             growing.append(len(growing) % 7)
-            rows[len(growing) % 8] = LZOptions(until=growing[:3] or None), [*growing]
+            rows[len(growing) % 8] = LZOptions(skip=growing[:3] or None), [*growing]
             rows.pop(len(growing) * 5 % 8, None)
             if len(growing) > 2000:
                 del growing[:1500]

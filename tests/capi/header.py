@@ -46,8 +46,10 @@ class Options(Sized):
         ("release_rate", c.c_double),
         ("release_after", c.c_int64),
         ("release", Marks),
-        ("reset", Marks),
-        ("until", Marks),
+        ("open", Marks),
+        ("section_gate", Range),
+        ("skip", Marks),
+        ("resume", Marks),
     ]
 
 
@@ -165,7 +167,8 @@ STATUSES = {
     "BAD_MIN_REPEATS": 48, "BAD_TOLERANCE": 49, "BAD_REGION": 60, "BAD_KERNEL": 61, "BAD_SCALE": 62, "BAD_SOFTCAP": 63,
     "BAD_K": 64, "BAD_POSITIONS": 65, "BAD_LENGTHS": 66, "BAD_PADS": 67, "BAD_AGGREGATION": 68,
     "BAD_STRENGTH": 100, "BAD_WINDOW": 101, "BAD_BUFFER": 102, "BAD_COST": 103, "BAD_MIN_MATCH": 104, "BAD_GATE": 105,
-    "BAD_RELEASE_RATE": 106, "BAD_RELEASE_AFTER": 107, "BAD_RELEASE": 108, "BAD_RESET": 109, "BAD_UNTIL": 110,
+    "BAD_RELEASE_RATE": 106, "BAD_RELEASE_AFTER": 107, "BAD_RELEASE": 108, "BAD_OPEN": 109, "BAD_SECTION_GATE": 110,
+    "BAD_SKIP": 111, "BAD_RESUME": 112,
 }  # fmt: skip
 
 DTYPES = {"float32": 0, "float16": 1, "uint16": 2, "float64": 3, "int32": 4, "int64": 5}  # uint16: bfloat16's bits
@@ -207,9 +210,9 @@ def options(library, **changes):
     for name, value in changes.items():
         if name == "cost":
             o.cost = ["lzss", "pair", "distance"].index(value)
-        elif name == "gate":
-            o.gate = Range(*(value or (0, 0)))
-        elif name in ("release", "reset", "until"):
+        elif name in ("gate", "section_gate"):
+            setattr(o, name, Range(*(value or (0, 0))))
+        elif name in ("release", "open", "skip", "resume"):
             array, n = marks(value)
             setattr(o, name, Marks(array, n))
         else:

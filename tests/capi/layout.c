@@ -33,8 +33,10 @@ int main(void)
     FIELD(lzpenalty_options, release_rate);
     FIELD(lzpenalty_options, release_after);
     FIELD(lzpenalty_options, release);
-    FIELD(lzpenalty_options, reset);
-    FIELD(lzpenalty_options, until);
+    FIELD(lzpenalty_options, open);
+    FIELD(lzpenalty_options, section_gate);
+    FIELD(lzpenalty_options, skip);
+    FIELD(lzpenalty_options, resume);
     STRUCT(lzpenalty_dry_options);
     FIELD(lzpenalty_dry_options, size);
     FIELD(lzpenalty_dry_options, multiplier);

@@ -277,9 +277,12 @@ static lzpenalty_options new_options(int64_t vocab)
     if (chance(2))
         o.release = new_marks(vocab);
     if (chance(4))
-        o.reset = new_marks(vocab);
+        o.open = new_marks(vocab);
     if (chance(4))
-        o.until = new_marks(vocab);
+        o.skip = new_marks(vocab);
+    if (chance(2))
+        o.resume = new_marks(vocab);
+    o.section_gate.to = chance(2) ? 0 : (double)number(1, 40);
     if (spoils()) {
         static const double odd[] = {-1.0f, INFINITY, NAN};
         switch (number(0, 7)) {

@@ -75,7 +75,7 @@ def llama_cpp(stub, monkeypatch):
 OPTIONS = [
     {},
     dict(strength=0.5, window=20, buffer=9, cost="pair", min_match=2),
-    dict(gate=(0.0, 9.0), release=[[3, 4], 7], release_after=8, release_rate=1.0, reset=9, until=[[11, 12]]),
+    dict(gate=(0.0, 9.0), release=[[3, 4], 7], release_after=8, release_rate=1.0, open=[9, 1], skip=[[11, 12]]),
 ]
 
 
@@ -98,8 +98,27 @@ def test_it_comes_first_and_computes_the_penalty(llama_cpp, stub, options):
     assert (candidates["logit"] != logits).any()
 
 
+def test_the_prompt_of_generate_is_looked_at(llama_cpp, stub):
+    class Generating(Llama):
+        def generate(self, tokens):
+            yield self._init_sampler("greedy").sampler[0]
+
+    text, logits = [5, 6, 8] * 9, np.linspace(-3, 3, VOCAB, dtype=np.float32)
+    options = dict(open=[[9]], release=[7], release_after=8)
+    for prompt in ([1, 9], [9, 7], [1], [], (9,)):
+        llama = Generating()
+        with chain_sampler(llama, **options):
+            (ours,) = llama.generate(prompt)
+        for token in text:
+            stub.llama_sampler_accept(ours, token)
+        candidates = sampler.candidates_of(logits)
+        stub.llama_sampler_apply(ours, c.byref(sampler.Candidates(candidates.ctypes.data, VOCAB, -1, False)))
+        wanted = lz_penalize_(logits.copy(), np.array([*prompt, *text]), starts=len(prompt), **options)
+        assert (candidates["logit"] == wanted).all()
+
+
 def test_bad_options(llama_cpp):
-    for bad in (dict(strength=-1.0), dict(until=[[VOCAB]]), dict(release=[[VOCAB]]), dict(window="wide"), dict(nothing=1)):
+    for bad in (dict(strength=-1.0), dict(skip=[[VOCAB]]), dict(release=[[VOCAB]]), dict(window="wide"), dict(nothing=1)):
         llama = Llama()
         with pytest.raises((TypeError, ValueError)), chain_sampler(llama, **bad):
             pass

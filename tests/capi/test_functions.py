@@ -46,7 +46,7 @@ def test_defaults_are_those_of_python(library):
     for name in ("strength", "window", "buffer", "min_match"):
         assert getattr(o, name) == pytest.approx(python[name])
     assert o.release_rate == python["release_rate"] and o.release_after == python["release_after"]
-    assert (o.cost, getattr(o.gate, "from"), o.gate.to, o.release.n, o.reset.n, o.until.n) == (0,) * 6
+    assert (o.cost, getattr(o.gate, "from"), o.gate.to, o.release.n, o.open.n, o.skip.n, o.resume.n) == (0,) * 7
     dry = header.DryOptions()
     assert library.dry_options_init(dry, ctypes.sizeof(dry)) == 0
     assert dry.fields() | {"breakers": None} == {
@@ -102,6 +102,7 @@ def test_callers_of_other_versions(library, ws, random):
 # ---- Penalties ----
 
 MARKS = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), min_size=1, max_size=2)
+GATE = st.sampled_from([None, (0.0, 8.0), (4.0, 30.0)])
 EXTRAS = st.fixed_dictionaries(
     {},
     optional=dict(
@@ -110,12 +111,14 @@ EXTRAS = st.fixed_dictionaries(
         buffer=st.integers(1, 40),
         cost=st.sampled_from(["lzss", "pair", "distance"]),
         min_match=st.integers(1, 4),
-        gate=st.sampled_from([None, (0.0, 8.0), (4.0, 30.0)]),
-        release=st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), min_size=1, max_size=2),
+        gate=GATE,
+        release=MARKS,
         release_rate=st.sampled_from([0.0, 0.5, 7.0]),
         release_after=st.integers(1, 12),
-        reset=MARKS,
-        until=MARKS,
+        open=MARKS,
+        section_gate=GATE,
+        skip=MARKS,
+        resume=MARKS,
     ),
 )
 
@@ -167,7 +170,7 @@ def test_bfloat16(library, ws, random):
 
 def test_what_a_penalty_depends_on(library, ws, random):
     context = ctypes.c_int32()
-    for changes in ({}, {}, {}, {"strength": 0.0}, {"until": [[3]]}):
+    for changes in ({}, {}, {}, {"strength": 0.0}, {"skip": [[3]]}):
         assert library.context(header.options(library, **changes), context) == 0
         assert context.value == lzpenalty.LZOptions(**changes).context
     assert library.context(header.options(library, buffer=0), context) == STATUSES["BAD_BUFFER"]
@@ -302,7 +305,7 @@ def test_bad_options(library, ws):
     bad = dict(
         strength=[-1.0, nan, inf, 1000001.0], window=[-1], buffer=[0], min_match=[0],
         gate=[(1.0, 1.0), (-1.0, 2.0), (3.0, 2.0), (0.0, inf), (nan, 1.0)],
-        release=[[[]], [[VOCAB]], [[1]] * 17], reset=[[[1], []], [[-1]]], until=[[[VOCAB]]], release_rate=[-1.0, nan],
+        release=[[[]], [[VOCAB]], [[1]] * 17], open=[[[1], []], [[-1]]], skip=[[[VOCAB]]], release_rate=[-1.0, nan],
         release_after=[0],
     )  # fmt: skip
     for name, values in bad.items():

@@ -40,14 +40,14 @@ def test_ctypes_agrees_with_the_compiler(installed):
 
 def test_what_ctypes_is_given(library):
     """LZOptions where C wants lzpenalty_options."""
-    given = dict(strength=0.25, cost="pair", gate=(2, 9), release=[[3, 4], [5]], until=[[7]])
+    given = dict(strength=0.25, cost="pair", gate=(2, 9), release=[[3, 4], [5]], skip=[[7]])
     made = lzpenalty.LZOptions(**given)
     got, wanted = header.Options.from_address(made._as_parameter_), header.options(library, **given)
     assert got.size == ctypes.sizeof(got)
     for name in ("strength", "window", "buffer", "cost", "min_match", "release_rate", "release_after"):
         assert getattr(got, name) == pytest.approx(getattr(wanted, name))
     assert (getattr(got.gate, "from"), got.gate.to) == (2, 9)
-    for name, marks in (("release", [[5], [3, 4]]), ("reset", []), ("until", [[7]])):
+    for name, marks in (("release", [[5], [3, 4]]), ("open", []), ("skip", [[7]])):
         there = getattr(got, name)
         assert [[*there.mark[i].ids[: there.mark[i].n]] for i in range(there.n)] == marks
 

@@ -19,7 +19,7 @@ OPTIONS = [
     {},
     dict(strength=0.5, window=20, buffer=9),
     dict(RELEASE, strength=0.3),
-    dict(reset=[[9]], until=[[11, 12]]),
+    dict(RELEASE, open=[[9]], section_gate=(1.0, 4.0), skip=[[11, 12]], resume=[[13]]),
 ]
 
 
@@ -38,8 +38,8 @@ def new_sampler(stubbed, library, **options):
     return made
 
 
-def wanted(logits, text, ids=None, **options):
-    changed = lz_penalize_(logits.copy(), np.array(text, np.int64), **options)
+def wanted(logits, text, ids=None, start=0, **options):
+    changed = lz_penalize_(logits.copy(), np.array(text, np.int64), starts=start, **options)
     return changed if ids is None else changed[ids]
 
 
@@ -47,13 +47,17 @@ LOGITS = np.linspace(-3, 3, VOCAB, dtype=np.float32)
 
 
 @settings(deadline=None)
-@given(histories(), st.sampled_from(OPTIONS), st.permutations(range(VOCAB)), st.integers(1, VOCAB))
-def test_any_candidates_of_any_text(stubbed, library, text, options, order, n):
+@given(histories(), st.integers(0, 40), st.sampled_from(OPTIONS), st.permutations(range(VOCAB)), st.integers(1, VOCAB))
+def test_any_candidates_of_any_text(stubbed, library, text, start, options, order, n):
     text = [int(token) for token in np.array(text, np.int64).astype(np.int32)]
+    start = min(start, len(text))
     smpl = new_sampler(stubbed, library, **options)
-    smpl.accept(text)
-    everything = sampler.candidates_of(LOGITS)
-    smpl.apply(everything)
+    options = options | {"start": start}
+    smpl.accept(text[:start])
+    smpl.mark()
+    smpl.accept(text[start:])
+    clone, everything = smpl.clone(), sampler.candidates_of(LOGITS)
+    clone.apply(everything)
     assert (everything["logit"] == wanted(LOGITS, text, **options)).all()
     for ids in (order, order[:n], sorted(order[:n]), sorted(order, key=lambda i: -LOGITS[i])[:n]):
         some = sampler.candidates_of(LOGITS, ids)
@@ -100,6 +104,19 @@ def test_mark_reset_and_clone(stubbed, library):
         assert (candidates["logit"] == wanted(LOGITS, [*text, 5, 4], **OPTIONS[1])).all()
 
 
+def test_a_section_may_be_open_since_the_prompt(stubbed, library):
+    options = dict(RELEASE, open=[[9]])
+    for prompt, is_open in (([1, 9], True), ([9, 7], False), ([1], False)):
+        smpl = new_sampler(stubbed, library, **options)
+        smpl.accept(prompt)
+        smpl.mark()
+        smpl.accept([5, 6, 8] * 9)
+        candidates = sampler.candidates_of(LOGITS)
+        smpl.apply(candidates)
+        assert (candidates["logit"] == wanted(LOGITS, prompt + [5, 6, 8] * 9, start=len(prompt), **options)).all()
+        assert (candidates["logit"][7] > LOGITS[7]) == is_open
+
+
 def test_order_is_lost_where_logits_change(stubbed, library):
     smpl = new_sampler(stubbed, library)
     candidates = sampler.candidates_of(LOGITS, range(VOCAB - 1, -1, -1))
@@ -110,7 +127,7 @@ def test_order_is_lost_where_logits_change(stubbed, library):
 
 
 def test_options(stubbed, library):
-    for bad in (dict(strength=-1.0), dict(until=[[VOCAB]]), dict(release=[[VOCAB]]), dict(buffer=0)):
+    for bad in (dict(strength=-1.0), dict(skip=[[VOCAB]]), dict(release=[[VOCAB]]), dict(buffer=0)):
         assert not stubbed.init_lz(header.options(library, **bad), VOCAB)
     assert not stubbed.init_lz(None, 0)
     smpl = sampler.Sampler(stubbed, stubbed.init_lz(None, VOCAB))

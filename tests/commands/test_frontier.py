@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import oracle
+from lzpenalty import LZOptions
 from lzpenalty.commands import penalties
 from lzpenalty.presets import PRESETS
 from tiny import VOCAB, generate, tiny, tokenizer, words
@@ -120,13 +121,36 @@ def test_the_rows_are_what_their_names_say():
 def test_sections_and_alarms():
     close = [7, 8, 9]
     circling = [*range(20, 30)] * 6
-    found = thinking.section([1, 2, *circling, *close, 3], close, 24)
+    found = thinking.section([1, 2, *circling, *close, 3], close, 24, str)
     assert (found["tokens"], found["closed"]) == (62, 64)
     assert found["alarm"] == 2 + 20 + 24 - 1  # the 24th token that stands a third time
-    assert found["circles"] and not thinking.section([1, *close], close, 24)["circles"]
-    assert thinking.section([*range(10, 40)], close, 24)["closed"] is None
-    assert thinking.section([*close, *circling], close, 24)["alarm"] is None  # what follows the section doesn't count
+    assert found["circles"] and not thinking.section([1, *close], close, 24, str)["circles"]
+    assert thinking.section([*range(10, 40)], close, 24, str)["closed"] is None
+    assert thinking.section([*close, *circling], close, 24, str)["alarm"] is None  # what follows the section doesn't count
     assert thinking.find([7, 8, 7, 8, 9], close) == 2 and thinking.find([7, 8], close) is None
+
+
+def test_what_stands_behind_a_section_is_the_answer():
+    close, loop = [7, 8, 9], [*range(20, 50)] * 4
+    found = thinking.section([1, 2, *close, *loop], close, 24, str)
+    assert found["behind"] == 120 and found["loop_behind"] and found["ended"] and thinking.came(found)
+    assert not thinking.came(thinking.section([1, 2, *close], close, 24, str))  # nothing
+    assert not thinking.came(thinking.section([1] * 600, close, 24, str))  # cut
+    assert thinking.came(thinking.section([1, 2, 3], close, 24, str))  # it has ended without a tag
+
+
+def test_what_a_section_was_chosen_among():
+    marks = {"open": [1], "release": [2]}
+    rows = thinking.candidates(marks)
+    assert len({row.name for row in rows}) == len(thinking.CANDIDATES)
+    assert [LZOptions(**PRESETS["reasoning"].keywords() | marks)] in [[*row.options] for row in rows]
+
+
+def test_the_course_of_a_section():
+    options = LZOptions(section_gate=(12, 20), release_after=16, release=[9])
+    found = thinking.course([*range(20, 30)] * 6, 50, options)
+    assert found["evidence"][:26] == [*[0] * 25, 6] and found["alarm"] == 35 and len(found["gate"]) == 51
+    assert found["release"][34:38] == [0, 2, 4, 6] and found["gate"][31:41:4] == [0, 0.5, 1.0]
 
 
 def test_who_is_closed_in_time():

@@ -81,7 +81,7 @@ def test_large_windows(gpu, cost):
             {},
             {"min_match": 3},
             {},
-            {"gate": (0, 3000), "release": [[1, 2], 3], "release_after": 2000, "reset": 151_000},
+            {"gate": (0, 3000), "release": [[1, 2], 3], "release_after": 2000, "open": 151_000},
         ):
             more = {"cost": cost, "window": 4096, "buffer": 64, **more}
             wanted = lz_penalize_(logits.copy(), text, **more)

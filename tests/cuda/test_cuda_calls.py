@@ -125,7 +125,7 @@ def test_every_routine_goes_to_the_stream(emulated, stream):
         lambda: repetition_period(put(TOKENS)),
         lambda: loop_evidence(put(TOKENS)),
         lambda: lz_penalize_(put(zeros()), put(TOKENS)),
-        lambda: lz_penalize_(put(zeros()), put(TOKENS), reset=3),
+        lambda: lz_penalize_(put(zeros()), put(TOKENS), skip=3),
     ):
         call()
         seen.append(emulated.emulator.last_launch())
@@ -385,7 +385,7 @@ def test_devices_must_agree(emulated):
     ("function", "options"),
     [
         (lz_penalize_, {}),
-        (lz_penalize_, {"gate": (20, 28), "reset": [[1, 2], 3]}),
+        (lz_penalize_, {"gate": (20, 28), "release": [[1, 2], 3]}),
         (dry_penalize_, {"breakers": [3]}),
     ],
 )

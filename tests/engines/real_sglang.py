@@ -84,7 +84,7 @@ def call(rows=ALL, **options):
     return {"ids": [prompts()[i] for i in rows], "asks": asks, "tokens": [ASKS[i][1] for i in rows], **options}
 
 
-BAD = [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_until": [[[1]]]}]
+BAD = [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_skip": [[[1]]]}]
 
 
 @pytest.fixture(scope="module")

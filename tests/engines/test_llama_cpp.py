@@ -60,7 +60,7 @@ class Llama:
 def formula(prompt_length, **options):
     def process(input_ids, scores):
         scores = scores.copy()
-        for token, penalty in oracle.penalties(input_ids[prompt_length:].tolist(), VOCAB, **options).items():
+        for token, penalty in oracle.penalties(input_ids.tolist(), VOCAB, start=prompt_length, **options).items():
             scores[token] -= penalty
         return scores
 
@@ -73,7 +73,7 @@ def answer(llama, prompt, processor, n=60):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, dict(strength=0.4, min_match=2), dict(gate=(6, 9), release=[[3, 4], 5], reset=7)],
+    [{}, dict(strength=0.4, min_match=2), dict(gate=(6, 9), release=[[3, 4], 5], open=[7, 2], skip=8, resume=6)],
 )
 def test_answers_are_those_of_the_formula(options):
     llama, prompt = Llama(), [1, 2, 3, 1, 2]
@@ -134,20 +134,20 @@ def test_needs_no_torch():
 
 def test_a_llama_is_a_tokenizer():
     class Vocabulary:
-        metadata = {"tokenizer.chat_template": "{{ '</think>' }}"}
-        pieces = [*"</think>", "[/THINK]"]
+        metadata = {"tokenizer.chat_template": "{{ '<think>' }} {{ '</think>' }}"}
+        pieces = [*"</think>", "[THINK]", "[/THINK]"]
 
         def tokenize(self, text, add_bos, special):
             assert special and not add_bos
             text = text.decode()
-            return [self.pieces.index(text)] if text in self.pieces else [self.pieces.index(i) for i in "</think>"]
+            return [self.pieces.index(text)] if text in self.pieces else [*map("</think>".find, text)]
 
         def detokenize(self, ids, special):
             assert special
-            return "".join(self.pieces[i] for i in ids).encode()
+            return "".join(self.pieces[i] for i in ids).encode()  # a letter that it hasn't is another
 
-    options = LZPenalty(preset="reasoning", tokenizer=Vocabulary()).options.keywords()
-    assert options["release"] == options["reset"] == (8, (0, 1, 2, 3, 4, 5, 6, 7))
+    options = LZPenalty(preset="reasoning", tokenizer=Vocabulary()).options
+    assert options.release == (9, (0, 1, 2, 3, 4, 5, 6, 7)) and options.open == (8, (0, 2, 3, 4, 5, 6, 7))
     assert LZPenalty(preset="gentle").options.gate == (20, 28)
     with pytest.raises(ValueError, match="preset: expected tokenizer="):
         LZPenalty(preset="reasoning")

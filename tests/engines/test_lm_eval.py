@@ -194,8 +194,8 @@ def test_options_are_checked_before_the_model_is_loaded():
 
 
 def test_presets_and_lists():
-    wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), lz_preset="gentle", lz_gate="20:28.5", lz_until="3:4")
-    assert wrapped.penalty == {"preset": "gentle", "gate": [20, 28.5], "until": [3, 4]}
+    wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), lz_preset="gentle", lz_gate="20:28.5", lz_skip="3:4")
+    assert wrapped.penalty == {"preset": "gentle", "gate": [20, 28.5], "skip": [3, 4]}
     wrapped = ours.LZPenaltyLM(model(), tokenizer=tokenizer(), lz_preset="reasoning", lz_release=5)
     assert wrapped.penalty["release"] == 5
     with pytest.raises(ValueError, match="tokenizer: expected one that knows"):

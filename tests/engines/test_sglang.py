@@ -43,12 +43,15 @@ def run(requests, custom_params, tokens=1):
 def test_every_row_is_the_formula_for_its_own_request(kind):
     texts = [[1, 2, 3, 1, 2], [4] * 700, [], [5, 6], [7, 7, 7, 8], [1, 2] * 9]
     asks = [{}, {"lz_strength": 1.0}, {"lz_window": 3}, None, {"lz_strength": 0, "mine": [1]}, sglang.lz_params(min_match=2)]
+    marks = dict(release=[6], release_after=6, gate=[0, 4], skip=[7], resume=[1])
+    asks += [sglang.lz_params(open=[[1, 2]], **marks), sglang.lz_params(open=[8], **marks)]
+    texts += [[4, 5, 3] * 8, [4, 5, 3] * 8]
     logits = run([Req(text, kind) for text in texts], asks)
     for row, (text, ask) in enumerate(zip(texts, asks, strict=True)):
         wanted = torch.zeros(VOCAB)
         if ask is not None:
             options = {name[3:]: value for name, value in ask.items() if name.startswith("lz_")}
-            for token, penalty in oracle.penalties(text, VOCAB, **options).items():
+            for token, penalty in oracle.penalties([1, 2, 1, 2, *text], VOCAB, start=4, **options).items():
                 wanted[token] -= penalty
         torch.testing.assert_close(logits[row], wanted, atol=1e-5, rtol=1e-5)
 
@@ -65,7 +68,7 @@ def test_nothing_to_do():
         assert processor(logits, params) is logits and not logits.any()
 
 
-@pytest.mark.parametrize("bad", [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_until": [[[1]]]}, {"lz_window": {"a": 1}}])
+@pytest.mark.parametrize("bad", [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_skip": [[[1]]]}, {"lz_window": {"a": 1}}])
 def test_bad_options_end_no_server(bad, caplog):
     sglang._compiled.cache_clear()
     sglang._refuse.cache_clear()

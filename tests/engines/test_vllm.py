@@ -42,9 +42,9 @@ ASKS = [
     {"lz_strength": 1.0},
     {"lz_window": 5, "lz_buffer": 2},
     {"lz_strength": 0.5, "lz_min_match": 2},
-    {"lz_until": [VOCAB + 100]},  # which the model doesn't have: left alone
-    {"lz_gate": [6, 9], "lz_release": [3, [4, 5]], "lz_release_after": 7, "lz_reset": [7, VOCAB - 1]},
-    {"lz_preset": "reasoning", "lz_release": [[4, 5]], "lz_gate": [6, 7], "lz_until": [8]},
+    {"lz_skip": [VOCAB + 100]},  # which the model doesn't have: left alone
+    {"lz_gate": [6, 9], "lz_release": [3, [4, 5]], "lz_release_after": 7, "lz_open": [1, [2, 2]], "lz_section_gate": [3, 9]},
+    {"lz_preset": "reasoning", "lz_release": [[4, 5]], "lz_gate": [6, 7], "lz_skip": [2], "lz_resume": [[1, 1], 0]},
 ]
 
 
@@ -55,12 +55,12 @@ def options_of(extra):
 
 
 def expected(logits, requests):
-    """`requests`: what asked and which tokens have been generated, by row."""
+    """`requests`: what asked, its prompt, and which tokens have been generated, by row."""
     logits = logits.clone()
-    for row, (extra, output) in requests.items():
+    for row, (extra, prompt, output) in requests.items():
         if options := options_of(extra):
-            output = [token if token >= 0 else -1 - at for at, token in enumerate(output)]
-            for token, penalty in oracle.penalties(output, VOCAB, **options).items():
+            text = [token if token >= 0 else -1 - at for at, token in enumerate([*prompt, *output])]
+            for token, penalty in oracle.penalties(text, VOCAB, start=len(prompt), **options).items():
                 if token < VOCAB:
                     logits[row, token] -= penalty
     return logits
@@ -97,12 +97,12 @@ class FirstRunner:
             taken = row in self.rows
             if data.draw(st.booleans() if not taken else st.sampled_from([False] * 9 + [True])):
                 if self.preempted and data.draw(st.booleans()):
-                    extra, output = self.preempted.pop()
-                    request = extra, list(output)  # another list with the same tokens
+                    extra, prompt, output = self.preempted.pop()
+                    request = extra, prompt, list(output)  # another list with the same tokens
                 else:
-                    request = data.draw(st.sampled_from(ASKS)), []
+                    request = data.draw(st.sampled_from(ASKS)), data.draw(st.lists(st.integers(0, 3), max_size=30)), []
                 self.rows[row] = request
-                added.append((row, SamplingParams(extra_args=request[0]), [1, 2, 1, 2], request[1]))
+                added.append((row, SamplingParams(extra_args=request[0]), request[1], request[2]))
                 removed = [other for other in removed if other != row]  # as vLLM has it: replaced, not removed
         for _ in range(data.draw(st.integers(0, 2))):
             a, b = data.draw(st.permutations(range(SLOTS)))[:2]
@@ -116,7 +116,7 @@ class FirstRunner:
         update = BatchUpdate(batch_size=len(self.rows), removed=removed, added=added, moved=moved) if changed else None
         self.processor.update_state(update)
         check(self.processor.apply, SLOTS, self.rows)
-        for _, output in self.rows.values():
+        for *_, output in self.rows.values():
             output.append(data.draw(st.integers(0, 3)))
             if data.draw(st.sampled_from([False] * 9 + [True])):
                 output[-1] = -1
@@ -179,7 +179,8 @@ class SecondRunner:
                 pos=ends + local - 1,
                 seq_lens_upper_bound_np=np.array(upper, np.int32),
             )
-            texts = [(self.slots[slot][0], self.slots[slot][2] + drafts[slot][:i]) for slot, i in rows]
+            prompts = {slot: state.all_token_ids.gpu[slot, : self.slots[slot][1]].tolist() for slot in order}
+            texts = [(self.slots[slot][0], prompts[slot], self.slots[slot][2] + drafts[slot][:i]) for slot, i in rows]
             check(lambda logits: self.processor.apply(logits, context), len(rows), dict(enumerate(texts)))
         for slot, (_, _, output) in self.slots.items():
             taken = drafts[slot][: data.draw(st.integers(0, len(drafts[slot])))]
@@ -297,7 +298,7 @@ def test_the_server_may_have_a_default(monkeypatch):
     added = [(row, SamplingParams(extra_args=extra), [1], text) for row, extra in enumerate(asks)]
     processor.update_state(BatchUpdate(batch_size=3, removed=[], added=added, moved=[]))
     full = [{"lz_strength": 1.0, "lz_min_match": 2}, None, {"lz_strength": 1.0, "lz_min_match": 1}]
-    check(processor.apply, 3, {row: (extra, text) for row, extra in enumerate(full)})
+    check(processor.apply, 3, {row: (extra, [1], text) for row, extra in enumerate(full)})
 
 
 @pytest.mark.parametrize("text", ["strength=1", "[1]", '{"lz_strength": -1}', '{"strength": 1}'])
@@ -305,6 +306,38 @@ def test_a_bad_default_is_refused_at_the_start(text, monkeypatch):
     monkeypatch.setenv("LZPENALTY_DEFAULT", text)
     with pytest.raises(ValueError, match="LZPENALTY_DEFAULT: "):
         vllm.LZPenalty(CONFIG, CPU, False)
+
+
+class Reasoning(SimpleNamespace):
+    """What `--reasoning-config` is in a worker."""
+
+    speculative_config = None
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"reasoning_end_token_ids": [3, 5]},
+        {"reasoning_end_token_ids": [1, 1, 3, 5], "natural_reasoning_end_token_ids": [3, 5]},  # what is forced says more
+    ],
+)
+def test_the_tags_of_the_server_are_those_of_its_reasoning_config(monkeypatch, ends):
+    config = Reasoning(reasoning_config=SimpleNamespace(reasoning_start_token_ids=[2], **ends))
+    ask = SamplingParams(extra_args={"lz_preset": "reasoning", "lz_window": 64})
+    with pytest.raises(ValueError, match="lz_preset: expected release"):
+        vllm.LZPenalty.validate_params(ask)  # nothing says here what the server knows
+    monkeypatch.setenv("LZPENALTY_DEFAULT", '{"lz_preset": "reasoning"}')
+    vllm.LZPenalty.validate_params(ask)
+    processor, text = vllm.LZPenalty(config, CPU, False), [6, 7, 8] * 15
+    full = {"lz_preset": "reasoning", "lz_open": [2], "lz_release": [[3, 5]]}
+    rows = {0: (full | {"lz_window": 64}, [2], text), 1: (full, [2], text), 2: (full, [2, 3, 5], text)}
+    added = [(row, SamplingParams() if row else ask, prompt, text) for row, (_, prompt, _) in rows.items()]
+    processor.update_state(BatchUpdate(batch_size=3, removed=[], added=added, moved=[]))
+    assert (processor.apply(torch.zeros(3, VOCAB))[:, 3] > 0).tolist() == [True, True, False]
+    check(processor.apply, 3, rows)
+    for nothing in (CONFIG, Reasoning(reasoning_config=None)):
+        with pytest.raises(ValueError, match="LZPENALTY_DEFAULT: lz_preset: expected release"):
+            vllm.LZPenalty(nothing, CPU, False)
 
 
 def test_speculative_decoding_is_refused_where_drafts_are_not_shown():

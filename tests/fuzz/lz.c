@@ -60,8 +60,9 @@ static void take_options(input *in, job *j)
     if (extras & 128) {
         p->release = take_marks(in);
         p->release_rate = take_positive(in);
-        p->reset = take_marks(in);
-        p->until = take_marks(in);
+        p->open = take_marks(in);
+        p->skip = take_marks(in);
+        p->resume = take_marks(in);
     }
     j->dry = (lz_dry){.multiplier = take_positive(in),
                       .base = take_positive(in),
@@ -255,7 +256,7 @@ static void check_penalties(const job *j)
     const lz_penalty *p = &j->penalty;
     const float literal = log2_of(j->logits.vocab);
     float bits[MOST_VOCAB], old;
-    if (j->logits.dtype != FLOAT32 || p->gate.to > 0 || p->release.n > 0 || p->reset.n > 0 || p->until.n > 0)
+    if (j->logits.dtype != FLOAT32 || p->gate.to > 0 || p->release.n > 0 || p->skip.n > 0)
         return;
     for (int64_t row = 0; row < j->logits.rows; row++) {
         find_bits(j, row, start_of(j, row), bits);

@@ -645,9 +645,9 @@ static PyObject *take_option(input *in, const call *c, const char *name)
         return PyUnicode_FromString(costs[byte % 3]);
     if (strcmp(name, "aggregation") == 0)
         return PyUnicode_FromString(byte & 1 ? "layer" : "group");
-    if (strcmp(name, "gate") == 0)
+    if (strstr("section_gate", name))
         return Py_BuildValue("(ii)", byte % 16, byte % 16 + byte / 32);
-    if (strstr("release reset until breakers", name))
+    if (strstr("release open skip resume breakers", name))
         return take_ids(in);
     if (strstr("strength release_rate multiplier base tolerance scale", name))
         return PyFloat_FromDouble(byte / 64.0);
@@ -716,7 +716,7 @@ static const struct {
     {"lz_penalize_",
      {{"logits", "bv", FLOATS, WRITTEN}, {"tokens", "bt", INTS, LONG}},
      {"", "strength", "window", "buffer", "cost", "min_match", "gate", "release_rate", "release_after", "release", "starts",
-      "options", "reset", "until"}},
+      "options", "open", "skip", "section_gate", "resume"}},
     {"lz_penalize_rows_", {{"logits", "bv", FLOATS, WRITTEN}}, {"rows", ""}},
     {"gather_tokens_", {{"tokens", "bt", "i", WRITTEN}}, {"rows", ""}},
     {"dry_penalize_",

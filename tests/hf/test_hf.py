@@ -42,8 +42,8 @@ class Formula(LogitsProcessor):
 
     def __call__(self, input_ids, scores):
         scores = scores.clone()
-        for row, history in zip(scores, input_ids[:, self.prompt_length :].tolist(), strict=True):
-            for token, penalty in oracle.penalties(history, scores.shape[1], **self.options).items():
+        for row, text in zip(scores, input_ids.tolist(), strict=True):
+            for token, penalty in oracle.penalties(text, len(row), start=self.prompt_length, **self.options).items():
                 row[token] -= penalty
         return scores
 
@@ -75,7 +75,7 @@ MODES = {
     [
         {},
         dict(min_match=2, strength=0.5),
-        dict(gate=(6, 9), release=[[3, 4], 7], release_after=7, reset=[[3, 4]], until=9),
+        dict(gate=(6, 9), release=[[3, 4], 7], release_after=7, open=[*range(20)][:16], skip=9, resume=[*range(10, 20)]),
     ],
 )
 @pytest.mark.parametrize("mode", MODES)
@@ -238,12 +238,12 @@ def test_scores_are_copied_unless_asked(model, prompt):
 def test_what_transformers_asks_of_a_processor():
     assert list(inspect.signature(LZPenaltyLogitsProcessor.__call__).parameters) == ["self", "input_ids", "scores"]
     assert LZPenaltyLogitsProcessor.supports_continuous_batching is False
-    assert eval(repr(LZPenaltyLogitsProcessor(strength=0.3, until=7, cost="pair"))).options.until == (7,)
+    assert eval(repr(LZPenaltyLogitsProcessor(strength=0.3, skip=7, cost="pair"))).options.skip == (7,)
 
 
 @pytest.mark.parametrize(
     "options",
-    [dict(strength=-1), dict(window=-1), dict(buffer=0), dict(cost="x"), dict(until=[-1]), dict(release_after=1.5),
+    [dict(strength=-1), dict(window=-1), dict(buffer=0), dict(cost="x"), dict(skip=[-1]), dict(release_after=1.5),
      dict(prompt_length=-1), dict(prompt_length=2.5)],
 )  # fmt: skip
 def test_bad_options_are_refused_at_construction(options):

@@ -123,59 +123,6 @@ def test_ids_that_several_sequences_wait_for_gain_once(device):
     assert got[20] == got[30] == 20 and np.count_nonzero(got) == 2
 
 
-def test_what_has_been_written_is_not_asked_for_again_until_the_alarm_has_left_the_window(device):
-    loop = np.tile([5, 6, 7], 30).tolist()
-    for after in (1, 20, 50):
-        assert not gain(device, loop + [9] + [5, 6, 7] * after, release=9, window=200).any()
-    assert gain(device, loop + [9] + [5, 6, 7] * 90, release=9, window=200)[9] == 20
-
-
-def test_a_reset_is_a_later_start(device):
-    rng = np.random.default_rng(1)
-    for mark, reset in (([9], 9), (CLOSE, [CLOSE]), ([4, 9], [9, CLOSE])):
-        old, new = np.tile([5, 6, 7], 30), rng.integers(0, 4, 50)
-        text = np.concatenate([old, mark, old, mark, new])
-        for options in ({}, {"gate": (1, 30)}, {}, {"release": 8, "release_after": 6}):
-            wanted = penalized(device, new, **options)
-            np.testing.assert_array_equal(penalized(device, text, reset=reset, **options), wanted)
-        assert penalized(device, text)[5]
-    assert not penalized(device, [1, 2, 1, 2, 9], reset=9).any()
-
-
-def test_a_reset_counts_wherever_its_last_token_is_read(device):
-    """The window and the buffer are 24 tokens: sequences at, before and beyond these."""
-    for distance in range(60):
-        text = [*([5] * 70), *CLOSE, *([5] * distance)]
-        options = dict(window=16, buffer=8)
-        wanted = penalized(device, [5] * distance, **options)
-        np.testing.assert_array_equal(penalized(device, text, reset=[CLOSE], **options), wanted)
-
-
-def test_until_is_for_the_whole_text(device):
-    loop = np.tile([5, 6, 7], 1000).tolist()
-    for until, mark in ((9, [9]), ([CLOSE, 40], CLOSE), ([40, 9], [9])):
-        for text in (mark + loop, loop + mark + loop, loop + mark):
-            assert not penalized(device, text, until=until, release=30).any()
-        assert penalized(device, loop + mark[:-1], until=until).any()
-        late = np.array(mark + loop)
-        row = device.of(lz_penalize_)(np.zeros(64), late, until=until, starts=len(mark))
-        assert row.any()
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.int64])
-@pytest.mark.parametrize("step", [1, 3, -1])
-def test_until_in_any_layout(device, dtype, step):
-    """Rows without the mark are charged, those with it are not, wherever it stands."""
-    places = [0, 1, 255, 256, 511, 700, 997, None]
-    tokens = np.full((len(places), 1000 * abs(step)), 5, dtype)[:, ::step]
-    for row, place in zip(tokens, places, strict=True):
-        if place is not None:
-            row[place : place + 3] = CLOSE
-    for until in ([CLOSE], 22):
-        charged = device.of(lz_penalize_)(np.zeros((len(places), 64)), tokens, until=until).any(axis=1)
-        assert charged.tolist() == [place is None for place in places]
-
-
 def test_strength_zero_switches_all_off(device):
     got = device.of(lz_penalize_)(np.zeros(64), np.tile([5, 6, 7], 30), strength=0, release=9)
     assert not got.any()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import oracle
 from lzpenalty import LZOptions, gather_tokens_, lz_penalize_, lz_penalize_rows_
-from lzpenalty.engines.serving import _send_rows_, penalize_rows_, request_options
+from lzpenalty.engines.serving import _send_rows_, before, penalize_rows_, request_options
 from lzpenalty.presets import PRESETS
 
 VOCAB = 12
@@ -29,8 +29,10 @@ OPTIONS = st.fixed_dictionaries(
         "release": MARKS,
         "release_rate": st.sampled_from([0.5, 2.0]),
         "release_after": st.integers(1, 12),
-        "reset": st.none() | MARKS,
-        "until": st.none() | MARKS,
+        "open": MARKS,
+        "section_gate": st.none() | st.just((1, 8)),
+        "skip": st.none() | MARKS,
+        "resume": MARKS,
     }
 )
 TEXT = st.lists(st.integers(0, VOCAB), max_size=40)  # one id is not of the vocabulary
@@ -57,6 +59,23 @@ def test_every_row_is_the_formula_with_its_own_options(requests):
         if rows:
             got = logits.clone()
             assert penalize(got, rows) is got
+            torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=200)
+@given(OPTIONS, st.lists(st.integers(-1, 3), max_size=40), st.lists(st.integers(0, 3), max_size=40))
+def test_what_matters_of_a_prompt_is_a_few_tokens(options, prompt, text):
+    """Which stand before the text, and do not count: as if all of the prompt did."""
+    made, row = LZOptions(**options), 1
+    short = before(made, prompt)
+    assert len(short) <= 27 and before(made, None) == ()
+    known = [token if token >= 0 else -100 - at for at, token in enumerate(prompt)]
+    wanted = torch.zeros(2, VOCAB, dtype=torch.float64)
+    for token, nats in oracle.penalties(known + text, VOCAB, start=len(prompt), **made.keywords()).items():
+        wanted[row, token] -= nats
+    for penalize in (lz_penalize_rows_, penalize_rows_, _send_rows_):
+        for stands in (short, tuple(prompt)):
+            got = penalize(torch.zeros(2, VOCAB, dtype=torch.float64), {row: (made, text, stands)})
             torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-5)
 
 
@@ -109,7 +128,7 @@ def test_nothing_but_the_context_matters(options, text, more):
     assert (compiled.context == 0) == (options["strength"] == 0 or options["window"] == 0)
 
 
-@pytest.mark.parametrize("name", ["release", "reset", "until"])
+@pytest.mark.parametrize("name", ["release", "open", "skip", "resume"])
 def test_sequences_are_a_set(name):
     one = LZOptions(**{name: [3, [1, 2], 1, [1, 2], (3,), np.int64(3)]})
     assert one == LZOptions(**{name: [[1, 2], 1, 3]}) and hash(one) == hash(LZOptions(**{name: [1, [1, 2], 3]}))
@@ -118,15 +137,14 @@ def test_sequences_are_a_set(name):
     assert LZOptions(**{name: None}) == LZOptions()
 
 
-def test_until_needs_the_whole_text():
-    assert LZOptions(until=3).context == 2**31 - 1 and LZOptions(until=3, strength=0).context == 0
+def test_skip_needs_the_whole_text():
     text = [3, *[1, 2] * 3000]
     for penalize in (lz_penalize_rows_, _send_rows_):
-        assert not penalize(torch.zeros(1, 9), {0: (LZOptions(until=3), text)}).any()
-        assert penalize(torch.zeros(1, 9), {0: (LZOptions(until=4), text)}).any()
+        assert not penalize(torch.zeros(1, 9), {0: (LZOptions(skip=3), text)}).any()
+        assert penalize(torch.zeros(1, 9), {0: (LZOptions(skip=4), text)}).any()
 
 
-@pytest.mark.parametrize("name", ["release", "reset", "until"])
+@pytest.mark.parametrize("name", ["release", "open", "skip", "resume"])
 def test_ids_beyond_the_vocabulary_are_refused_everywhere(name, caplog):
     text, known, unknown = [1, 2, 4] * 30, LZOptions(), LZOptions(**{name: [[5, 9], 6]})
     logits = torch.zeros(2, 9)
@@ -150,7 +168,7 @@ def test_options_are_values(left, right):
 
 OTHERS = {"window": 9, "buffer": 9, "strength": 0.3, "cost": "pair", "min_match": 2,
           "gate": (3, 4), "release": [(1, 2)], "release_rate": 3.0, "release_after": 9,
-          "reset": [1], "until": [1]}  # fmt: skip
+          "open": [1], "section_gate": (1, 2), "skip": [1], "resume": [1]}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -225,7 +243,9 @@ GOOD = (LZOptions(), [1, 2, 1])
         (np.zeros((2, 9)), {0: GOOD, -1: GOOD}, "got -1"),
         (np.zeros((2, 9)), {0: GOOD, 2**70: GOOD}, "rows: expected row numbers"),
         (np.zeros((2, 9)), {0: GOOD, "1": GOOD}, "rows: expected row numbers"),
-        (np.zeros((2, 9)), {0: GOOD, 1: GOOD[0]}, r"rows: expected \(LZOptions, tokens\) for row 1"),
+        (np.zeros((2, 9)), {0: GOOD, 1: GOOD[0]}, r"rows: expected \(LZOptions, tokens\) or .* for row 1"),
+        (np.zeros((2, 9)), {0: GOOD, 1: (*GOOD, [1])}, r"rows: expected .* or \(LZOptions, tokens, tuple\) for row 1"),
+        (np.zeros((2, 9)), {0: GOOD, 1: (*GOOD, ("1",))}, "rows: expected tokens that are integers, got str in row 1"),
         (np.zeros((2, 9)), {0: GOOD, 1: ({}, [1])}, r"rows: expected \(LZOptions, tokens\)"),
         (np.zeros((2, 9)), {0: GOOD, 1: (GOOD[0], [1, "2"])}, "rows: expected tokens that are integers, got str in row 1"),
         (np.zeros((2, 9)), {0: GOOD, 1: (GOOD[0], 3)}, "tokens: expected a tensor"),
@@ -273,7 +293,7 @@ def test_a_request_names_a_preset():
         **PRESETS["gentle"].keywords() | {"window": 64}
     )
     reasoning = request_options({"lz_preset": "reasoning", "lz_release": [7, [8, 9]]})
-    assert reasoning == LZOptions(**PRESETS["gentle"].keywords() | {"release": [7, [8, 9]], "reset": [7, [8, 9]]})
+    assert reasoning == LZOptions(**PRESETS["reasoning"].keywords() | {"release": [7, [8, 9]]})
     default = {"lz_preset": "gentle"}
     assert request_options({"lz_preset": "paper"}, default) == LZOptions()
     assert request_options({"lz_min_match": 3}, default) == LZOptions(**PRESETS["gentle"].keywords() | {"min_match": 3})
@@ -301,7 +321,7 @@ def test_a_request_names_a_preset():
         ({"lz_release": [1], "lz_release_after": 0}, "lz_release_after: expected an integer from 1"),
         ({"lz_release_rate": 3}, "lz_release_rate: expected lz_release with it, the ids that are released, got none"),
         ({"lz_release_after": 3}, "lz_release_after: expected lz_release with it"),
-        ({"lz_until": [-1]}, "lz_until: expected ids"),
+        ({"lz_skip": [-1]}, "lz_skip: expected ids"),
         ({"lz_preset": "strong"}, "lz_preset: expected one of 'paper', 'gentle', 'reasoning', got 'strong'"),
         ({"lz_preset": ["gentle"]}, "lz_preset: expected one of"),
         ({"lz_preset": "reasoning"}, "lz_preset: expected tokenizer=, the model's, with 'reasoning', or release="),

@@ -100,16 +100,14 @@ def rows(core):
 
 
 def options_and_back(core):
-    marks = dict(release=[1000, [1, 2000]], reset=[3], until=[(4, 5)])
+    marks = dict(release=[1000, [1, 2000]], open=[3], skip=[(4, 5)])
     options = core.LZOptions(window=1000, cost="pair", gate=(20, 28), **marks)
     return repr(options), options == core.LZOptions(**options.keywords())
 
 
 CALLS = {
     "penalize": lambda core: partial(core.lz_penalize_, LOGITS.copy(), TOKENS),
-    "marks": lambda core: partial(
-        core.lz_penalize_, LOGITS.copy(), TOKENS, gate=(0, 1), release=[[1, 2], 3], until=[[9, 9]]
-    ),
+    "marks": lambda core: partial(core.lz_penalize_, LOGITS.copy(), TOKENS, gate=(0, 1), release=[[1, 2], 3], skip=[[9, 9]]),
     "evidence": lambda core: partial(core.loop_evidence, TOKENS, gram=1),
     "starts": lambda core: partial(core.lz_penalize_, Wrapped(LOGITS.copy()), Wrapped(TOKENS), starts=np.arange(3)),
     "dry": lambda core: partial(core.dry_penalize_, LOGITS.copy(), TOKENS, breakers=[1]),

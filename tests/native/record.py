@@ -72,8 +72,9 @@ def record_penalties(rng, out):
         dry = dict(multiplier=0.8, base=1.75, allowed_length=int(rng.integers(1, 4)), window=int(rng.integers(0, 800)))
         breakers = [3] if rng.integers(2) else []
         loops = dict(gate=(6, float(rng.integers(7, 30))) if rng.integers(2) else None)
+        loops |= dict(section_gate=(3, float(rng.integers(4, 30))) if rng.integers(2) else None)
         loops |= dict(release_rate=float(rng.choice([0.5, 2])), release_after=int(rng.integers(1, 30)))
-        for name, often in (("release", 2), ("reset", 4), ("until", 8)):
+        for name, often in (("release", 2), ("open", 2), ("skip", 8), ("resume", 4)):
             sizes = rng.integers(1, 4, int(rng.integers(1, 4)))
             wanted = sorted({tuple(rng.integers(0, vocab, size).tolist()) for size in sizes})
             loops[name] = None if rng.integers(often) else wanted
@@ -84,9 +85,9 @@ def record_penalties(rng, out):
         out.write(tokens.tobytes() + logits.tobytes())
         ints(out, COSTS.index(coder["cost"]), *(coder[k] for k in ("window", "buffer", "min_match")))
         floats(out, more["strength"])
-        floats(out, *(loops["gate"] or (0, 0)), loops["release_rate"])
+        floats(out, *(loops["gate"] or (0, 0)), *(loops["section_gate"] or (0, 0)), loops["release_rate"])
         ints(out, loops["release_after"])
-        marks(out, loops["release"], loops["reset"], loops["until"])
+        marks(out, loops["release"], loops["open"], loops["skip"], loops["resume"])
         out.write(lz_penalize_(logits.copy(), tokens, **coder, **more, **loops).tobytes())
         ids, bits = codelength_deltas(tokens, vocab, **coder)
         ints(out, len(ids), *ids)

@@ -87,8 +87,9 @@ static void replay_penalties(void)
         lz_penalty p = {.cost = read_int()};
         p.window = read_int(), p.buffer = read_int(), p.min_match = read_int();
         p.strength = read_float();
-        p.gate.from = read_float(), p.gate.to = read_float(), p.release_rate = read_float(), p.release_after = read_int();
-        p.release = read_marks(), p.reset = read_marks(), p.until = read_marks();
+        p.gate.from = read_float(), p.gate.to = read_float(), p.section_gate.from = read_float(),
+        p.section_gate.to = read_float(), p.release_rate = read_float(), p.release_after = read_int();
+        p.release = read_marks(), p.open = read_marks(), p.skip = read_marks(), p.resume = read_marks();
         float *penalized = read_items((size_t)vocab, sizeof *penalized);
         int32_t n = read_int(), *ids = read_items((size_t)n, sizeof *ids);
         float *bits = read_items((size_t)n, sizeof *bits);

@@ -152,14 +152,15 @@ def model(monkeypatch):
 @each([page for page in PAGES if "```python" in page.read_text()])
 def test_python_runs(page, engines, model):
     """The blocks of a page one after another, with what a reader is supposed to have."""
-    ids = prompt(rows=2, length=8)
+    ids, thinks = prompt(rows=2, length=8), tokenizer()
+    thinks.add_tokens(["<think>", "</think>"])
     names = {
         "model": model,
         "inputs": {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-        "tokenizer": tokenizer(),
+        "tokenizer": thinks,
         "tokens": np.tile(np.arange(7), 20),
         "vocab_size": VOCAB,
-        "close_id": VOCAB - 1,
+        **dict(zip(["close_id", "open_id", "call_id", "end_of_call_id"], range(VOCAB - 4, VOCAB), strict=True)),
         "torch": torch,
         "LZPenaltyLogitsProcessor": LZPenaltyLogitsProcessor,
         "CompressedCache": CompressedCache,
@@ -212,6 +213,8 @@ def check_vllm(words):
     assert words[0] == "serve"
     given = dict(zip(words[2::2], words[3::2], strict=True))
     assert callable(load(given.pop("--logits-processors")).validate_params)
+    if reasoning := given.pop("--reasoning-config", None):
+        assert set(json.loads(reasoning)) == {"reasoning_start_str", "reasoning_end_str"}
     if options := given.pop("--additional-config", None):
         assert cache_options(None, server_options(json.loads(options)))
     check_classes(**{name.removeprefix("--").replace("-", "_"): value for name, value in given.items()})

@@ -21,8 +21,14 @@ def missing(names) -> list[str]:
     """What an option needs that the list can't give: it is read by both formulas, told by the oracle, and shown."""
     found = []
     places = {
-        "the formula on the CPU": ["csrc/lz/penalty.h", "csrc/lz/codelength.h", "csrc/lz/mark.h", "csrc/lz/workspace.c"],
-        "the formula on CUDA": ["csrc/cuda/lz.cuh", "csrc/cuda/lz.c", "csrc/lz/mark.h"],
+        "the formula on the CPU": [
+            "csrc/lz/penalty.h",
+            "csrc/lz/codelength.h",
+            "csrc/lz/mark.h",
+            "csrc/lz/section.h",
+            "csrc/lz/workspace.c",
+        ],
+        "the formula on CUDA": ["csrc/cuda/lz.cuh", "csrc/cuda/lz.c", "csrc/lz/mark.h", "csrc/lz/section.h"],
         "the oracle": ["tests/oracle.py"],
         "the mathematics": ["docs/how/mathematics.md"],
     }
@@ -47,15 +53,16 @@ def test_an_option_that_is_in_the_list_and_nowhere_else_fails_by_name():
     assert len(said) == 4 and all(line.startswith("patience: missing in the ") for line in said)
 
 
-CHANGES = dict(strength=0.5, window=3, buffer=1, cost="pair", min_match=2, gate=(1, 2**31), release=[9], reset=2, until=3,
-               release_rate=(0.5, {"release": [9]}), release_after=(25, {"release": [9]}))  # fmt: skip
+CHANGES = dict(strength=0.5, window=3, buffer=1, cost="pair", min_match=2, gate=(1, 2**31), release=[9], release_rate=0.5,
+               release_after=25, open=8, section_gate=(1, 2**31), skip=3, resume=6)  # fmt: skip
+WITH = dict.fromkeys(["release_rate", "release_after", "open", "section_gate"], {"release": [9]}) | {"resume": {"skip": 3}}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_makes_a_difference_and_the_formula_agrees(name):
     """On the same text that all other options are shown on."""
     text = [4, 3, 2, *[1, 2, 3, 5, 5, 2, 6] * 6]
-    value, more = CHANGES[name] if isinstance(CHANGES[name], tuple) and name != "gate" else (CHANGES[name], {})
+    value, more = CHANGES[name], WITH.get(name, {})
     plain = lz_penalize_(np.zeros(20), np.array(text), **more)
     got = lz_penalize_(np.zeros(20), np.array(text), **more, **{name: value})
     wanted = np.zeros(20)
@@ -66,7 +73,7 @@ def test_every_option_makes_a_difference_and_the_formula_agrees(name):
 
 
 def test_every_option_can_be_read_by_its_name_and_not_written():
-    options = LZOptions(**{**CHANGES, "release_rate": 0.5, "release_after": 25})
+    options = LZOptions(**CHANGES)
     assert {name: getattr(options, name) for name in NAMES} == options.keywords()
     for name in NAMES:
         with pytest.raises(AttributeError, match=name):
