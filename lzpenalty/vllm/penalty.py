@@ -6,8 +6,8 @@
 A request asks with `vllm_xargs={"lz_strength": 0.15}` over HTTP, with `SamplingParams(extra_args={"lz_strength": 0.15})` in
 Python; all options of :func:`lzpenalty.lz_penalize_` have such names, and `lz_preset`, and one is enough. What opens and
 closes a section of thinking, which the preset "reasoning" has to know, is that of `--reasoning-config`, or is looked up in
-the served model's tokenizer. The environment variable LZPENALTY_DEFAULT, a JSON object of the same names, is what the server does
-for requests that name none; `lz_strength` 0 switches it off again. Only generated tokens count.
+the served model's tokenizer. The environment variable LZPENALTY_DEFAULT, a JSON object of the same names, is what the server
+does for requests that name none; `lz_strength` 0 switches it off again. Only generated tokens count.
 
 vLLM has two interfaces for logits processors. One is for its first model runner (CPUs, older releases): a processor is told
 which request is in which row, and holds on to their lists of tokens. One is for its second (GPUs, since 0.32): tokens of all
@@ -75,8 +75,8 @@ def _tokenizer(config):
 
 
 def _marks(config) -> dict[str, Any]:
-    """What opens and closes a section of thinking, and calls of tools: of `--reasoning-config`, and of the tokenizer that vLLM
-    keeps. The natural end is what the model writes, where another may be forced."""
+    """What opens and closes a section of thinking, and calls of tools, of `--reasoning-config` and the tokenizer that vLLM keeps.
+    The natural end is what the model writes, where another may be forced."""
     tokenizer = _tokenizer(config)
     found = thinking_ids(tokenizer) | tool_ids(tokenizer) if tokenizer else {}
     reasoning = getattr(config, "reasoning_config", None)
