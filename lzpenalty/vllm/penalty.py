@@ -75,8 +75,8 @@ def _tokenizer(config):
 
 
 def _marks(config) -> dict[str, Any]:
-    """What opens and closes a section of thinking, and calls of tools, of `--reasoning-config` and the tokenizer that vLLM keeps.
-    The natural end is what the model writes, where another may be forced."""
+    """What opens and closes a section of thinking, and calls of tools: of `--reasoning-config`, and of the served model's
+    tokenizer. The natural end is what the model writes, where another may be forced."""
     tokenizer = _tokenizer(config)
     found = thinking_ids(tokenizer) | tool_ids(tokenizer) if tokenizer else {}
     reasoning = getattr(config, "reasoning_config", None)
