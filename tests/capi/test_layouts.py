@@ -122,6 +122,7 @@ def test_install_and_uninstall(installed, tmp_path):
         "usr/lib/liblzpenalty.so",
         "usr/lib/liblzpenalty.so.0.1",
         "usr/lib/pkgconfig/lzpenalty.pc",
+        "usr/lib/pkgconfig/lzpenalty-shared.pc",
     }
     config = (tmp_path / "usr/lib/pkgconfig/lzpenalty.pc").read_text()
     assert "prefix=/usr\n" in config and "Version: 0.1.0\n" in config and str(tmp_path) not in config
