@@ -129,7 +129,9 @@ def plot(results: dict, path: Path) -> None:
     right.barh(names[::-1], spent[::-1])
     for at, (count, tall) in enumerate(zip(answers[::-1], spent[::-1], strict=True)):
         text = f"{count} of {len(results['rows'][names[0]]['sections'])} answers came"
-        right.annotate(text, (max(spent) * 0.02, at), va="center", color="white" if tall > max(spent) / 2 else "black")
+        inside = tall > 0.6 * max(spent)
+        style = dict(textcoords="offset points", va="center", ha="right" if inside else "left")
+        right.annotate(text, (tall, at), (-6 if inside else 6, 0), color="white" if inside else "black", **style)
     right.set(xlabel="tokens of thinking, all prompts", xlim=(0, max(spent)))
     figure.savefig(path, dpi=110)
 

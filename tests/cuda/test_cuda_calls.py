@@ -385,7 +385,7 @@ def test_devices_must_agree(emulated):
     ("function", "options"),
     [
         (lz_penalize_, {}),
-        (lz_penalize_, {"gate": (20, 28), "release": [[1, 2], 3]}),
+        (lz_penalize_, {"gate": (20, 28), "release": [[1, 2], 3], "release_rate": 0}),
         (dry_penalize_, {"breakers": [3]}),
     ],
 )
