@@ -43,7 +43,7 @@ BENCHMARKS = {
     "thinking": Benchmark("ten minutes, the model of the demo"),
     "gpu": Benchmark("an hour, seven minutes at a time; a GPU", quick=False),
 }
-QUOTED = ("frontier", "thinking", "generate", "recall")
+QUOTED = ("frontier", "generate", "recall")
 
 
 def listing() -> str:

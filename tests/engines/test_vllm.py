@@ -245,9 +245,9 @@ def test_bad_options_are_refused_at_admission_and_end_no_engine(caplog):
 
 
 class Tokenizer:
-    """Knows one of the tags that end a thinking section, as the ids 4, 5."""
+    """Of a model that begins to think without a tag. What ends it are the ids 4, 5."""
 
-    chat_template = "<think></think>"
+    chat_template = "</think>"
 
     def encode(self, text, add_special_tokens=False):
         return [4, 5] if text == "</think>" else [1]
@@ -284,7 +284,7 @@ def test_what_ends_a_thinking_section_is_looked_up_in_the_served_models_tokenize
         processor = vllm.LZPenalty(config, CPU, False)
         params = SamplingParams(extra_args=extra)
         processor.update_state(BatchUpdate(batch_size=1, removed=[], added=[(0, params, [1], text)], moved=[]))
-        check(processor.apply, 1, {0: (full, text)})
+        check(processor.apply, 1, {0: (full, [1], text)})
         assert vllm.LZPenalty(config, state).add_request(0, params)
 
 
