@@ -314,7 +314,8 @@ def test_vllm(session):
     develop(session, "smollm2/config.json")
     install_vllm(session)
     newer = newer_vllm(session, VLLM[1])
-    tests = session.posargs or ["tests/engines/test_vllm.py", "tests/engines/real_vllm.py"]
+    ours = ["tests/engines/test_vllm.py", "tests/engines/test_vllm_heads.py"]
+    tests = session.posargs or [*ours, "tests/engines/real_vllm.py"]
     model = {"LZPENALTY_MODEL": ".venv/smollm2", "TRITON_INTERPRET": "1"}
     for runner, version in itertools.product("01", ({}, newer)):
         session.run(*ENGINE, *tests, env={**model, **version, "VLLM_USE_V2_MODEL_RUNNER": runner})
@@ -327,6 +328,7 @@ def test_vllm(session):
         env = {**model, "VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead}
         session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
     session.run(*ENGINE, "tests/engines/real_vllm_speculation.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "1"})
+    session.run(*ENGINE, "tests/engines/real_vllm_ranks.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "0"})
 
 
 @nox.session(name="bench-instructions", python=False)
@@ -350,7 +352,7 @@ def bench_vllm(session):
     install_vllm(session)
     session.run("python", "benchmarks/serving.py", ".venv/smollm2")
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2")
-    caches = ["full", "interval 64, ratio 4"]
+    caches = ["full", "interval 64, ratio 4", "rpc, interval 256, ratio 4", "echo, interval 256, ratio 4"]
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *caches, "--tokens", "4096")
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 

@@ -24,8 +24,10 @@ PROMPT, TOKENS, REQUESTS, BLOCK, WATERMARK = 128, 1024, 6, 32, 0.05
 ROUNDS, SHORT = 5, 24
 MODES = {
     "full": None,
-    "interval 64, ratio 4": {"cache_interval": 64, "cache_ratio": 4, "cache_recent": 16},
-    "interval 64, budget 128": {"cache_interval": 64, "cache_budget": 128, "cache_recent": 16},
+    "interval 64, ratio 4": {"cache_selector": "rpc", "cache_interval": 64, "cache_ratio": 4, "cache_recent": 16},
+    "interval 64, budget 128": {"cache_selector": "rpc", "cache_interval": 64, "cache_budget": 128, "cache_recent": 16},
+    "rpc, interval 256, ratio 4": {"cache_selector": "rpc", "cache_interval": 256, "cache_ratio": 4},
+    "echo, interval 256, ratio 4": {"cache_selector": "echo", "cache_interval": 256, "cache_ratio": 4},
 }
 CLASSES = "classes"
 
@@ -49,14 +51,15 @@ class Without:
         self.kinds = [type(thing) for thing, _ in self.plain]
         for thing, added in self.plain:
             thing.__class__ = type(thing).__mro__[added]
-        self.forwards = [impl.__dict__.pop("forward") for impl in self.impls]
+        names = ("forward", "do_kv_cache_update")
+        self.own = [{name: impl.__dict__.pop(name) for name in names if name in impl.__dict__} for impl in self.impls]
         vars(self.scheduler).update(self.methods)
 
     def __exit__(self, *exception):
         for (thing, _), kind in zip(self.plain, self.kinds, strict=True):
             thing.__class__ = kind
-        for impl, forward in zip(self.impls, self.forwards, strict=True):
-            impl.forward = forward
+        for impl, own in zip(self.impls, self.own, strict=True):
+            vars(impl).update(own)
         for name in self.methods:
             delattr(self.scheduler, name)
 
