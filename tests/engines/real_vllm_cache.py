@@ -388,6 +388,28 @@ def test_the_server(server, model, prompts):
     assert float(counted["tokens_seen"]) == 3 * computed > float(counted["tokens_kept"])
 
 
+@in_order
+@pytest.mark.skipif(SECOND, reason="Triton's interpreter does not compile")
+@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="blocks of bfloat16 are of a kind that is refused there")
+def test_a_server_in_bfloat16_that_compiles(model, prompts, tmp_path):
+    """Rounded as it is, another program may say another token. But it says the same each time, and the same to others."""
+    log = (tmp_path / "log").open("w+")
+    default = json.dumps({"cache": {**OPTIONS, "log": True}})
+    options = ("--block-size", str(BLOCK), "--additional-config", default, *CLASSES)
+    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
+    with serving(model[1], log, *options, dtype="bfloat16", eager=False, **environment) as port:
+        body = {"model": "m", "temperature": 0, "max_tokens": TOKENS, "ignore_eos": True, "return_token_ids": True}
+        said = []
+        for xargs in ({}, {"cache_selector": "rpc"}, {"cache_interval": 0}) * 2:
+            status, answer = post(port, body | {"prompt": prompts[0]} | ({"vllm_xargs": xargs} if xargs else {}))
+            assert status == 200 and len(answer["choices"][0]["token_ids"]) == TOKENS
+            said.append(answer["choices"][0]["token_ids"])
+    assert said[:3] == said[3:] and said[0] != said[2] != said[1] != said[0]
+    log.seek(0)
+    compressions = (TOKENS - 1 - OPTIONS["recent"]) // OPTIONS["interval"]
+    assert re.findall(r"(\d+) compressions in", log.read()) == [str(compressions)] * 4
+
+
 class Failing(Selector):
     def score(self, layer):
         if layer.index == 1:

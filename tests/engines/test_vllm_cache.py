@@ -161,6 +161,40 @@ def test_what_is_refused_at_start_up():
         checks.check_configuration(configuration(**{"parallel_config.worker_cls": "auto"}))
 
 
+def layer_of(backend="CPU_ATTN", writes=False, bypass=False, shares=None, **impl):
+    plain = dict(num_heads=4, head_size=8, sinks=None, alibi_slopes=None)
+    return SimpleNamespace(
+        impl=SimpleNamespace(**plain | impl), kv_cache_update_bypass=bypass, kv_sharing_target_layer_name=shares,
+        attn_backend=SimpleNamespace(get_name=lambda: backend, forward_includes_kv_cache_update=writes),
+    )  # fmt: skip
+
+
+def test_attention_that_can_not_be_computed_head_by_head_is_refused():
+    fine = [layer_of(), layer_of()]
+    checks.check_attention(fine, [*fine, object()])
+    for other, what in (
+        (layer_of("FLASHINFER"), "the attention backend FLASHINFER"),
+        (layer_of(writes=True), "written by the attention itself"),
+        (layer_of(bypass=True), "written elsewhere"),
+        (layer_of(sinks=torch.zeros(4)), "attention sinks"),
+        (layer_of(alibi_slopes=torch.zeros(4)), "ALiBi"),
+        (layer_of(num_heads=8), "layers with different heads"),
+    ):
+        with pytest.raises(ValueError, match=f"the selector 'echo' can't be served with .*{what}; start with .*false"):
+            checks.check_attention([fine[0], other], fine)
+    with pytest.raises(ValueError, match="layers that share keys and values"):
+        checks.check_attention(fine, [*fine, layer_of(shares="first")])
+
+
+def test_what_echo_can_not_be_served_with_is_served_without_it():
+    full = SimpleNamespace(has_full_cudagraphs=lambda: True)
+    for changes in ({"model_config.uses_mrope": True}, {"compilation_config.cudagraph_mode": full}):
+        with pytest.raises(ValueError, match="the selector 'echo' can't be served with .*; start with --additional-config"):
+            checks.check_configuration(configuration(**changes))
+        served = checks.check_configuration(configuration(**changes, additional_config={"cache": {"echo": False}}))
+        assert not served.echo
+
+
 class Owner:
     """Stands for one of vLLM's classes."""
 
