@@ -82,7 +82,7 @@ class Compressor:
         self.pool: Pool | None = None
         self.explosion: Explosion | None = None
         self.turning: Turning | None = None
-        self.asks: list[Ask] = []
+        self.asks: list[tuple[str, Ask]] = []
         self.grown: list[tuple[Heads, int]] = []  # by how many tokens, in this step
         self.compressions, self.seconds = 0, 0.0
         self.step_seconds: dict[str, float] = {}  # by request, until someone takes them
@@ -120,8 +120,8 @@ class Compressor:
         forward, update = impl.forward, getattr(impl, "do_kv_cache_update", None)
 
         def watched(layer, query, *args, **kwargs):
-            for ask in self.asks:  # of what is in the ring, before it is written
-                ask(number, ring, query.view(query.shape[0], *ring.shape[1:]), self.pool, self.turning, impl.scale)
+            if self.asks:  # of what is in the ring, before it is written
+                self._ask(number, ring, query.view(query.shape[0], *ring.shape[1:]))
             if self.targeted or (query.is_cuda and torch.cuda.is_current_stream_capturing()):
                 ring.index_copy_(0, self.targets[: query.shape[0]], query.view(query.shape[0], *ring.shape[1:]))
             if self.explosion is not None and self.explosion.active:
@@ -138,6 +138,13 @@ class Compressor:
         impl.forward = watched
         if self.turning is not None:
             impl.do_kv_cache_update = updated
+
+    def _ask(self, number: int, ring: torch.Tensor, queries: torch.Tensor) -> None:
+        for request_id, ask in self.asks:
+            try:
+                ask(number, ring, queries, self.pool, self.turning, self.layers[number].impl.scale)
+            except Exception as error:
+                raise RuntimeError(f"request {request_id}: layer {number} could not be asked: {error}") from error
 
     # In each step.
 
@@ -234,7 +241,7 @@ class Compressor:
         if after >= plan.prompt:
             ring_row = self._slot(request_id) * self.places
             ask = asks(heads, plan, before, after, first, ring_row, heads.length + after - before)
-            self.asks += [ask] if ask else []
+            self.asks += [(request_id, ask)] if ask else []
 
     def _row(self, request_id: str, before: int, new: int) -> Row:
         """A request in a step that is computed head by head."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lzpenalty import attention_scores, echo_scores_
 from lzpenalty._core import echo_blocks_
 from lzpenalty.cache.plan import Plan
+from lzpenalty.cache.selectors import SELECTORS
 from lzpenalty.vllm.compressor import Compressor
 from lzpenalty.vllm.echo import Turning, asks, compress, find_turning, raise_by_torch
 from lzpenalty.vllm.heads import Heads, Pool, make_pool
@@ -581,3 +582,51 @@ def test_attention_is_to_what_the_definition_keeps(drawn, seed):
     assert bool(exploded) == any(
         due < r.total for due, r in zip(first, (r for r in requests if r.rule == "echo"), strict=True)
     )
+
+
+def one_request(layers, tokens, **options):
+    """A compressor, and what it is told of one request of two tokens of prompt."""
+    compressor = Compressor(ServerOptions({}, slots=1, most_recent=8), 200, torch.float32, torch.device("cpu"))
+    compressor.make_rings(layers)
+    angles = torch.arange(200)[:, None] * FREQUENCIES
+    compressor.bind(layers, Builder(), Turning(angles.cos(), angles.sin(), "half"))
+    extra = {"cache_interval": 8, "cache_ratio": 2, "cache_recent": 4, **options}
+    new = SimpleNamespace(
+        req_id="r", prompt_len=2, block_ids=([1, 2, 3, 4],), sampling_params=SimpleNamespace(extra_args=extra)
+    )
+    nothing = SimpleNamespace(req_ids=[], new_block_ids=[], resumed_req_ids=set())
+    compressor.remember(SimpleNamespace(
+        finished_req_ids=(), preempted_req_ids=None, scheduled_new_reqs=[new], scheduled_cached_reqs=nothing
+    ))  # fmt: skip
+    compressor.begin(["r"], [0], [tokens])
+    return compressor
+
+
+def test_what_can_not_be_asked_or_chosen_ends_in_an_error_that_names_the_request():
+    """And not in a text."""
+
+    class Failing(SELECTORS["echo"]):
+        certain = -1.0
+
+        def crowded(self, layer, score, keep):
+            raise ArithmeticError("no idea")
+
+    memory = torch.randn(LAYERS, 5, HEADS, BLOCK, 2 * SIZE)
+    layers = [SimpleNamespace(impl=Attention(), kv_cache=memory[i]) for i in range(LAYERS)]
+    compressor = one_request(layers, 14)
+    metadata = SimpleNamespace(
+        seq_lens=torch.tensor([14]), query_start_loc=torch.tensor([0, 14]), block_table_tensor=torch.tensor([[1, 2, 3, 4]])
+    )
+
+    def forward(layer, queries):
+        layer.impl.forward(layer, queries, None, None, layer.kv_cache, metadata, output=torch.empty_like(queries))
+
+    queries = torch.randn(14, HEADS * GROUP, SIZE)
+    queries[9] = torch.nan
+    with pytest.raises(RuntimeError, match="request r: layer 1 could not be asked: queries, keys: expected finite numbers"):
+        forward(layers[1], queries)
+    for layer in layers:
+        forward(layer, torch.randn(14, HEADS * GROUP, SIZE))
+    message = "request r: the compression at token 14 failed with selector 'echo': no idea"
+    with mock.patch.dict(SELECTORS, echo=Failing), pytest.raises(RuntimeError, match=message):
+        compressor.end(lambda i: None)
