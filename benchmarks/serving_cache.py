@@ -109,14 +109,18 @@ class Server:
             return output
 
         def state():
-            manager = self.scheduler.compressed
-            return self.scheduler.preemptions, compressor.compressions, manager.freed_blocks, compressor.seconds
+            now, freed = compressor.statistics(), self.scheduler.compressed.freed_blocks
+            return (
+                self.scheduler.preemptions,
+                freed,
+                *(now[name] for name in ("compressions", "seconds", "asking", "exploding")),
+            )
 
         before = state()
         self.scheduler.schedule = counted
         cpu, seconds = self.run(extra, self.tokens)
         del self.scheduler.schedule
-        preemptions, compressions, freed, spent = (now - then for now, then in zip(state(), before, strict=True))
+        preemptions, freed, compressions, *spent = (now - then for now, then in zip(state(), before, strict=True))
         return {
             "tokens_per_cpu_second": REQUESTS * self.tokens / cpu,
             "tokens_per_second": REQUESTS * self.tokens / seconds,
@@ -124,7 +128,8 @@ class Server:
             "mean_batch": statistics.mean(steps),
             "preemptions": preemptions,
             "compressions": compressions,
-            "share_of_time": spent / seconds,
+            "share_of_time": sum(spent) / seconds,
+            "shares": dict(zip(("compressions", "asking", "metadata"), (part / seconds for part in spent), strict=True)),
             "freed_blocks": freed,
         }
 

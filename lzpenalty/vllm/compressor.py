@@ -84,7 +84,7 @@ class Compressor:
         self.turning: Turning | None = None
         self.asks: list[tuple[str, Ask]] = []
         self.grown: list[tuple[Heads, int]] = []  # by how many tokens, in this step
-        self.compressions, self.seconds = 0, 0.0
+        self.compressions, self.seconds, self.asking = 0, 0.0, 0.0
         self.step_seconds: dict[str, float] = {}  # by request, until someone takes them
 
     # At start-up.
@@ -140,11 +140,13 @@ class Compressor:
             impl.do_kv_cache_update = updated
 
     def _ask(self, number: int, ring: torch.Tensor, queries: torch.Tensor) -> None:
+        started = time.perf_counter()
         for request_id, ask in self.asks:
             try:
                 ask(number, ring, queries, self.pool, self.turning, self.layers[number].impl.scale)
             except Exception as error:
                 raise RuntimeError(f"request {request_id}: layer {number} could not be asked: {error}") from error
+        self.asking += time.perf_counter() - started
 
     # In each step.
 
@@ -354,6 +356,8 @@ class Compressor:
         return {
             "compressions": self.compressions,
             "seconds": self.seconds,
+            "asking": self.asking,
+            "exploding": self.explosion.seconds if self.explosion else 0.0,
             "requests": max(len(self.plans), len(self.rows), len(self.heads)),
             "windows": len(self.slots),
         }

@@ -7,6 +7,7 @@ read in this way, those whose heads are alike too. No attention is computed here
 """
 
 import copy
+import time
 from functools import lru_cache
 
 import torch
@@ -69,10 +70,12 @@ class Explosion:
         self.builder = _of_one_head(builder, self.group)
         self.impls = [_of_one_head(layer.impl, self.group) for layer in layers]
         self.active = False
+        self.seconds = 0.0  # that metadata took
         self.keys: list = []  # of the rows whose tables are in the buffer
         self.tables = torch.zeros(pool.layers, 0, pool.heads, 0, dtype=torch.int32)
 
     def begin(self, rows: list[Row]) -> None:
+        started = time.perf_counter()
         pool, layers, heads = self.pool, self.pool.layers, self.pool.heads
         self._fit(len(rows), max(row.table.shape[2] for row in rows))
         lengths = torch.empty(layers, len(rows), heads, dtype=torch.int64)
@@ -92,6 +95,7 @@ class Explosion:
         self.longest = lengths.amax((1, 2)).tolist()
         self.rows = len(rows)
         self.active = True
+        self.seconds += time.perf_counter() - started
 
     def _fit(self, rows: int, width: int) -> None:
         _, had, heads, wide = self.tables.shape
@@ -103,9 +107,10 @@ class Explosion:
     def _metadata(self, layer: int):
         from vllm.v1.attention.backend import CommonAttentionMetadata
 
+        started = time.perf_counter()
         lengths = self.lengths[layer]
         starts, on_device = self.starts.to(self.device), lengths.to(self.device)
-        return self.builder.build(
+        built = self.builder.build(
             0,
             CommonAttentionMetadata(
                 query_start_loc=starts, query_start_loc_cpu=self.starts, seq_lens=on_device, num_reqs=lengths.numel(),
@@ -114,6 +119,8 @@ class Explosion:
                 slot_mapping=self.slots[layer], causal=True, seq_lens_cpu_upper_bound=lengths,
             ),
         )  # fmt: skip
+        self.seconds += time.perf_counter() - started
+        return built
 
     def _by_head(self, states: torch.Tensor, heads: int) -> torch.Tensor:
         """Of the step's tokens [T, ..] one after the other of each sequence, [n, heads of a sequence, size]."""

@@ -107,5 +107,6 @@ class Worker(_base()):
         return output
 
     def cache_statistics(self) -> dict[str, float]:
-        """compressions and their seconds so far; requests and windows at the moment. For `collective_rpc`."""
+        """compressions, their seconds, and those that asking and metadata by head took so far; requests and windows at the
+        moment. For `collective_rpc`."""
         return self.model_runner.compressor.statistics()
