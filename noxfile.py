@@ -329,8 +329,11 @@ def newer_vllm(session, version):
         (installed,) = Path(session.virtualenv.location).glob("lib/python*/site-packages/vllm")
         for library in installed.glob("*.so"):
             shutil.copy(library, f"{folder}.part/vllm")
+        # By its version vLLM sees that it is on a CPU.
+        (metadata,) = Path(f"{folder}.part").glob("vllm-*.dist-info/METADATA")
+        metadata.write_text(metadata.read_text().replace(f"\nVersion: {version}\n", f"\nVersion: {version}+cpu\n", 1))
         Path(f"{folder}.part").rename(folder)
-    return {"PYTHONPATH": str(folder), "VLLM_TARGET_DEVICE": "cpu"}
+    return {"PYTHONPATH": str(folder)}
 
 
 @nox.session(name="test-vllm", venv_backend="uv")
@@ -343,7 +346,8 @@ def test_vllm(session):
     develop(session, "smollm2/config.json")
     install_vllm(session)
     newer = newer_vllm(session, VLLM[1])
-    tests = session.posargs or ["tests/engines/test_vllm.py", "tests/engines/real_vllm.py"]
+    ours = ["tests/engines/test_vllm.py", "tests/engines/test_vllm_heads.py"]
+    tests = session.posargs or [*ours, "tests/engines/real_vllm.py"]
     model = {"LZPENALTY_MODEL": ".venv/smollm2", "TRITON_INTERPRET": "1"}
     for runner, version in itertools.product("01", ({}, newer)):
         session.run(*ENGINE, *tests, env={**model, **version, "VLLM_USE_V2_MODEL_RUNNER": runner})
@@ -356,6 +360,7 @@ def test_vllm(session):
         env = {**model, "VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead}
         session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
     session.run(*ENGINE, "tests/engines/real_vllm_speculation.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "1"})
+    session.run(*ENGINE, "tests/engines/real_vllm_ranks.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "0"})
 
 
 @nox.session(name="bench-instructions", python=False)
@@ -379,7 +384,7 @@ def bench_vllm(session):
     install_vllm(session)
     session.run("python", "benchmarks/serving.py", ".venv/smollm2")
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2")
-    caches = ["full", "interval 64, ratio 4"]
+    caches = ["full", "interval 64, ratio 4", "rpc, interval 256, ratio 4", "echo, interval 256, ratio 4"]
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *caches, "--tokens", "4096")
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 

@@ -24,8 +24,10 @@ PROMPT, TOKENS, REQUESTS, BLOCK, WATERMARK = 128, 1024, 6, 32, 0.05
 ROUNDS, SHORT = 5, 24
 MODES = {
     "full": None,
-    "interval 64, ratio 4": {"cache_interval": 64, "cache_ratio": 4, "cache_recent": 16},
-    "interval 64, budget 128": {"cache_interval": 64, "cache_budget": 128, "cache_recent": 16},
+    "interval 64, ratio 4": {"cache_selector": "rpc", "cache_interval": 64, "cache_ratio": 4, "cache_recent": 16},
+    "interval 64, budget 128": {"cache_selector": "rpc", "cache_interval": 64, "cache_budget": 128, "cache_recent": 16},
+    "rpc, interval 256, ratio 4": {"cache_selector": "rpc", "cache_interval": 256, "cache_ratio": 4},
+    "echo, interval 256, ratio 4": {"cache_selector": "echo", "cache_interval": 256, "cache_ratio": 4},
 }
 CLASSES = "classes"
 
@@ -49,14 +51,15 @@ class Without:
         self.kinds = [type(thing) for thing, _ in self.plain]
         for thing, added in self.plain:
             thing.__class__ = type(thing).__mro__[added]
-        self.forwards = [impl.__dict__.pop("forward") for impl in self.impls]
+        names = ("forward", "do_kv_cache_update")
+        self.own = [{name: impl.__dict__.pop(name) for name in names if name in impl.__dict__} for impl in self.impls]
         vars(self.scheduler).update(self.methods)
 
     def __exit__(self, *exception):
         for (thing, _), kind in zip(self.plain, self.kinds, strict=True):
             thing.__class__ = kind
-        for impl, forward in zip(self.impls, self.forwards, strict=True):
-            impl.forward = forward
+        for impl, own in zip(self.impls, self.own, strict=True):
+            vars(impl).update(own)
         for name in self.methods:
             delattr(self.scheduler, name)
 
@@ -106,14 +109,18 @@ class Server:
             return output
 
         def state():
-            manager = self.scheduler.compressed
-            return self.scheduler.preemptions, compressor.compressions, manager.freed_blocks, compressor.seconds
+            now, freed = compressor.statistics(), self.scheduler.compressed.freed_blocks
+            return (
+                self.scheduler.preemptions,
+                freed,
+                *(now[name] for name in ("compressions", "seconds", "asking", "exploding")),
+            )
 
         before = state()
         self.scheduler.schedule = counted
         cpu, seconds = self.run(extra, self.tokens)
         del self.scheduler.schedule
-        preemptions, compressions, freed, spent = (now - then for now, then in zip(state(), before, strict=True))
+        preemptions, freed, compressions, *spent = (now - then for now, then in zip(state(), before, strict=True))
         return {
             "tokens_per_cpu_second": REQUESTS * self.tokens / cpu,
             "tokens_per_second": REQUESTS * self.tokens / seconds,
@@ -121,7 +128,8 @@ class Server:
             "mean_batch": statistics.mean(steps),
             "preemptions": preemptions,
             "compressions": compressions,
-            "share_of_time": spent / seconds,
+            "share_of_time": sum(spent) / seconds,
+            "shares": dict(zip(("compressions", "asking", "metadata"), (part / seconds for part in spent), strict=True)),
             "freed_blocks": freed,
         }
 

@@ -175,6 +175,16 @@ def compact_blocks_(
     keys: _Tensor, values: _Tensor, blocks: _Tensor, positions: _Tensor, *, start: int, stop: int, length: int
 ) -> int: ...
 def gather_blocks_(out: _T, cache: _Tensor, blocks: _Tensor, *, start: int) -> _T: ...
+def echo_blocks_(
+    evidence: _Tensor,
+    queries: _Tensor,
+    keys: _Tensor,
+    blocks: _Tensor,
+    lengths: _Tensor,
+    *,
+    start: int,
+    scale: float | None = None,
+) -> None: ...
 def append_(keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, position: int) -> int: ...
 def append_ragged_(
     keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, starts: _Tensor, lengths: _Tensor

@@ -35,4 +35,19 @@ typedef struct {
 
 void cache_gather_blocks(const cache_gathering *);
 
+/* As cache_echo, of one request whose heads have blocks of their own: entry t of head h lies in block
+ * tables[h, t / tokens] at t % tokens. Evidence [blocks, tokens] rises for the entries from `start` on. */
+typedef struct {
+    cache_array queries; /* [1, Hq, q, D] */
+    cache_blocks keys;   /* of one head */
+    float *shares;
+    const int64_t *tables, *lengths; /* [H, width] and [H] */
+    int64_t heads, width, start;
+    float scale;
+    int threads;
+} cache_block_echo;
+
+/* Returns 0, 1 if a product is not finite, or -1 without memory; shares stay as they are then. */
+int cache_echo_in_blocks(const cache_block_echo *);
+
 #endif

@@ -1,4 +1,6 @@
 /* Caches in blocks as Python functions; nothing is written before everything has been checked. */
+#include <math.h>
+
 #include "../cache/blocks.h"
 #include "../cuda/cache.h"
 #include "args.h"
@@ -265,5 +267,136 @@ done:
     tensor_release(&out);
     tensor_release(&cache);
     tensor_release(&table);
+    return result;
+}
+
+const char doc_echo_blocks[] =
+    "echo_blocks_($module, /, evidence, queries, keys, blocks, lengths, *, start, scale=None)\n--\n\n"
+    "echo_scores_ for one request of an engine whose heads have blocks of their own, on the CPU: raises the evidence of "
+    "its\n"
+    "entries from `start` on to the largest share of attention, among all entries, that a query of their group gives "
+    "them.\n\n"
+    "Parameters\n----------\n"
+    "evidence : tensor [N, block], float32, contiguous\n"
+    "    Of each entry of each block; not of the memory of the others.\n"
+    "queries : tensor [1, Hq, q, D]\n"
+    "    float32, float16 or bfloat16; contiguous last dimension.\n"
+    "keys : tensor [N, 1, block, D]\n"
+    "    Of the same dtype, with any strides: entry t of head h is at t % block of blocks[h, t // block].\n"
+    "blocks : tensor [Hkv, n], int64\n"
+    "    Hq is a multiple of Hkv.\n"
+    "lengths : tensor [1, Hkv], int64\n"
+    "    Entries of each head.\n"
+    "start : int\n"
+    "    The first entry that evidence is kept of.\n"
+    "scale : float, optional\n"
+    "    Default 1 / sqrt(D).\n\n"
+    "Returns\n-------\n"
+    "None\n\n"
+    "Raises\n------\n"
+    "TypeError, ValueError\n"
+    "    Before anything is written, naming the argument, what came and what is wanted; also for NaN and infinities among\n"
+    "    queries, keys and their products.";
+
+/* The blocks of each head and its entries, checked and copied: [H, W] and [H] in one piece. NULL with an exception. */
+static int64_t *copy_tables(const tensor *blocks, const tensor *lengths, const cache_blocks *keys)
+{
+    const int64_t heads = blocks->shape[0], width = blocks->shape[1];
+    int64_t *copy = PyMem_RawCalloc((size_t)(heads * (width + 1)) + 1, sizeof *copy);
+    if (!copy) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (int64_t head = 0; head < heads; head++) {
+        const int64_t length = count_at(lengths, 0, head, 0);
+        if (check_count(lengths, length, width * keys->tokens, "the room in the head's blocks", 0, head) < 0)
+            goto fail;
+        copy[heads * width + head] = length;
+        for (int64_t i = 0; i < blocks_for(length, keys->tokens); i++) {
+            const int64_t block = count_at(blocks, head, i, 0);
+            if (block < 0 || block >= keys->blocks) {
+                PyErr_Format(PyExc_ValueError, "blocks: expected blocks in [0, %lld), got %lld at [%lld, %lld]",
+                             (long long)keys->blocks, (long long)block, (long long)head, (long long)i);
+                goto fail;
+            }
+            copy[head * width + i] = block;
+        }
+    }
+    return copy;
+fail:
+    PyMem_RawFree(copy);
+    return NULL;
+}
+
+PyObject *py_echo_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
+{
+    static const signature sig = {
+        "echo_blocks_",
+        6,
+        5,
+        7,
+        {NAME(evidence), NAME(queries), NAME(keys), NAME(blocks), NAME(lengths), NAME(start), NAME(scale)}};
+    module_state *st = state_of(module);
+    PyObject *v[7], *result = NULL;
+    tensor evidence = {0}, queries = {0}, keys = {0}, blocks = {0}, lengths = {0};
+    cache_block_echo echo = {.threads = atomic_load(&st->threads)};
+    int64_t *tables = NULL;
+    int32_t start = 0;
+    int status;
+    if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[5], "start", 0, &start) < 0 ||
+        arg_scale(v[6], &echo.scale) < 0 || take_array(st, v[1], "queries", NULL, &queries, &echo.queries) < 0 ||
+        tensor_check_cpu(&queries) < 0 || take_blocks(st, v[2], "keys", &queries, &keys, &echo.keys) < 0 ||
+        check_equal("queries", "rows", echo.queries.batch, "requests", 1) < 0 ||
+        check_equal("keys", "heads a block", echo.keys.heads, "echo_blocks_", 1) < 0 ||
+        check_equal("keys", "numbers a token", echo.keys.size, "queries", echo.queries.size) < 0 ||
+        tensor_borrow(st, v[0], "evidence", &evidence) < 0 || check_ndim(&evidence, 2, "[blocks, tokens]") < 0 ||
+        tensor_check_device(&evidence, &queries) < 0 || tensor_check_writable(&evidence) < 0)
+        goto done;
+    if (evidence.dtype != DTYPE_FLOAT32) {
+        tensor_fail_dtype(&evidence, "float32");
+        goto done;
+    }
+    if (check_contiguous(&evidence) < 0 ||
+        check_equal("evidence", "blocks", evidence.shape[0], "keys", echo.keys.blocks) < 0 ||
+        check_equal("evidence", "tokens a block", evidence.shape[1], "keys", echo.keys.tokens) < 0 ||
+        take_counts(st, v[3], "blocks", 0, 1, &blocks) < 0 || take_counts(st, v[4], "lengths", 0, 1, &lengths) < 0 ||
+        check_equal("lengths", "rows", lengths.shape[0], "requests", 1) < 0 ||
+        check_equal("lengths", "heads", lengths.shape[1], "blocks", blocks.shape[0]) < 0)
+        goto done;
+    echo.heads = blocks.shape[0], echo.width = blocks.shape[1], echo.start = start;
+    if (echo.heads < 1 || echo.queries.heads % echo.heads != 0) {
+        PyErr_Format(PyExc_ValueError, "queries: expected a multiple of the %lld heads of blocks, got %lld",
+                     (long long)echo.heads, (long long)echo.queries.heads);
+        goto done;
+    }
+    if (echo.queries.tokens == 0) {
+        PyErr_SetString(PyExc_ValueError, "queries: expected at least one token, got none");
+        goto done;
+    }
+    if (!has_scale(v[6]))
+        echo.scale = 1 / sqrtf((float)echo.keys.size);
+    if (check_apart(&evidence, &queries) < 0 || check_apart(&evidence, &keys) < 0 || check_apart(&evidence, &blocks) < 0 ||
+        tensor_settle((tensor *const[]){&evidence, &queries, &keys, &blocks, &lengths}, 5) < 0 ||
+        !(tables = copy_tables(&blocks, &lengths, &echo.keys)))
+        goto done;
+    echo.shares = evidence.data;
+    echo.tables = tables, echo.lengths = tables + echo.heads * echo.width;
+    double numbers = 0;
+    for (int64_t head = 0; head < echo.heads; head++)
+        numbers += (double)echo.lengths[head] * (double)echo.keys.size;
+    RUN(numbers, status = cache_echo_in_blocks(&echo));
+    if (status < 0)
+        PyErr_NoMemory();
+    else if (status > 0)
+        PyErr_SetString(PyExc_ValueError, "queries, keys: expected finite numbers and products, got NaN or infinity");
+    else
+        result = Py_NewRef(Py_None);
+done:
+    PyMem_RawFree(tables);
+    tensor_release(&evidence);
+    tensor_release(&queries);
+    tensor_release(&keys);
+    tensor_release(&blocks);
+    tensor_release(&lengths);
     return result;
 }

@@ -68,6 +68,7 @@ static PyMethodDef methods[] = {
     {"append_", METHOD(py_append), doc_append},
     {"compact_blocks_", METHOD(py_compact_blocks), doc_compact_blocks},
     {"gather_blocks_", METHOD(py_gather_blocks), doc_gather_blocks},
+    {"echo_blocks_", METHOD(py_echo_blocks), doc_echo_blocks},
     {"append_ragged_", METHOD(py_append_ragged), doc_append_ragged},
     {"echo_scores_", METHOD(py_echo_scores), doc_echo_scores},
     {"attend", METHOD(py_attend), doc_attend},

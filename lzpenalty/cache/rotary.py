@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from lzpenalty.cache.attend import attend_padded, placed, special
 from lzpenalty.cache.attention import CACHE_ARGUMENT, Call, mark, watched
 
-__all__ = ["Attention", "Rotation", "examine"]
+__all__ = ["Attention", "Rotation", "examine", "rotated"]
 
 _DISTANCE = 61  # of the two positions: most frequencies tell them apart, and no model is too short
 _stance = threading.RLock()
@@ -51,13 +51,17 @@ class Rotation:
 
 def _turn(queries: torch.Tensor, distances: torch.Tensor, frequencies: torch.Tensor, pairs: str) -> torch.Tensor:
     angles = distances.to(queries.device, torch.float32)[:, None] * frequencies.to(queries.device)
-    cos, sin = angles.cos(), angles.sin()
-    size = 2 * frequencies.shape[0]
-    rotated, rest = queries[..., :size], queries[..., size:]
+    return rotated(queries, angles.cos(), angles.sin(), pairs)
+
+
+def rotated(queries: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, pairs: str) -> torch.Tensor:
+    """Queries [..., q, D] with the pairs of their first numbers rotated by angles of these cosines and sines, [q, pairs]."""
+    size = 2 * cos.shape[-1]
+    paired, rest = queries[..., :size], queries[..., size:]
     if pairs == "half":
-        a, b = rotated.chunk(2, dim=-1)
+        a, b = paired.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
-    a, b = rotated[..., ::2], rotated[..., 1::2]
+    a, b = paired[..., ::2], paired[..., 1::2]
     return torch.cat([torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2), rest], dim=-1)
 
 

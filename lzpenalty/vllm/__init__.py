@@ -11,6 +11,7 @@ The penalty needs the first line alone. With all of them a request asks for a co
     checks       what is refused
     spec, scheduler, metrics                in the engine's process: blocks, what is computed when, and what came of it
     worker, runners, compressor, blocks     in those of workers: queries, and compressions
+    echo, heads, explode                    the same where heads differ: the rule, who owns which sub-block, attention
 """
 
 import importlib

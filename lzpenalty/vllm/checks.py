@@ -20,6 +20,12 @@ TESTED = ("0.32", "0.33")
 WORKER, SCHEDULER = "lzpenalty.vllm.Worker", "lzpenalty.vllm.Scheduler"
 START = f"--worker-cls {WORKER} --scheduler-cls {SCHEDULER}"
 
+ECHO = "the selector 'echo'"
+WITHOUT_ECHO = """start with --additional-config '{"cache": {"echo": false}}' to have the other selectors alone"""
+# In which a head's tokens lie side by side within a block.
+HEAD_MAJOR = ("LBHNC", "BLHNC", "LHBNC", "BHLNC")
+BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")  # FlashInfer plans for all layers at once
+
 # The parameters of every method of vLLM that is overridden or relied on.
 METHODS = {
     "vllm.v1.core.sched.scheduler.Scheduler": {
@@ -62,16 +68,20 @@ METHODS = {
 ATTRIBUTES = {
     "vllm.v1.core.sched.scheduler.Scheduler": "kv_cache_manager requests grammar_compile_error_reqs",
     "vllm.v1.core.sched.output.SchedulerOutput": "finished_req_ids preempted_req_ids scheduled_new_reqs "
-    "num_scheduled_tokens total_num_scheduled_tokens",
-    "vllm.v1.core.sched.output.NewRequestData": "req_id prompt_token_ids sampling_params",
+    "scheduled_cached_reqs num_scheduled_tokens total_num_scheduled_tokens",
+    "vllm.v1.core.sched.output.NewRequestData": "req_id prompt_token_ids sampling_params block_ids",
     "vllm.v1.core.single_type_kv_cache_manager.FullAttentionManager": "block_size block_pool req_to_blocks",
     "vllm.v1.core.kv_cache_utils.KVCacheBlock": "block_id ref_cnt block_hash",
-    "vllm.v1.request.Request": "request_id num_prompt_tokens num_computed_tokens sampling_params resumable _block_hasher",
+    "vllm.v1.request.Request": "request_id num_prompt_tokens num_computed_tokens sampling_params resumable block_hashes "
+    "_block_hasher",
+    "vllm.v1.core.sched.output.CachedRequestData": "req_ids resumed_req_ids new_block_ids",
+    "vllm.v1.attention.backend.CommonAttentionMetadata": "query_start_loc query_start_loc_cpu seq_lens num_reqs "
+    "num_actual_tokens max_query_len max_seq_len block_table_tensor slot_mapping causal seq_lens_cpu_upper_bound",
     "vllm.v1.worker.gpu_model_runner.GPUModelRunner": "requests input_batch kv_cache_config query_start_loc seq_lens "
-    "optimistic_seq_lens_cpu positions req_indices",
+    "optimistic_seq_lens_cpu positions req_indices attn_groups model",
     "vllm.v1.worker.gpu_input_batch.InputBatch": "num_reqs req_ids req_id_to_index num_computed_tokens_cpu block_table",
     "vllm.v1.worker.block_table.BlockTable": "num_blocks_per_row get_device_tensor compute_slot_mapping",
-    "vllm.v1.worker.gpu.model_runner.GPUModelRunner": "req_states block_tables kv_cache_config",
+    "vllm.v1.worker.gpu.model_runner.GPUModelRunner": "req_states block_tables kv_cache_config attn_groups model",
     "vllm.v1.worker.gpu.input_batch.InputBatch": "num_reqs num_tokens req_ids idx_mapping_np num_computed_tokens_np "
     "num_scheduled_tokens seq_lens seq_lens_cpu_upper_bound positions",
     "vllm.v1.worker.gpu.block_table.BlockTables": "num_blocks block_tables",
@@ -168,13 +178,47 @@ def check_configuration(vllm_config) -> ServerOptions:
     for what, found in refused.items():
         if found:
             raise ValueError(f"the compressed cache can't be served with {what}; start without one of them")
-    return server_options(vllm_config.additional_config)
+    server = server_options(vllm_config.additional_config)
+    if server.echo:
+        graphs = vllm_config.compilation_config.cudagraph_mode
+        refused = {
+            "positions of several dimensions (M-RoPE)": model.uses_mrope,
+            f"graphs of whole steps ({graphs}); -cc.cudagraph_mode=PIECEWISE does": bool(
+                graphs and graphs.has_full_cudagraphs()
+            ),
+        }
+        for what, found in refused.items():
+            if found:
+                raise ValueError(f"{ECHO} can't be served with {what}; {WITHOUT_ECHO}")
+    return server
 
 
 def served_configuration():
     """The configuration of the engine that is admitting a request; None if there is none. vLLM asks a class, which has no
     configuration, so that the frame that asks is looked at."""
     return next((found for frame in callers() if (found := getattr(frame.f_locals.get("self"), "vllm_config", None))), None)
+
+
+def check_attention(layers: list, others) -> None:
+    """Raises ValueError for attention that can't be computed head by head. `layers` are those whose caches are compressed,
+    `others` all that vLLM keeps for the model's forward."""
+    first = layers[0]
+    for layer in layers:
+        impl, backend = layer.impl, layer.attn_backend
+        found = {
+            f"the attention backend {backend.get_name()}": backend.get_name() not in BACKENDS,
+            "keys and values that are written by the attention itself": backend.forward_includes_kv_cache_update,
+            "keys and values that are written elsewhere": getattr(layer, "kv_cache_update_bypass", False),
+            "attention sinks": getattr(impl, "sinks", None) is not None,
+            "ALiBi": getattr(impl, "alibi_slopes", None) is not None,
+            "layers with different heads": (impl.num_heads, impl.head_size) != (first.impl.num_heads, first.impl.head_size),
+        }
+        for what, is_there in found.items():
+            if is_there:
+                raise ValueError(f"{ECHO} can't be served with {what}; {WITHOUT_ECHO}")
+    for other in others:
+        if getattr(other, "kv_sharing_target_layer_name", None):
+            raise ValueError(f"{ECHO} can't be served with layers that share keys and values; {WITHOUT_ECHO}")
 
 
 def check_request(sampling_params) -> None:

@@ -5,13 +5,14 @@
     cache_recent       R, the newest tokens, which stay, and whose queries vote
     cache_kernel       neighbours that scores are averaged over
     cache_budget       at most so many generated tokens stay
-    cache_selector     the rule
-    cache_aggregation  'layer' or 'group': whether all heads of a layer keep the same tokens
+    cache_selector     the rule; 'echo' has one budget for all heads, the others are even
+    cache_aggregation  'layer' or 'group': whether all heads of a layer keep the same tokens; with 'echo' they never do
 
-One of them is enough; the others have the defaults of :class:`lzpenalty.hf.RPCCache`. What a server does for requests that
-name none is the object `cache` of `--additional-config`, with the same names without `cache_`, and
+One of them is enough; the others have the defaults of :class:`lzpenalty.hf.CompressedCache`. What a server does for requests
+that name none is the object `cache` of `--additional-config`, with the same names without `cache_`, and
 
-    slots         requests whose newest queries are kept at the same time; others wait a step
+    slots         requests whose newest queries are kept at the same time; others wait
+    echo          whether requests may have 'echo', which needs memory of its own, and is then the rule where none is named
     most_recent   the largest R of a request, which a slot has room for
     log           whether a line is logged for each request at its end
 """
@@ -28,9 +29,11 @@ PREFIX = "cache_"
 COUNTS = ("interval", "ratio", "recent", "kernel", "budget")
 NAMES = (*COUNTS, "selector", "aggregation")
 # Those that need a layer's keys and values and the last R queries. h2o watches every step.
-SELECTORS = ("rpc", "snapkv", "tova", "streaming", "random", "rkv", "vase")
+EVEN = ("rpc", "snapkv", "tova", "streaming", "random", "rkv", "vase")
+UNEVEN = ("echo",)
+SELECTORS = UNEVEN + EVEN
 AGGREGATIONS = ("layer", "group")
-SLOTS, MOST_RECENT = 16, 32
+SLOTS, MOST_RECENT = 32, 32
 _PROTECT = "expected none, since prompts stay whole in vLLM, where requests share what they have in common"
 
 
@@ -40,16 +43,29 @@ class CacheOptions:
 
     plan: Plan
     kernel: int = 7
-    selector: str = "rpc"
-    aggregation: str = "layer"
+    selector: str = "echo"
+    aggregation: str | None = None  # of the selector: each head its own if these are uneven, else all of a layer the same
 
     def __post_init__(self):
         check_integer("kernel", self.kernel, 1)
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel: expected an odd number, got {self.kernel}")
-        for name, known in (("selector", SELECTORS), ("aggregation", AGGREGATIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.selector not in SELECTORS:
+            raise ValueError(f"selector: expected one of {', '.join(SELECTORS)}, got {self.selector!r}")
+        if self.aggregation is None:
+            object.__setattr__(self, "aggregation", "group" if self.uneven else "layer")
+        if self.aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation: expected one of {', '.join(AGGREGATIONS)}, got {self.aggregation!r}")
+        if self.uneven and self.aggregation == "layer":
+            raise ValueError(
+                f"aggregation: expected 'group' with the selector {self.selector!r}, whose heads keep what each finds, got "
+                "'layer'; name another selector, such as 'rpc'"
+            )
+
+    @property
+    def uneven(self) -> bool:
+        """Whether heads may keep different numbers of tokens."""
+        return self.selector in UNEVEN
 
 
 @dataclass(frozen=True)
@@ -60,16 +76,23 @@ class ServerOptions:
     slots: int = SLOTS
     most_recent: int = MOST_RECENT
     log: bool = False
+    echo: bool = True
 
 
-def _compile(given: Mapping[str, Any]) -> CacheOptions | None:
-    """Of names without the prefix."""
+def _compile(given: Mapping[str, Any], echo: bool) -> CacheOptions | None:
+    """Of names without the prefix, where a request may have 'echo' or not."""
     # Numbers that come in JSON, or from clients that know one kind of number alone.
     options = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in given.items() if v is not None}
     if not given or ("interval" in given and not options.get("interval")):
         return None
     plan = Plan(**{name: options.pop(name) for name in ("interval", "ratio", "recent", "budget") if name in options})
-    return CacheOptions(plan, **options)
+    compiled = CacheOptions(plan, **({} if echo else {"selector": EVEN[0]}) | options)
+    if compiled.uneven and not echo:
+        raise ValueError(
+            f'selector: expected one of {", ".join(EVEN)} of this server, which was started with "echo": false, got '
+            f"{compiled.selector!r}"
+        )
+    return compiled
 
 
 def cache_options(params: Mapping[str, Any] | None, server: ServerOptions | None = None) -> CacheOptions | None:
@@ -95,7 +118,7 @@ def cache_options(params: Mapping[str, Any] | None, server: ServerOptions | None
             raise ValueError(f"{key}: no such option, expected one of {', '.join(PREFIX + name for name in NAMES)}")
     own = {key.removeprefix(PREFIX): value for key, value in given.items()}
     try:
-        options = _compile({**(server.default if server else {}), **own})
+        options = _compile({**(server.default if server else {}), **own}, server is None or server.echo)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{PREFIX}{error}") from None
     if options and server and options.plan.recent > server.most_recent:
@@ -116,18 +139,18 @@ def server_options(additional_config: Any) -> ServerOptions:
     own = {name: value for name, value in given.items() if name not in NAMES}
     if "protect" in own:
         raise ValueError(f"{where}.protect: {_PROTECT}")
-    if unknown := set(own) - {"slots", "most_recent", "log"}:
-        raise ValueError(
-            f"{where}.{min(unknown)}: no such option, expected one of {', '.join((*NAMES, 'slots', 'most_recent', 'log'))}"
-        )
+    known = ("slots", "most_recent", "log", "echo")
+    if unknown := set(own) - set(known):
+        raise ValueError(f"{where}.{min(unknown)}: no such option, expected one of {', '.join((*NAMES, *known))}")
     for name in ("slots", "most_recent"):
         value = own.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{where}.{name}: expected an integer >= 1, got {value!r}")
-    if not isinstance(own.get("log", False), bool):
-        raise ValueError(f"{where}.log: expected true or false, got {own['log']!r}")
+    for name in ("log", "echo"):
+        if not isinstance(own.get(name, False), bool):
+            raise ValueError(f"{where}.{name}: expected true or false, got {own[name]!r}")
     try:
-        compiled = _compile(default)
+        compiled = _compile(default, own.get("echo", True))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}.{error}") from None
     if compiled and "most_recent" not in own:

@@ -4,7 +4,9 @@ slots, and so is how many of them attention sees."""
 import numpy as np
 import torch
 
+from lzpenalty.vllm.checks import check_attention
 from lzpenalty.vllm.compressor import Compressor
+from lzpenalty.vllm.echo import find_turning
 from lzpenalty.vllm.spec import CompressedSpec, compressed_specs
 
 __all__ = ["FirstRunner", "SecondRunner"]
@@ -39,7 +41,11 @@ class _Runner:
                 f"the compressed cache needs blocks of one size, got {groups[0].kv_cache_spec.block_size} tokens that "
                 f"{type(layers[0].impl).__name__} splits into {layers[0].kv_cache.shape[2]}; start with that --block-size"
             )
-        self.compressor.bind(layers)
+        if not self.compressor.server.echo:
+            self.compressor.bind(layers)
+            return
+        check_attention(layers, context.values())
+        self.compressor.bind(layers, self.attn_groups[0][0].get_metadata_builder(), find_turning(self.model))
 
 
 class FirstRunner(_Runner):

@@ -13,7 +13,7 @@ from vllm.v1.core.sched.scheduler import Scheduler as PlainScheduler
 from lzpenalty.vllm.checks import ATTRIBUTES, METHODS, check_configuration, check_surface
 from lzpenalty.vllm.metrics import report
 from lzpenalty.vllm.options import cache_options
-from lzpenalty.vllm.plan import RequestPlan
+from lzpenalty.vllm.plan import request_plan
 from lzpenalty.vllm.spec import CompressedManager
 
 __all__ = ["AsyncCompressedScheduler", "CompressedScheduler", "Scheduler"]
@@ -47,10 +47,12 @@ class _Compressing:
                 request.sampling_params.extra_args = {"cache_interval": 0}  # until then
                 options = None
             if options is not None:
-                self.compressed.plans[request.request_id] = RequestPlan(request.num_prompt_tokens, options)
+                plan = request_plan(request.num_prompt_tokens, options, self.compressed.block_size)
+                self.compressed.plans[request.request_id] = plan
                 # The prompt has been hashed. What is generated must not be, or else a request that was preempted would find
                 # other requests' tokens behind its prompt, where its own compressions belong.
                 request._block_hasher = None
+                del request.block_hashes[plan.shared // self.compressed.block_size :]
         super().add_request(request)
 
     def _end(self, request_id: str, reason: str) -> None:

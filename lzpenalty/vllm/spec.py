@@ -57,25 +57,24 @@ class CompressedManager(FullAttentionManager):
         return super().allocate_new_blocks(request_id, num_tokens, num_tokens_main_model)
 
     def cache_blocks(self, request, num_tokens, *args, **kwargs):
-        # What is generated moves, and its keys depend on what was dropped: no other request may find it. The scheduler that
-        # runs ahead calls this a second time, so that it has to be seen to here. Blocks that are not cached have one owner,
-        # so compressions write to nobody else's.
+        # The scheduler that runs ahead calls this a second time, so that it has to be seen to here. Blocks that are not
+        # cached have one owner, so compressions write to nobody else's.
         if plan := self.plans.get(request.request_id):
-            num_tokens = min(num_tokens, plan.prompt)
+            num_tokens = min(num_tokens, plan.shared)
         super().cache_blocks(request, num_tokens, *args, **kwargs)
 
     def remove_skipped_blocks(self, request_id, processed_computed_tokens, num_prompt_tokens=None):
         """Called before each allocation, with the number of tokens whose steps have certainly been executed. Those in flight
         write to slots that they were given, so that the last of these stay."""
         plan, blocks = self.plans.get(request_id), self.req_to_blocks.get(request_id)
-        if not plan or not blocks or not (dropped := plan.dropped(processed_computed_tokens)):
+        if not plan or not blocks or not plan.dropped(processed_computed_tokens):
             return
         tokens = max(processed_computed_tokens, self.highest.get(request_id, 0))
-        keep = cdiv(tokens - dropped, self.block_size)
+        keep = cdiv(plan.held(tokens, processed_computed_tokens), self.block_size)
         if keep >= len(blocks):
             return
         tail = blocks[keep:]
-        for block in blocks[plan.prompt // self.block_size :]:
+        for block in blocks[plan.shared // self.block_size :]:
             if block.ref_cnt != 1 or block.block_hash is not None:
                 raise RuntimeError(f"block {block.block_id} behind the prompt of request {request_id} is shared")
         del blocks[keep:]

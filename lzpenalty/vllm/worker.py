@@ -6,7 +6,15 @@ from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.outputs import AsyncModelRunnerOutput
 
-from lzpenalty.vllm.checks import ATTRIBUTES, METHODS, check_configuration, check_surface
+from lzpenalty.vllm.checks import (
+    ATTRIBUTES,
+    ECHO,
+    HEAD_MAJOR,
+    METHODS,
+    WITHOUT_ECHO,
+    check_configuration,
+    check_surface,
+)
 from lzpenalty.vllm.compressor import Compressor
 from lzpenalty.vllm.runners import FirstRunner, SecondRunner
 
@@ -44,7 +52,7 @@ class Worker(_base()):
         self.cache_server = check_configuration(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
         if vllm_config.parallel_config.tensor_parallel_size > 1:
-            logger.warning("compressed cache: each rank chooses by its own heads, which was not tested")
+            logger.info("compressed cache: each rank chooses by its own heads")
 
     def init_device(self):
         super().init_device()
@@ -60,6 +68,27 @@ class Worker(_base()):
             logger.warning("compressed cache: its use of GPUs was read, not run")
             logger.info("compressed cache: queries are copied within graphs (%s)", self.compilation_config.cudagraph_mode)
         runner.compressor = Compressor(self.cache_server, most_tokens, self.model_config.dtype, self.device)
+
+    def get_supported_kv_cache_layouts(self):
+        """Where heads have places of their own, layouts in which a head's tokens lie side by side."""
+        names = super().get_supported_kv_cache_layouts()
+        if not self.cache_server.echo:
+            return names
+        if found := [name for name in names if name in HEAD_MAJOR]:
+            return found
+        raise ValueError(
+            f"{ECHO} needs one of the layouts {', '.join(HEAD_MAJOR)} of blocks, and the attention of this model has "
+            f"{', '.join(names)}; {WITHOUT_ECHO}"
+        )
+
+    def determine_available_memory(self):
+        """Less what evidence takes: a float32 for each key and value of a head."""
+        available = super().determine_available_memory()
+        if not self.cache_server.echo:
+            return available
+        spec = next(iter(self.model_runner.get_kv_cache_spec().values()))
+        entry = spec.page_size_bytes // (spec.block_size * spec.num_kv_heads)
+        return int(available * entry // (entry + 4))
 
     def sample_tokens(self, *args, **kwargs):
         """Tells the scheduler what the step's compressions took."""
@@ -78,5 +107,6 @@ class Worker(_base()):
         return output
 
     def cache_statistics(self) -> dict[str, float]:
-        """compressions and their seconds so far; requests and windows at the moment. For `collective_rpc`."""
+        """compressions, their seconds, and those that asking and metadata by head took so far; requests and windows at the
+        moment. For `collective_rpc`."""
         return self.model_runner.compressor.statistics()

@@ -181,6 +181,8 @@ def make(function):
         "echo_scores_": lambda: dict(evidence=slots[:, 0].copy(), queries=queries, keys=slots, starts=0 * one,
                                      lengths=LONG // 8 * one, pads=one[0], scale=1.0, asked=queries.copy(), window=9,
                                      start=1),
+        "echo_blocks_": lambda: dict(evidence=np.zeros((64, 64), np.float32), queries=queries, keys=blocks,
+                                     blocks=np.arange(64)[None].copy(), lengths=4096 * one, start=1, scale=1.0),
         "attend": lambda: dict(queries=queries, keys=keys, values=keys.copy(), lengths=LONG // 8 * one, pads=one[0],
                                scale=1.0, softcap=3.0, out=queries.copy()),
         "parse_lz77": lambda: dict(tokens=np.zeros(LONG // 8, np.int64), window=9),

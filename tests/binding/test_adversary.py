@@ -14,8 +14,8 @@ from lzpenalty import _core, lz_penalize_
 
 FUNCTIONS = ["lz_penalize_", "lz_penalize_rows_", "gather_tokens_", "dry_penalize_", "codelength_deltas", "token_bits",
              "repetition_period", "loop_evidence", "attention_scores", "select_top", "compact_", "append_",
-             "compact_blocks_", "gather_blocks_", "append_ragged_", "echo_scores_", "attend", "parse_lz77", "parse_lz78",
-             "find_loops"]  # fmt: skip
+             "compact_blocks_", "gather_blocks_", "append_ragged_", "echo_scores_", "echo_blocks_", "attend", "parse_lz77",
+             "parse_lz78", "find_loops"]  # fmt: skip
 
 
 def test_every_function_that_takes_tensors_is_attacked():

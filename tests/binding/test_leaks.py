@@ -15,6 +15,7 @@ from lzpenalty import (
     codelength_deltas,
     compact_,
     compact_blocks_,
+    echo_blocks_,
     echo_scores_,
     gather_blocks_,
     loop_evidence,
@@ -78,6 +79,8 @@ def bad_cache_calls():
         lambda: append_ragged_(cache[0, 0], nans[0, 0], cache, cache, starts=zeros, lengths=zeros + 4),
         lambda: echo_scores_(torch.zeros(4), nans, cache[0, 0], starts=zeros, lengths=zeros + 4),
         lambda: echo_scores_(torch.zeros(4), cache, cache[0, 0], starts=zeros, lengths=zeros + 5),
+        lambda: echo_blocks_(torch.zeros(1, 4), nans, cache[:1, :1], zeros, zeros + 4, start=0),
+        lambda: echo_blocks_(torch.zeros(1, 4), cache, cache[:1, :1], zeros + 1, zeros + 4, start=0),
     ):
         with pytest.raises((TypeError, ValueError)):
             call()
@@ -127,6 +130,7 @@ def test_calls_leave_nothing_behind(kind):
         slots, runs = (keys.view(36, 4), values.view(36, 4)), torch.tensor([[0, 9], [18, 27]])
         append_ragged_(*slots, new, new, starts=runs, lengths=runs.clamp(max=8))
         echo_scores_(torch.zeros(36), new, slots[0], starts=runs, lengths=runs.clamp(max=8), pads=runs[0].clamp(max=0))
+        echo_blocks_(torch.zeros(2, 9), new[:1], keys[:, :1], runs.clamp(max=1), runs[:1].clamp(max=9), start=2)
 
     def read_text():
         _core.token_bits(ids[0], 64)

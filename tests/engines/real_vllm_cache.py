@@ -40,9 +40,12 @@ LENGTHS = (58, 80, 17, 97, 43)
 in_order = pytest.mark.skipif(AHEAD, reason="does not depend on the order of calls")
 
 
-def asks(**changes):
+RULES = ("rpc", "echo")
+
+
+def asks(selector="rpc", **changes):
     """extra_args of a request, by the names that CompressedCache has."""
-    return {f"cache_{name}": value for name, value in {**OPTIONS, **changes}.items()}
+    return {f"cache_{name}": value for name, value in {**OPTIONS, "selector": selector, **changes}.items()}
 
 
 def sampling(extra=None, tokens=TOKENS):
@@ -131,7 +134,7 @@ def of_transformers(model, prompt, extra=None, tokens=TOKENS):
             logits_processor=[LZPenaltyLogitsProcessor(**lz)] if lz else [],
         )  # fmt: skip
         if rpc:
-            with CompressedCache(model[0], **{"selector": "rpc", **rpc}) as cache:
+            with CompressedCache(model[0], **rpc) as cache:
                 found = model[0].generate(ids, **{CACHE_ARGUMENT: cache}, **common)
         else:
             found = model[0].generate(ids, **common)
@@ -151,10 +154,11 @@ def test_what_is_overridden_of_vllm_is_what_was_tested():
     assert checks.differences(dict.fromkeys((*checks.METHODS, *checks.ATTRIBUTES))) == []
 
 
-def test_one_request(llm, model, prompts):
+@pytest.mark.parametrize("rule", RULES)
+def test_one_request(llm, model, prompts, rule):
     before, freed, counted = statistics(llm), scheduler(llm).compressed.freed_blocks, counters()
-    check(llm, model, prompts[:1], [asks()])
-    assert of_transformers(model, prompts[0], asks()) != of_transformers(model, prompts[0])
+    check(llm, model, prompts[:1], [asks(rule)])
+    assert of_transformers(model, prompts[0], asks(rule)) != of_transformers(model, prompts[0])
     after, compressions = statistics(llm), (TOKENS - 1 - OPTIONS["recent"]) // OPTIONS["interval"]
     seen, left = len(prompts[0]) + TOKENS - 1, compressions * OPTIONS["interval"] // OPTIONS["ratio"]
     freed = scheduler(llm).compressed.freed_blocks - freed
@@ -170,9 +174,24 @@ def test_one_request(llm, model, prompts):
 def test_a_mixed_batch_that_does_not_fit(llm, model, prompts):
     """Compressed and plain requests. Some are preempted, and computed anew with the same compressions."""
     before = scheduler(llm).preemptions
-    extras = [asks(), None, asks(ratio=8), asks(), None]
+    extras = [asks("echo"), None, asks(ratio=8), asks("echo", ratio=8), None]
     check(llm, model, prompts, extras)
     assert scheduler(llm).preemptions > before
+    before = scheduler(llm).preemptions
+    check(llm, model, prompts, [asks("echo")] * 5)
+    assert scheduler(llm).preemptions > before
+    check(llm, model, prompts, [asks()] * 5)
+
+
+def test_prompts_that_fill_their_blocks(llm, model):
+    """The last query of a prompt is asked again, so it has to be computed again by a request that was preempted."""
+    generator = torch.Generator().manual_seed(8)
+    lengths = (BLOCK, 2 * BLOCK, 3 * BLOCK, 2 * BLOCK)
+    prompts = [torch.randint(2, tiny.VOCAB, (length,), generator=generator).tolist() for length in lengths]
+    before = scheduler(llm).preemptions
+    check(llm, model, prompts, [asks("echo"), asks("echo"), asks("echo"), asks()])
+    assert scheduler(llm).preemptions > before
+    check(llm, model, prompts[:2], [asks("echo"), None])
 
 
 VARIANTS = [
@@ -188,6 +207,11 @@ VARIANTS = [
     {"selector": "rkv"},
     {"selector": "random"},
     {"selector": "vase"},
+    {"selector": "echo", "budget": 24},
+    {"selector": "echo", "budget": 8},
+    {"selector": "echo", "kernel": 1, "recent": 1, "ratio": 2},
+    {"selector": "echo", "ratio": 1},
+    {"selector": "echo", "recent": 20},
 ]
 
 
@@ -200,7 +224,7 @@ def test_every_option_and_selector(llm, model, prompts):
 
 def test_the_penalty_and_the_cache_in_one_request(llm, model, prompts):
     lz = {"lz_strength": 0.6, "lz_window": 64}
-    extras = [{**asks(), **lz}, lz, asks()]
+    extras = [{**asks(), **lz}, lz, {**asks("echo"), **lz}]
     check(llm, model, prompts[:3], extras)
     assert len({tuple(of_transformers(model, prompts[0], extra)) for extra in extras}) == 3
 
@@ -208,28 +232,37 @@ def test_the_penalty_and_the_cache_in_one_request(llm, model, prompts):
 def test_more_windows_at_once_than_there_is_room_for(llm, model, prompts):
     """Six requests whose last tokens before a compression come in the same steps; three have room for their queries."""
     check(llm, model, [prompts[2]] * 6, [asks(kernel=kernel) for kernel in (1, 3, 5, 7, 9, 11)])
+    check(llm, model, [prompts[2]] * 6, [asks("echo"), asks(), asks("echo", kernel=1)] * 2)
 
 
-def test_prompts_that_others_have_computed(llm, model, prompts):
+@pytest.mark.parametrize("rule", RULES)
+def test_prompts_that_others_have_computed(llm, model, prompts, rule):
     scheduler(llm).reset_prefix_cache()
     prompt = prompts[3]
-    check(llm, model, [prompt] * 4, [asks(), None, asks(), None])
-    check(llm, model, [prompt], [asks()])  # its first blocks are found
+    check(llm, model, [prompt] * 4, [asks(rule), None, asks(rule), None])
+    check(llm, model, [prompt], [asks(rule)])  # its first blocks are found
     check(llm, model, [prompt], [None])
     # An answer from a compressed cache is not what the text's own cache holds, and must not be found.
-    for extra in (asks(), None):
-        longer = prompt + of_transformers(model, prompt, asks())[:70]
+    for extra in (asks(rule), None):
+        longer = prompt + of_transformers(model, prompt, asks(rule))[:70]
         check(llm, model, [longer], [extra], tokens=12 if SECOND else 40)
         longer = prompt + of_transformers(model, prompt)[:70]
         check(llm, model, [longer], [extra], tokens=12 if SECOND else 70)
     check(llm, model, [prompt], [None])
 
 
+@in_order
+def test_echo_is_what_is_done_where_no_rule_is_named(llm, model, prompts):
+    extra = asks("echo")
+    del extra["cache_selector"]
+    assert answers(llm, prompts[:1], sampling(extra)) == [of_transformers(model, prompts[0], asks("echo"))]
+
+
 def test_aborts(llm, model, prompts):
     engine = llm.llm_engine
     names = [f"request-{i}" for i in range(5)]
     for name, prompt in zip(names, prompts, strict=True):
-        engine.add_request(name, {"prompt_token_ids": prompt}, sampling(asks()))
+        engine.add_request(name, {"prompt_token_ids": prompt}, sampling(asks(RULES[len(prompt) % 2])))
     for _ in range(40 if SECOND else 100):
         engine.step()
     engine.abort_request(names)
@@ -247,9 +280,10 @@ def drawn_request(chance, prompts):
     recent = chance.randint(1, 12)
     extra = {
         "cache_interval": interval, "cache_ratio": chance.choice([2, 4, 8]), "cache_recent": recent,
-        "cache_kernel": chance.choice([1, 3, 7]), "cache_aggregation": chance.choice(["layer", "group"]),
-        "cache_selector": chance.choice(options.SELECTORS),
+        "cache_kernel": chance.choice([1, 3, 7]), "cache_selector": chance.choice([*options.EVEN, *["echo"] * 7]),
     }  # fmt: skip
+    if extra["cache_selector"] in options.EVEN:
+        extra["cache_aggregation"] = chance.choice(["layer", "group"])
     if chance.random() < 0.3:
         extra["cache_budget"] = recent + chance.choice([0, 8, 16])
     return prompt, extra
@@ -280,7 +314,8 @@ def test_bad_options_fail_the_request_alone(llm, model, prompts):
         ({"cache_intervall": 64}, "cache_intervall: no such option"),
         ({"cache_recent": 64}, "cache_recent: expected at most 32, which this server has room"),
         ({"cache_kernel": 2}, "cache_kernel: expected an odd number, got 2"),
-        ({"cache_selector": "h2o"}, "cache_selector: expected one of rpc, "),
+        ({"cache_selector": "h2o"}, "cache_selector: expected one of echo, rpc, "),
+        ({"cache_aggregation": "layer"}, "cache_aggregation: expected 'group' with the selector 'echo'"),
         ({"cache_budget": 4}, "cache_budget: expected at least recent, 32, got 4"),
     ):
         with pytest.raises(VLLMValidationError, match=message):
@@ -327,16 +362,16 @@ def test_the_server(server, model, prompts):
         "return_token_ids": True,
     }  # fmt: skip
     for xargs, extra in (
-        ({}, asks()),
+        ({}, asks("echo")),
         ({"cache_interval": 0}, None),
-        ({"cache_ratio": 8}, asks(ratio=8)),
+        ({"cache_ratio": 8, "cache_selector": "rpc"}, asks(ratio=8)),
         ({"cache_selector": "streaming", "lz_strength": 0.6}, {**asks(selector="streaming"), "lz_strength": 0.6}),
     ):
         status, answer = post(port, body | ({"vllm_xargs": xargs} if xargs else {}))
         assert status == 200 and answer["choices"][0]["token_ids"] == of_transformers(model, prompts[0], extra)
     for bad, message in (
         ({"cache_ratio": 5}, f"cache_interval: expected a multiple of ratio, 5, got {OPTIONS['interval']}"),
-        ({"cache_selector": "best"}, "cache_selector: expected one of rpc, "),
+        ({"cache_selector": "best"}, "cache_selector: expected one of echo, rpc, "),
         ({"cache_aggregation": "head"}, "cache_aggregation: expected one of layer, group, got 'head'"),
     ):
         status, answer = post(port, body | {"vllm_xargs": bad})
@@ -351,6 +386,31 @@ def test_the_server(server, model, prompts):
     counted = dict(re.findall(r"^lzpenalty_cache_(\w+)_total (\S+)", get(port, "/metrics"), re.MULTILINE))
     assert set(counted) == set(COUNTERS) and all(float(value) > 0 for value in counted.values())
     assert float(counted["tokens_seen"]) == 3 * computed > float(counted["tokens_kept"])
+
+
+@in_order
+@pytest.mark.skipif(SECOND, reason="Triton's interpreter does not compile")
+@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="blocks of bfloat16 are of a kind that is refused there")
+def test_a_server_in_bfloat16_that_compiles(model, prompts, tmp_path):
+    """Rounded as it is, another program may say another token. But it says the same each time, and the same to others."""
+    log = (tmp_path / "log").open("w+")
+    default = json.dumps({"cache": {**OPTIONS, "log": True}})
+    options = ("--block-size", str(BLOCK), "--additional-config", default, *CLASSES)
+    # Triton's interpreter, which is there for the second runner, can't run what is compiled.
+    (tmp_path / "triton.py").write_text("raise ImportError('no Triton in this process')\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "INFO", "PYTHONPATH": path}
+    with serving(model[1], log, *options, dtype="bfloat16", eager=False, **environment) as port:
+        body = {"model": "m", "temperature": 0, "max_tokens": TOKENS, "ignore_eos": True, "return_token_ids": True}
+        said = []
+        for xargs in ({}, {"cache_selector": "rpc"}, {"cache_interval": 0}) * 2:
+            status, answer = post(port, body | {"prompt": prompts[0]} | ({"vllm_xargs": xargs} if xargs else {}))
+            assert status == 200 and len(answer["choices"][0]["token_ids"]) == TOKENS
+            said.append(answer["choices"][0]["token_ids"])
+    assert said[:3] == said[3:] and said[0] != said[2] != said[1] != said[0]
+    log.seek(0)
+    compressions = (TOKENS - 1 - OPTIONS["recent"]) // OPTIONS["interval"]
+    assert re.findall(r"(\d+) compressions in", log.read()) == [str(compressions)] * 4
 
 
 class Failing(Selector):

@@ -39,6 +39,11 @@ def test_a_request_that_asks_for_nothing_gets_nothing():
 
 def test_one_option_is_enough():
     assert cache_options({"cache_interval": 64}) == CacheOptions(Plan(interval=64))
+    assert cache_options({"cache_interval": 64}).selector == "echo"
+    assert cache_options({"cache_interval": 64}).aggregation == "group"
+    assert cache_options({"cache_selector": "rpc"}).aggregation == "layer"
+    without = server_options({"cache": {"echo": False}})
+    assert cache_options({"cache_interval": 64}, without) == CacheOptions(Plan(interval=64), selector="rpc")
     assert cache_options({"cache_ratio": 8.0}) == CacheOptions(Plan(ratio=8))  # JSON has one kind of number
     assert cache_options({"cache_selector": "tova"}) == CacheOptions(Plan(), selector="tova")
     assert cache_options(
@@ -68,9 +73,10 @@ def test_what_a_server_does_for_others():
         ({"cache_interval": 16}, "cache_recent: expected less than interval, 16, got 32"),
         ({"cache_ratio": 2.5}, "cache_ratio: expected an integer, got 2.5"),
         ({"cache_kernel": 4}, "cache_kernel: expected an odd number, got 4"),
+        ({"cache_aggregation": "layer"}, "cache_aggregation: expected 'group' with the selector 'echo', whose heads keep"),
         ({"cache_kernel": 0}, "cache_kernel: expected at least 1, got 0"),
         ({"cache_budget": 31}, "cache_budget: expected at least recent, 32, got 31"),
-        ({"cache_selector": "h2o"}, "cache_selector: expected one of rpc, snapkv, .* got 'h2o'"),
+        ({"cache_selector": "h2o"}, "cache_selector: expected one of echo, rpc, snapkv, .* got 'h2o'"),
         ({"cache_selector": ["rpc"]}, r"cache_selector: expected one of .* got \['rpc'\]"),
         ({"cache_aggregation": "head"}, "cache_aggregation: expected one of layer, group, got 'head'"),
         ({"cache_recent": 33}, "cache_recent: expected at most 32, which this server has room for the queries of, got 33"),
@@ -94,6 +100,8 @@ def test_bad_options_of_a_request(params, message):
         ({"cache": {"slots": 0}}, "--additional-config: cache.slots: expected an integer >= 1, got 0"),
         ({"cache": {"most_recent": 1.5}}, "--additional-config: cache.most_recent: expected an integer >= 1, got 1.5"),
         ({"cache": {"log": 1}}, "--additional-config: cache.log: expected true or false, got 1"),
+        ({"cache": {"echo": "no"}}, "--additional-config: cache.echo: expected true or false, got 'no'"),
+        ({"cache": {"echo": False, "selector": "echo"}}, "--additional-config: cache.selector: expected one of rpc, "),
         ({"cache": {"interval": 64, "most_recent": 8}}, "cache_recent: expected at most 8, which this server has room"),
     ],
 )
@@ -104,7 +112,8 @@ def test_bad_options_of_a_server(config, message):
 
 def test_the_selectors_are_those_that_need_not_watch_every_step():
     watching = {name for name, selector in SELECTORS.items() if selector.observe is not Selector.observe}
-    assert set(options.SELECTORS) <= set(SELECTORS) - watching
+    assert set(options.EVEN) <= set(SELECTORS) - watching
+    assert all(SELECTORS[name].keeps_evidence for name in options.UNEVEN)
 
 
 def configuration(**changes):
@@ -115,7 +124,7 @@ def configuration(**changes):
         "cache_config.kv_sharing_fast_prefill": False, "model_config.is_encoder_decoder": False,
         "model_config.runner_type": "generate", "scheduler_config.scheduler_cls": checks.SCHEDULER,
         "scheduler_config.enable_chunked_prefill": True, "speculative_config": None, "kv_transfer_config": None,
-        "additional_config": {},
+        "additional_config": {}, "compilation_config.cudagraph_mode": None, "model_config.uses_mrope": False,
     }  # fmt: skip
     config = SimpleNamespace()
     for name, value in {**fine, **changes}.items():
@@ -152,6 +161,40 @@ def test_what_is_refused_at_start_up():
         mock.patch.object(checks, "_compresses", lambda given: given == checks.SCHEDULER),
     ):
         checks.check_configuration(configuration(**{"parallel_config.worker_cls": "auto"}))
+
+
+def layer_of(backend="CPU_ATTN", writes=False, bypass=False, shares=None, **impl):
+    plain = dict(num_heads=4, head_size=8, sinks=None, alibi_slopes=None)
+    return SimpleNamespace(
+        impl=SimpleNamespace(**plain | impl), kv_cache_update_bypass=bypass, kv_sharing_target_layer_name=shares,
+        attn_backend=SimpleNamespace(get_name=lambda: backend, forward_includes_kv_cache_update=writes),
+    )  # fmt: skip
+
+
+def test_attention_that_can_not_be_computed_head_by_head_is_refused():
+    fine = [layer_of(), layer_of()]
+    checks.check_attention(fine, [*fine, object()])
+    for other, what in (
+        (layer_of("FLASHINFER"), "the attention backend FLASHINFER"),
+        (layer_of(writes=True), "written by the attention itself"),
+        (layer_of(bypass=True), "written elsewhere"),
+        (layer_of(sinks=torch.zeros(4)), "attention sinks"),
+        (layer_of(alibi_slopes=torch.zeros(4)), "ALiBi"),
+        (layer_of(num_heads=8), "layers with different heads"),
+    ):
+        with pytest.raises(ValueError, match=f"the selector 'echo' can't be served with .*{what}; start with .*false"):
+            checks.check_attention([fine[0], other], fine)
+    with pytest.raises(ValueError, match="layers that share keys and values"):
+        checks.check_attention(fine, [*fine, layer_of(shares="first")])
+
+
+def test_what_echo_can_not_be_served_with_is_served_without_it():
+    full = SimpleNamespace(has_full_cudagraphs=lambda: True)
+    for changes in ({"model_config.uses_mrope": True}, {"compilation_config.cudagraph_mode": full}):
+        with pytest.raises(ValueError, match="the selector 'echo' can't be served with .*; start with --additional-config"):
+            checks.check_configuration(configuration(**changes))
+        served = checks.check_configuration(configuration(**changes, additional_config={"cache": {"echo": False}}))
+        assert not served.echo
 
 
 class Owner:
@@ -254,7 +297,7 @@ def cache_plans(draw):
 @given(cache_plans(), st.integers(1, 40), st.integers(1, 200))
 @settings(max_examples=200, deadline=None)
 def test_slots_are_those_of_a_cache_that_is_told_of_each_token(plan, prompt, generated):
-    request = RequestPlan(prompt, CacheOptions(plan))
+    request = RequestPlan(prompt, CacheOptions(plan, selector="rpc"))
     held, done, most = prompt, 0, prompt
     for computed in range(prompt + 1, prompt + generated + 1):
         assert request.boundary(computed - 1) >= computed
@@ -315,7 +358,7 @@ def test_blocks_are_given_back_and_nobody_elses_are_written(drawn, block_size, a
     """Requests that are computed in pieces, preempted and computed anew, with the worker in step or one behind."""
     chance = chances.Random(seed)
     requests = [
-        Request(f"r{i}", RequestPlan(prompt, CacheOptions(plan)), prompt + generated)
+        Request(f"r{i}", RequestPlan(prompt, CacheOptions(plan, selector="rpc")), prompt + generated)
         for i, (plan, prompt, generated) in enumerate(drawn)
     ]
     most = [fake.cdiv(request.plan.peak(request.total), block_size) for request in requests]
@@ -455,9 +498,15 @@ def test_what_a_request_came_to(caplog, monkeypatch, log):
         params = SimpleNamespace(extra_args=asked)
         engine.add_request(
             SimpleNamespace(
-                request_id=name, num_prompt_tokens=5, sampling_params=params, resumable=False, num_computed_tokens=0
+                request_id=name,
+                num_prompt_tokens=5,
+                sampling_params=params,
+                resumable=False,
+                num_computed_tokens=0,
+                block_hashes=["of its first 4 tokens"],
             )
         )
+    assert len(engine.requests["plain"].block_hashes) == len(engine.requests["one"].block_hashes) == 1
     before = dict(fake.Counter.counted)
 
     def step(ended=(), **seconds):
@@ -650,7 +699,13 @@ def test_a_preempted_request_begins_anew():
 
     first = compress("r")
     compressor.begin(["r"], [9], [1])
-    assert compressor.statistics() | {"seconds": 0} == {"compressions": 1, "seconds": 0, "requests": 2, "windows": 1}
+    now = compressor.statistics()
+    assert now | {"seconds": 0} == {
+        "compressions": 1,
+        **dict.fromkeys(("seconds", "asking", "exploding"), 0),
+        "requests": 2,
+        "windows": 1,
+    }
     assert compressor.take_seconds() == {"r": compressor.seconds} and compressor.take_seconds() == {}
     compressor.remember(SimpleNamespace(preempted_req_ids={"r"}, **nothing))
     assert compressor.statistics()["windows"] == 0
@@ -660,7 +715,7 @@ def test_a_preempted_request_begins_anew():
 def test_what_contradicts_the_plan_is_an_error_not_a_text():
     compressor = Compressor(ServerOptions({}, slots=1), 200, torch.float32, torch.device("cpu"))
     for i in range(2):
-        compressor.plans[f"r{i}"] = RequestPlan(4, CacheOptions(Plan(interval=8, ratio=2, recent=2)))
+        compressor.plans[f"r{i}"] = RequestPlan(4, CacheOptions(Plan(interval=8, ratio=2, recent=2), selector="rpc"))
     with pytest.raises(RuntimeError, match="request r0: a step to token 15 goes beyond a compression at 14"):
         compressor.begin(["r0"], [13], [2])
     with pytest.raises(RuntimeError, match="request r1: the scheduler began more than 1 windows at once"):
@@ -676,7 +731,7 @@ def test_a_selector_that_raises_is_named():
     compressor = Compressor(ServerOptions({}, slots=1), 20, torch.float32, torch.device("cpu"))
     compressor.make_rings(layers)
     compressor.bind(layers)
-    compressor.plans["r"] = RequestPlan(1, CacheOptions(Plan(interval=4, ratio=2, recent=2)))
+    compressor.plans["r"] = RequestPlan(1, CacheOptions(Plan(interval=4, ratio=2, recent=2), selector="rpc"))
     compressor.begin(["r"], [5], [2])
     with (
         mock.patch.dict(SELECTORS, rpc=Failing),

@@ -63,14 +63,15 @@ def post(port: int, body: dict) -> tuple[int, dict]:
 
 
 @contextlib.contextmanager
-def serving(model: str, log, *options: str, lives=True, **environment: str):
+def serving(model: str, log, *options: str, lives=True, dtype="float32", eager=True, **environment: str):
     """The port of a server of the model, called "m", whose output goes to the file `log`. Whether it has to live on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "m", "--host",
-        "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512", *options,
+        "127.0.0.1", "--port", str(port), "--dtype", dtype, "--max-model-len", "512", *options,
+        *(["--enforce-eager"] if eager else []),
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment})
     try:
