@@ -41,7 +41,7 @@ def test_lz_penalize(device, history, coder, option, vocab):
 def test_rows_are_independent_and_start_where_told(device, rows, data, coder, option):
     penalize = device.of(lz_penalize_)
     length = max(len(row) for row in rows)
-    tokens = np.full((len(rows), length), 3)
+    tokens = np.full((len(rows), length), 45)  # which no mark has
     starts = np.array([length - len(row) for row in rows], data.draw(st.sampled_from([np.int32, np.int64])))
     for row, history in enumerate(rows):
         tokens[row, length - len(history) :] = history
