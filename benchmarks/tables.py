@@ -651,7 +651,7 @@ TITLES = {
 SHORT = ("none", "paper", "gentle", "repetition=1.1", "ngram=6", "dry-breakers=0.8,1.75,2")
 LONG = (
     "none", "paper", "min_match 2", "strength 0.03", "strength 0.05", "gentle",
-    "repetition=1.1", "ngram=6", "dry=0.8,1.75,2", "dry-breakers=0.8,1.75,2",
+    "reasoning", "repetition=1.1", "ngram=6", "dry=0.8,1.75,2", "dry-breakers=0.8,1.75,2",
 )  # fmt: skip
 OURS = LONG[: LONG.index("repetition=1.1")]
 GEMMA = "frontier-gemma-3-270m-q4_k_m"
@@ -843,33 +843,81 @@ def frontier_cost() -> str:
 
 
 @table
+def frontier_release() -> str:
+    """What "reasoning" costs texts that are no thinking, beside "gentle"."""
+    results = load("frontier")
+    ours, gentle = (results["report"][preset] for preset in ("reasoning", "gentle"))
+    more = max(abs(ours["harm"][kind] - nats) for kind, nats in gentle["harm"].items())
+    is_same = more < 5e-6 and ours["copies"] == gentle["copies"]  # the rows are of processors that round in other orders
+    same = "the same to the fifth decimal, copies too" if is_same else f"up to {more:.3f} nats more"
+    return (
+        f"No text here has a section of thinking. Under `reasoning` they lose what they lose under `gentle`: {same}. "
+        f"{ours['loops']} of {ours['answers']} answers end in a loop, and {gentle['loops']} under `gentle`."
+    )
+
+
+@table
 def thinking() -> str:
-    """Who circles in the thinking section, and who is closed."""
+    """Who circles in the thinking section, and who is closed; what it takes."""
     results = load("thinking")
     rows = []
     for name, row in results["rows"].items():
-        sections = row["sections"]
-        rows.append(
-            [
-                TITLES[name],
-                f"{sum(s['alarm'] is not None for s in sections)} of {len(sections)}",
-                f"{sum(s['circles'] or s['loop'] for s in sections)} of {len(sections)}",
-                f"{sum(s['closed'] is not None for s in sections)} of {len(sections)}",
-                f"{row['tokens']:.0f}",
-            ]
+        sections, of = row["sections"], f" of {len(row['sections'])}"
+        counts = (
+            sum(s["alarm"] is not None for s in sections),
+            sum(s["loop"] for s in sections),
+            sum(s["circles"] for s in sections),
+            sum(s["closed"] is not None for s in sections),
+            sum(map(came, sections)),
         )
-    header = ["", "alarm in the section", "loop in it", "closed", "tokens an answer"]
+        spent = sum(s["tokens"] for s in sections)
+        circling = sum(s["circling"] for s in sections) / spent
+        rows.append([TITLES[name], *(f"{count}{of}" for count in counts), f"{100 * circling:.1f}%", f"{spent:,}"])
+    header = ["", "alarm in the section", "ends in a loop", "nearly", "closed", "answers came", "circling", "tokens in all"]
     return markdown(header, rows) + f"\n\n{thinking_says(results)}\n\n{provenance(results)}"
+
+
+@table
+def thinking_candidates() -> str:
+    """What the gate of a section was chosen among."""
+    results = load("thinking")
+    tried = results["candidates"]
+    still = {at: section["tokens"] for at, section in enumerate(tried["none"]["sections"]) if is_quiet(section)}
+    rows = []
+    for name, row in tried.items():
+        sections = row["sections"]
+        spent = sum(s["tokens"] for s in sections)
+        kept = sum(sections[at]["tokens"] == tokens for at, tokens in still.items())
+        cells = (sum(s["loop"] for s in sections), sum(s["circles"] for s in sections))
+        closed, answers = sum(s["closed"] is not None for s in sections), sum(map(came, sections))
+        circling = f"{100 * sum(s['circling'] for s in sections) / spent:.1f}%"
+        rows.append([TITLES.get(name, name), *cells, circling, closed, answers, f"{spent:,}", f"{kept} of {len(still)}"])
+    header = ["section_gate", "in a loop", "nearly", "circling", "closed", "answers came", "tokens", "quiet ones as long"]
+    about = f"{len(tried['none']['sections'])} prompts, `<think>` forced, at most {results['limit']} tokens"
+    return markdown(header, rows) + f"\n\n{about}; {provenance(results)}"
+
+
+def is_quiet(section: dict) -> bool:
+    """A thought that neither circles nor loops where nothing is penalised."""
+    return not (section["circles"] or section["loop"]) and section["alarm"] is None
+
+
+def came(section: dict) -> bool:
+    """Whether there is an answer, as thinking.py counts it."""
+    return section["ended"] and (section["closed"] is None or section["behind"] > 0)
 
 
 def thinking_says(results: dict) -> str:
     found = results["judged"]
+    none, ours = (results["rows"][name]["sections"] for name in ("none", "reasoning"))
+    spent, took = (sum(section["tokens"] for section in sections) for sections in (none, ours))
     return (
         f"Of {found['counted']} answers that circled in their thinking, {found['in_time']} closed it within "
         f"{results['in_time']} tokens of the alarm, half of them within {found['median_wait']:.0f}. "
-        f"Of {found['quiet']} that did not circle, {found['closed_without_reason']} were closed. "
-        f"{results['model']}, greedy, `<think>` forced, at most {results['limit']} tokens; `</think>` is "
-        f"{results['closer']} tokens to it."
+        f"Of {found['quiet']} that did not circle, {found['closed_without_reason']} were closed. Thinking took {took:,} "
+        f"tokens where it took {spent:,} without a penalty, and {sum(map(came, ours))} of {len(ours)} answers came in place "
+        f"of {sum(map(came, none))}. {results['model']}, greedy, `<think>` forced, at most {results['limit']} tokens; "
+        f"`</think>` is {results['closer']} tokens to it."
     )
 
 

@@ -14,8 +14,8 @@ extern "C" {
  * lzpenalty_penalize refuses for a vocabulary of n_vocab ids, and without memory. */
 struct llama_sampler *llama_sampler_init_lz(const lzpenalty_options *options, int32_t n_vocab);
 
-/* What has been accepted so far, such as the prompt, doesn't count: to be called where the answer begins. Marks that open and
- * close sections are looked for in it, too. llama_sampler_reset forgets all. */
+/* What has been accepted so far, such as the prompt, doesn't count: to be called where the answer begins. Marks that open
+ * and close sections are looked for in it, too. llama_sampler_reset forgets all. */
 void llama_sampler_lz_mark(struct llama_sampler *smpl);
 
 #ifdef __cplusplus

@@ -12,7 +12,8 @@ static int32_t clip(int64_t value, int64_t most)
 lz_sizes lz_penalty_sizes(const lz_penalty *p, int64_t length)
 {
     const int32_t window = clip(p->window, length);
-    return (lz_sizes){clip((int64_t)p->window + p->buffer, length), window, clip((int64_t)window + p->release.n, INT32_MAX), window};
+    return (lz_sizes){clip((int64_t)p->window + p->buffer, length), window, clip((int64_t)window + p->release.n, INT32_MAX),
+                      window};
 }
 
 int32_t lz_context(const lz_penalty *p)
