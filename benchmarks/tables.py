@@ -996,6 +996,27 @@ def vllm_cache_4096() -> str:
     return vllm_pool(load("vllm-cache-4096"))
 
 
+@table
+def vllm_cache_2048() -> str:
+    """Echo beside an even rule."""
+    return vllm_pool(load("vllm-cache-2048"))
+
+
+@table
+def vllm_recall() -> str:
+    """What a model in the real engine still knows."""
+    results = load("vllm-recall")
+    rows = []
+    for rule, known in results["known"].items():
+        every = "".join(known.values())
+        rows.append([rule, f"{every.count('1')} of {len(every)}"])
+    title = (
+        f"vLLM {results['vllm']}, SmolLM2-135M, facts stated {results['age']} compressions ago, P = {results['interval']}, "
+        f"c = {results['ratio']}, R = {results['recent']}"
+    )
+    return markdown([title, "known"], rows) + f"\n\n{provenance(results)}"
+
+
 def vllm_pool(results: dict) -> str:
     full = results["modes"]["full"]["tokens_per_cpu_second"]
     rows = [

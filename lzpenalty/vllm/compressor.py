@@ -125,7 +125,6 @@ class Compressor:
             if self.targeted or (query.is_cuda and torch.cuda.is_current_stream_capturing()):
                 ring.index_copy_(0, self.targets[: query.shape[0]], query.view(query.shape[0], *ring.shape[1:]))
             if self.explosion is not None and self.explosion.active:
-                key, value, cache, metadata = args
                 return self.explosion.forward(number, layer, query, **kwargs)
             return forward(layer, query, *args, **kwargs)
 
