@@ -115,7 +115,8 @@ class Run:
         if not self.ours or not self.cache.settings.compresses:
             return 1 << 30
         layer = self.cache._own[0]
-        return layer.settings.plan.next_due(layer.generated) - layer.generated
+        generated = layer.tracks[0].generated
+        return layer.settings.plan.next_due(generated) - generated
 
     def _count(self, before: int, new: int) -> None:
         self.lengths.extend(range(before + 1, before + new + 1))

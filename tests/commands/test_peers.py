@@ -39,10 +39,11 @@ def test_ours_are_the_formulas(inputs, monkeypatch):
     monkeypatch.setattr(peers, "VOCAB", VOCAB)
     _, tokens, logits = inputs
     gentle = {"strength": 0.3, "min_match": 2, "gate": (20, 28)}
+    thoughts = {"release": VOCAB - 1, "release_after": 16, "section_gate": (12, 20)}
     formulas = {
         "paper": lambda row: oracle.penalties(row, VOCAB),
         "gentle": lambda row: oracle.penalties(row, VOCAB, **gentle),
-        "reasoning": lambda row: oracle.penalties(row, VOCAB, **gentle, release=VOCAB - 1, reset=VOCAB - 1),
+        "reasoning": lambda row: oracle.penalties(row, VOCAB, **gentle, **thoughts),
         "dry": lambda row: oracle.dry(row, VOCAB),
     }
     assert set(formulas) == set(peers.OURS)
