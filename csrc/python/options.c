@@ -422,7 +422,8 @@ static PyGetSetDef options_getset[] = {
 #define OPTION(kind, name, standard, least, most, asked, unit, sentence) {#name, options_##name, NULL, sentence, NULL},
 #include "../lz/options.def"
     {"context", options_context, NULL,
-     "Newest tokens of a text that the penalty depends on: 0 if it is switched off, 2^31 - 1, the whole text, with `release` or `skip`.",
+     "Newest tokens of a text that the penalty depends on: 0 if it is switched off, 2^31 - 1, the whole text, with "
+     "`release` or `skip`.",
      NULL},
     {"vocab_size", options_vocab_size, NULL, "The smallest vocabulary that all ids are of, 0 without ids.", NULL},
     {"changed", options_changed, NULL, "The ids whose logits may change without standing in the text.", NULL},
