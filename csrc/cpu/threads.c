@@ -133,7 +133,9 @@ static void after_fork_in_child(void)
 {
     pthread_cond_t fresh = PTHREAD_COND_INITIALIZER; /* those of the parent count threads that wait */
     pool.wanted = pool.finished = fresh;
-    pool.started = pool.busy = pool.invitations = pool.working = 0;
+    pool.started = pool.busy = 0;
+    pool.invitations = 0; /* one at a time: clang 14 takes no value from an assignment to an atomic */
+    pool.working = 0;
     pthread_mutex_unlock(&pool.lock);
 }
 
