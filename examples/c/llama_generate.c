@@ -47,6 +47,7 @@ int main(int argc, char **argv)
     if (!model)
         return fail("the model can't be loaded");
     vocab = llama_model_get_vocab(model);
+    context_params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED; /* as in llama-cpp-python: both write the same then */
     context_params.n_ctx = MOST_PROMPT + MOST_ANSWER;
     context = llama_init_from_model(model, context_params);
     lz = llama_sampler_init_lz(&options, llama_vocab_n_tokens(vocab));

@@ -35,7 +35,7 @@ def compile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compiled")
 
     def compile(name, *arguments):
-        includes = ["-isystem", headers[0].parent, "-I", lzpenalty.get_include()]
+        includes = ["-isystem", headers[0].parent, "-I", lzpenalty.get_include(), "-I", SOURCE.parent]
         link = [Path(lzpenalty.get_library_dir(), "liblzpenalty.a"), f"-L{LLAMA}", f"-Wl,-rpath,{LLAMA}", "-lllama"]
         link += [*[f"-l{path.name[3:-3]}" for path in sorted(LLAMA.glob("libggml*.so"))], "-lm", "-pthread"]
         command = [os.environ.get("CC", "cc"), *FLAGS, *includes, *arguments, *link, "-o", folder / name]
@@ -76,7 +76,7 @@ def test_the_tokens_are_the_processors(llama, options):  # noqa: F811
 
 
 def test_options_of_the_chain(llama):  # noqa: F811
-    for bad in (dict(strength=-1.0), dict()):
+    for bad in (dict(strength=-1.0), dict(release=[llama.n_vocab()])):
         with pytest.raises(ValueError), lzpenalty.llama_cpp.sampler(llama, **bad):
             pass
     assert "_init_sampler" not in vars(llama)
