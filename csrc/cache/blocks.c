@@ -95,8 +95,7 @@ static void compact_head(void *job, int64_t head, int thread)
     compact_array(c, &c->values, head, positions);
 }
 
-/* As for caches in one piece: some ten milliseconds of copying are worth a thread. */
-static int worth(int threads, double numbers)
+int cache_threads_to_copy(int threads, double numbers)
 {
     return numbers < 2e6 ? 1 : threads;
 }
@@ -105,7 +104,7 @@ void cache_compact_blocks(const cache_block_compaction *c)
 {
     const double tokens = (double)(c->kept + c->length - c->stop) * (double)c->keys.heads;
     const double numbers = tokens * (double)(c->keys.size + c->values.size);
-    cpu_fork_join(worth(c->threads, numbers), c->keys.heads, compact_head, (void *)c);
+    cpu_fork_join(cache_threads_to_copy(c->threads, numbers), c->keys.heads, compact_head, (void *)c);
 }
 
 static void gather_head(void *job, int64_t head, int thread)
@@ -139,5 +138,5 @@ static void gather_head(void *job, int64_t head, int thread)
 void cache_gather_blocks(const cache_gathering *g)
 {
     const double numbers = (double)g->cache.heads * (double)g->out.tokens * (double)g->cache.size;
-    cpu_fork_join(worth(g->threads, numbers), g->cache.heads, gather_head, (void *)g);
+    cpu_fork_join(cache_threads_to_copy(g->threads, numbers), g->cache.heads, gather_head, (void *)g);
 }

@@ -35,6 +35,9 @@ typedef struct {
 
 void cache_gather_blocks(const cache_gathering *);
 
+/* As for caches in one piece: some ten milliseconds of copying are worth a thread. */
+int cache_threads_to_copy(int threads, double numbers);
+
 /* As cache_echo, of one request whose heads have blocks of their own: entry t of head h lies in block
  * tables[h, t / tokens] at t % tokens. Evidence [blocks, tokens] rises for the entries from `start` on. */
 typedef struct {

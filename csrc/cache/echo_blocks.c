@@ -45,8 +45,8 @@ int cache_echo_in_blocks(const cache_block_echo *echo)
     int status = -1;
     if (keys && found) {
         lay_job job = {echo, spans, keys};
-        cpu_fork_join(cpu_threads_for(total * blocks->size < 2000000 ? 1 : echo->threads, echo->heads), echo->heads,
-                      lay_head, &job);
+        cpu_fork_join(cpu_threads_for(cache_threads_to_copy(echo->threads, (double)(total * blocks->size)), echo->heads),
+                      echo->heads, lay_head, &job);
         status = cache_echo_scores(&(cache_echo){.queries = echo->queries,
                                                  .keys = {.data = keys,
                                                           .dtype = blocks->dtype,

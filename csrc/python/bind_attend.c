@@ -65,13 +65,9 @@ static int take_layout(module_state *st, PyObject *const *v, attend_call *c)
         c->heads = c->keys.heads;
     }
     if (check_equal("values", "tokens", c->values.tokens, "keys", c->keys.tokens) < 0 ||
-        check_equal("keys", "numbers a token", c->keys.size, "queries", c->queries.size) < 0)
+        check_equal("keys", "numbers a token", c->keys.size, "queries", c->queries.size) < 0 ||
+        check_groups(&c->queries, c->heads, c->ragged ? "starts" : "keys") < 0)
         return -1;
-    if (c->heads < 1 || c->queries.heads % c->heads != 0) {
-        PyErr_Format(PyExc_ValueError, "queries: expected a multiple of the %lld heads of %s, got %lld", (long long)c->heads,
-                     c->ragged ? "starts" : "keys", (long long)c->queries.heads);
-        return -1;
-    }
     if (given & 2) {
         if (take_counts(st, v[LENGTHS], "lengths", !c->ragged, 1, lengths) < 0 ||
             check_equal("lengths", "rows", lengths->shape[0], "queries", c->batch) < 0 ||
@@ -196,11 +192,7 @@ PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
     c.batch = c.queries.batch;
     if (!has_scale(v[SCALE]))
         decode.scale = 1 / sqrtf((float)c.queries.size);
-    if (c.queries.tokens == 0) {
-        PyErr_SetString(PyExc_ValueError, "queries: expected at least one token, got none");
-        goto done;
-    }
-    if (take_layout(st, v, &c) < 0)
+    if (check_not_empty(&c.queries, "queries") < 0 || take_layout(st, v, &c) < 0)
         goto done;
     const int64_t shape[4] = {c.batch, c.queries.heads, c.queries.tokens, c.values.size};
     if (v[OUT] && v[OUT] != Py_None) {

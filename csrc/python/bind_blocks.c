@@ -364,15 +364,8 @@ PyObject *py_echo_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         check_equal("lengths", "heads", lengths.shape[1], "blocks", blocks.shape[0]) < 0)
         goto done;
     echo.heads = blocks.shape[0], echo.width = blocks.shape[1], echo.start = start;
-    if (echo.heads < 1 || echo.queries.heads % echo.heads != 0) {
-        PyErr_Format(PyExc_ValueError, "queries: expected a multiple of the %lld heads of blocks, got %lld",
-                     (long long)echo.heads, (long long)echo.queries.heads);
+    if (check_groups(&echo.queries, echo.heads, "blocks") < 0 || check_not_empty(&echo.queries, "queries") < 0)
         goto done;
-    }
-    if (echo.queries.tokens == 0) {
-        PyErr_SetString(PyExc_ValueError, "queries: expected at least one token, got none");
-        goto done;
-    }
     if (!has_scale(v[6]))
         echo.scale = 1 / sqrtf((float)echo.keys.size);
     if (check_apart(&evidence, &queries) < 0 || check_apart(&evidence, &keys) < 0 || check_apart(&evidence, &blocks) < 0 ||
@@ -385,11 +378,7 @@ PyObject *py_echo_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_a
     for (int64_t head = 0; head < echo.heads; head++)
         numbers += (double)echo.lengths[head] * (double)echo.keys.size;
     RUN(numbers, status = cache_echo_in_blocks(&echo));
-    if (status < 0)
-        PyErr_NoMemory();
-    else if (status > 0)
-        PyErr_SetString(PyExc_ValueError, "queries, keys: expected finite numbers and products, got NaN or infinity");
-    else
+    if (check_scores(status) == 0)
         result = Py_NewRef(Py_None);
 done:
     PyMem_RawFree(tables);

@@ -11,14 +11,6 @@
 #include "cuda.h"
 #include "tensor.h"
 
-static int check_not_empty(const cache_array *a, const char *name)
-{
-    if (a->tokens > 0)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected at least one token, got none", name);
-    return -1;
-}
-
 /* Keys and values of one cache, to be written. */
 static int take_cache(module_state *st, PyObject *const *values, tensor *k, tensor *v, cache_array *keys, cache_array *vals)
 {
@@ -176,13 +168,9 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
         check_equal("queries", "rows", attn.queries.batch, "keys", attn.keys.batch) < 0 ||
         check_equal("queries", "numbers a token", attn.queries.size, "keys", attn.keys.size) < 0 ||
         check_not_empty(&attn.queries, "queries") < 0 || check_not_empty(&attn.keys, "keys") < 0 ||
-        check_range("stop", stop, 1, attn.keys.tokens) < 0 || check_range("start", start, 0, stop - 1) < 0)
+        check_range("stop", stop, 1, attn.keys.tokens) < 0 || check_range("start", start, 0, stop - 1) < 0 ||
+        check_groups(&attn.queries, attn.keys.heads, "keys") < 0)
         goto done;
-    if (attn.queries.heads % attn.keys.heads != 0) {
-        PyErr_Format(PyExc_ValueError, "queries: expected a multiple of the %lld heads of keys, got %lld",
-                     (long long)attn.keys.heads, (long long)attn.queries.heads);
-        goto done;
-    }
     if (!has_scale(v[4]))
         attn.scale = 1 / sqrtf((float)attn.keys.size);
 
@@ -200,11 +188,7 @@ PyObject *py_attention_scores(PyObject *module, PyObject *const *args, Py_ssize_
         goto done;
     }
     RUN((double)shape[2] * (double)attn.keys.size * (double)attn.queries.heads, status = cache_attention_scores(&attn));
-    if (status < 0)
-        PyErr_NoMemory();
-    else if (status > 0 && check)
-        PyErr_SetString(PyExc_ValueError, "queries, keys: expected finite numbers and products, got NaN or infinity");
-    else
+    if (check_scores(status > 0 && !check ? 0 : status) == 0)
         result = tensor_new(st, &keys, DTYPE_FLOAT32, 3, shape, attn.scores);
 done:
     PyMem_RawFree(attn.scores);

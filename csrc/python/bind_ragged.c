@@ -187,15 +187,8 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         take_runs(st, v + 3, echo.queries.batch, "queries", runs) < 0)
         goto done;
     echo.heads = runs[0].shape[1];
-    if (echo.heads < 1 || echo.queries.heads % echo.heads != 0) {
-        PyErr_Format(PyExc_ValueError, "queries: expected a multiple of the %lld heads of starts, got %lld",
-                     (long long)echo.heads, (long long)echo.queries.heads);
+    if (check_groups(&echo.queries, echo.heads, "starts") < 0 || check_not_empty(&echo.queries, "queries") < 0)
         goto done;
-    }
-    if (echo.queries.tokens == 0) {
-        PyErr_SetString(PyExc_ValueError, "queries: expected at least one token, got none");
-        goto done;
-    }
     if (!has_scale(v[6]))
         echo.scale = 1 / sqrtf((float)echo.keys.size);
     if (v[7] && v[7] != Py_None &&
@@ -218,11 +211,7 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
     echo.keys.dtype = echo.queries.dtype;
     echo.spans = spans;
     RUN(numbers, status = cache_echo_scores(&echo));
-    if (status < 0)
-        PyErr_NoMemory();
-    else if (status > 0)
-        PyErr_SetString(PyExc_ValueError, "queries, keys: expected finite numbers and products, got NaN or infinity");
-    else
+    if (check_scores(status) == 0)
         result = Py_NewRef(Py_None);
 done:
     PyMem_RawFree(spans);

@@ -81,6 +81,34 @@ int check_range(const char *name, int64_t got, int64_t least, int64_t most)
     return -1;
 }
 
+int check_not_empty(const cache_array *a, const char *name)
+{
+    if (a->tokens > 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected at least one token, got none", name);
+    return -1;
+}
+
+int check_groups(const cache_array *queries, int64_t heads, const char *of)
+{
+    if (heads >= 1 && queries->heads % heads == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "queries: expected a multiple of the %lld heads of %s, got %lld", (long long)heads, of,
+                 (long long)queries->heads);
+    return -1;
+}
+
+int check_scores(int status)
+{
+    if (status == 0)
+        return 0;
+    if (status < 0)
+        PyErr_NoMemory();
+    else
+        PyErr_SetString(PyExc_ValueError, "queries, keys: expected finite numbers and products, got NaN or infinity");
+    return -1;
+}
+
 int has_scale(PyObject *value)
 {
     return value && value != Py_None;

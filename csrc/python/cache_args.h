@@ -15,6 +15,11 @@ int check_ndim(const tensor *t, int ndim, const char *shape);
 int check_contiguous(const tensor *t); /* in the last dimension */
 int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted);
 int check_range(const char *name, int64_t got, int64_t least, int64_t most);
+int check_not_empty(const cache_array *a, const char *name);
+/* Whether groups of so many heads of queries can ask so many heads of `of`. */
+int check_groups(const cache_array *queries, int64_t heads, const char *of);
+/* What scores return: 0, 1 if a product is not finite, or -1 without memory. */
+int check_scores(int status);
 
 /* A scale, if there is one; has_scale says whether. */
 int has_scale(PyObject *value);
