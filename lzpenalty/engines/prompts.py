@@ -343,17 +343,24 @@ def llama_prompt_length() -> int:
     return 0
 
 
-def _first_length(llama, applying: FrameType) -> int:
-    """Tokens that `llama` has read, if it is about to take the first sample of an answer."""
-    frame = applying.f_back
+def _llama_generate(llama, frame: FrameType | None) -> FrameType | None:
+    """The innermost running `generate` of this `Llama`, from a frame outwards."""
     while frame is not None:
         if frame.f_code.co_name == "generate" and frame.f_locals.get("self") is llama:
-            (token,) = _read(frame, "llama-cpp-python", _TOKEN)
-            if token is not _UNBOUND:
-                raise RuntimeError(_untold(frame, "llama-cpp-python", "had begun an answer when it was asked first"))
-            return len(llama._input_ids)
+            return frame
         frame = frame.f_back
-    raise RuntimeError(_untold(applying, "llama-cpp-python", "was not called by its generate()"))
+    return None
+
+
+def _first_length(llama, applying: FrameType) -> int:
+    """Tokens that `llama` has read, if it is about to take the first sample of an answer."""
+    frame = _llama_generate(llama, applying.f_back)
+    if frame is None:
+        raise RuntimeError(_untold(applying, "llama-cpp-python", "was not called by its generate()"))
+    (token,) = _read(frame, "llama-cpp-python", _TOKEN)
+    if token is not _UNBOUND:
+        raise RuntimeError(_untold(frame, "llama-cpp-python", "had begun an answer when it was asked first"))
+    return len(llama._input_ids)
 
 
 def llama_prompt(llama) -> list[int]:
@@ -364,9 +371,5 @@ def llama_prompt(llama) -> list[int]:
     RuntimeError
         If it doesn't say it in the way that is known.
     """
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_name == "generate" and frame.f_locals.get("self") is llama:
-            return [*_read(frame, "llama-cpp-python", _TOKENS)[0]]
-        frame = frame.f_back
-    return []
+    frame = _llama_generate(llama, sys._getframe(2))
+    return [] if frame is None else [*_read(frame, "llama-cpp-python", _TOKENS)[0]]
