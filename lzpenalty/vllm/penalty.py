@@ -18,7 +18,8 @@ requests that are preempted, moved or recomputed need no care.
 import json
 import logging
 import os
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -57,9 +58,9 @@ def _default() -> dict[str, Any]:
     return _parse_default(os.environ.get(DEFAULT, ""))
 
 
-def _check_default(config) -> None:
+def _check_default(marks: Callable[[], dict[str, Any]]) -> None:
     try:
-        request_options(None, _default(), lambda: _marks(config))
+        request_options(None, _default(), marks)
     except ValueError as error:
         raise ValueError(f"{DEFAULT}: {error}") from None
 
@@ -85,10 +86,10 @@ def _marks(config) -> dict[str, Any]:
     return found | {"open": [list(start)], "release": [list(end)]} if start and end else found
 
 
-def _admitted(params, device: torch.device, config) -> LZOptions | None:
+def _admitted(params, device: torch.device, marks: Callable[[], dict[str, Any]]) -> LZOptions | None:
     """The same where an exception would end the engine: releases that do not validate, devices that are too small."""
     try:
-        options = request_options(params.extra_args, _default(), lambda: _marks(config))
+        options = request_options(params.extra_args, _default(), marks)
     except ValueError as error:
         logger.warning("a request goes without the penalty: %s", error)
         return None
@@ -98,8 +99,8 @@ def _admitted(params, device: torch.device, config) -> LZOptions | None:
 class _Lists:
     """The requests of the first runner, by row: options, and the list that the runner appends its tokens to."""
 
-    def __init__(self, device: torch.device, config):
-        self.device, self.config = device, config
+    def __init__(self, device: torch.device, marks: Callable[[], dict[str, Any]]):
+        self.device, self.marks = device, marks
         self.rows: dict[int, tuple[LZOptions, list[int], tuple[int, ...]]] = {}
 
     def update(self, removed, added, moved) -> None:
@@ -108,7 +109,7 @@ class _Lists:
             rows.pop(row, None)
         for row, params, prompt, tokens in added:  # may take the place of another request
             rows.pop(row, None)
-            options = _admitted(params, self.device, self.config)
+            options = _admitted(params, self.device, self.marks)
             if options is not None:
                 rows[row] = options, tokens, before(options, prompt)
         for source, target, direction in moved:
@@ -130,15 +131,15 @@ def _with_drafts(tokens: torch.Tensor, behind: torch.Tensor, drafts: torch.Tenso
 class _Slots:
     """The requests of the second runner, by slot. What a step does stays on the device: no value is waited for."""
 
-    def __init__(self, state, config):
-        self.state, self.config = state, config
+    def __init__(self, state, marks: Callable[[], dict[str, Any]]):
+        self.state, self.marks = state, marks
         self.options: dict[int, LZOptions] = {}
         self.groups: dict[LZOptions, int] = {}  # equal options have one number, from 1 on
         self.group_of_slot = [0] * state.max_num_reqs
         self.staged = True
 
     def add(self, slot: int, params) -> bool:
-        options = _admitted(params, self.state.device, self.config)
+        options = _admitted(params, self.state.device, self.marks)
         self.options.pop(slot, None)
         if options is not None:
             self.options[slot] = options
@@ -198,11 +199,12 @@ class LZPenalty(*_INTERFACES):
                 "lzpenalty.vllm:LZPenalty does not support speculative decoding in vLLM's first model runner, start without "
                 "one of them"
             )
-        _check_default(vllm_config)
+        marks = cache(lambda: _marks(vllm_config))  # a tokenizer is asked once, not in the step of each request
+        _check_default(marks)
         if is_pin_memory is None:
-            self.slots = _Slots(device_or_state, vllm_config)
+            self.slots = _Slots(device_or_state, marks)
         else:
-            self.lists = _Lists(torch.device(device_or_state), vllm_config)
+            self.lists = _Lists(torch.device(device_or_state), marks)
 
     @classmethod
     def validate_params(cls, sampling_params) -> None:
