@@ -114,9 +114,7 @@ class Run:
         """Tokens until the one that brings a compression."""
         if not self.ours or not self.cache.settings.compresses:
             return 1 << 30
-        layer = self.cache._own[0]
-        generated = layer.tracks[0].generated
-        return layer.settings.plan.next_due(generated) - generated
+        return self.cache._own[0].until_due()
 
     def _count(self, before: int, new: int) -> None:
         self.lengths.extend(range(before + 1, before + new + 1))
