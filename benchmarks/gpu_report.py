@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 480  # seconds of a part
+DONE = ("passed", "no GPU", "not installed")
 UNFINISHED = 75  # what gpu.py ends with when its time is up and there is more to measure
 SPAWNED = dict(cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -33,12 +34,13 @@ SPAWNED = dict(cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stder
 @dataclass(frozen=True)
 class Part:
     """Commands, of which the first that fails ends the part; PYTHON and OUT in them are replaced. `real`: an emulator won't
-    do. `tool`: a program without which there is no such part."""
+    do. `tool`: a program that it can't do without. `module`: a package of PYTHON's without which there is no such part."""
 
     about: str
     commands: tuple[tuple[str, ...], ...]
     real: bool = False
     tool: str | None = None
+    module: str | None = None
 
 
 def tests(*arguments: str) -> tuple[str, ...]:
@@ -56,6 +58,11 @@ def benchmark(name: str, about: str) -> Part:
     return Part(about, (("PYTHON", "benchmarks/gpu.py", name, "--seconds", "300", "--out", "OUT/gpu.json"),))
 
 
+def in_vllm(runner: str) -> tuple[str, ...]:
+    """One process for each of vLLM's model runners, since a process has room for one engine."""
+    return ("env", f"VLLM_USE_V2_MODEL_RUNNER={runner}", *tests("tests/engines/real_vllm_cache.py"))
+
+
 FORMULAS = ("formula", "edge_cases", "dry", "period", "half", "evidence")
 PARTS = {
     "build": Part(
@@ -68,6 +75,7 @@ PARTS = {
     "calls": Part("launches and failures", (tests("tests/cuda/test_cuda_calls.py", "tests/cuda/test_cuda_ptx.py"),)),
     "formulas": Part("kernels compute what the papers say", (tests(*(f"tests/lz/test_{name}.py" for name in FORMULAS)),)),
     "binding": Part("tensors and arguments", (tests("tests/binding/test_tensors.py", "tests/binding/test_bad_input.py"),)),
+    "vllm": Part("caches in vLLM's blocks, its two runners", (in_vllm("0"), in_vllm("1")), real=True, module="vllm"),
     "memcheck": sanitizer("memcheck"),
     "racecheck": sanitizer("racecheck"),
     "synccheck": sanitizer("synccheck"),
@@ -90,7 +98,7 @@ class Report:
         self.parts = saved["parts"] if saved.get("gpu") == real else {}  # a rehearsal's are not gone on with
 
     def passed(self, name: str) -> bool:
-        return self.parts.get(name, {}).get("state") in ("passed", "no GPU")
+        return self.parts.get(name, {}).get("state") in DONE
 
     def run(self, name: str, part: Part) -> str:
         started, said = time.monotonic(), self.out / f"{name}.txt"
@@ -100,6 +108,8 @@ class Report:
                 state = "no GPU"
             elif part.tool and not shutil.which(part.tool):
                 state = f"no {part.tool}"
+            elif part.module and not importlib.util.find_spec(part.module):
+                state = "not installed"
             else:
                 state = self._run(part, file, started + LIMIT)
         self.parts[name] = {
@@ -228,8 +238,8 @@ def main(arguments=None) -> int:
         report.write()
     report.write()
     states = {name: report.parts[name]["state"] if name in report.parts else "not run" for name in PARTS}
-    bad = {name: state for name, state in states.items() if state not in ("passed", "no GPU", "not run")}
-    done = sum(state in ("passed", "no GPU") for state in states.values())
+    bad = {name: state for name, state in states.items() if state not in (*DONE, "not run")}
+    done = sum(state in DONE for state in states.values())
     print(f"\n{report.out / 'report.txt'} and report.json: {done} of {len(states)} parts are done")
     for name, state in bad.items():
         print(f"  {name}: {state}")

@@ -1,4 +1,4 @@
-"""The real vLLM on a CPU, for tests: with one thread, in this process or as a server. To be imported before vllm."""
+"""The real vLLM, for tests: on a CPU with one thread, in this process or as a server. To be imported before vllm."""
 
 import contextlib
 import json
@@ -14,7 +14,6 @@ os.environ |= {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
-    "TRITON_INTERPRET": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
@@ -22,6 +21,10 @@ os.environ |= {
 }
 
 import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 import tiny  # noqa: E402

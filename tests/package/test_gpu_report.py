@@ -129,6 +129,7 @@ def parts(report, monkeypatch):
         "fails": Part("it doesn't", says("oh", 3) + says("never said")),
         "real": Part("needs a GPU", says("real"), real=True),
         "tool": Part("needs a program", says("tool"), tool="no-such-program"),
+        "module": Part("is for what there is not", says("module"), module="no_such_package"),
         "forever": Part("does not end", forever),
         "more": Part("has more to do", says("later", 75)),
         "last": Part("runs all the same", says("end")),
@@ -147,6 +148,7 @@ def test_parts_fail_by_name_and_the_others_go_on(report, parts, tmp_path, capfd)
         "fails": "failed (3)",
         "real": "no GPU",
         "tool": "no no-such-program",
+        "module": "not installed",
         "forever": "out of time",
         "more": "unfinished",
         "last": "passed",
@@ -157,7 +159,7 @@ def test_parts_fail_by_name_and_the_others_go_on(report, parts, tmp_path, capfd)
     assert all(f"==== {name}: {part.about}" in text for name, part in parts.items())
     assert "fine None" in text and "begun" in text and "real None" not in text
     last = capfd.readouterr().out.splitlines()[-5:]
-    assert last[0].endswith("3 of 7 parts are done")
+    assert last[0].endswith("4 of 8 parts are done")
     assert last[1:] == ["  fails: failed (3)", "  tool: no no-such-program", "  forever: out of time", "  more: unfinished"]
 
 
@@ -167,7 +169,7 @@ def test_it_goes_on_where_it_stopped_and_runs_again_what_is_named(report, parts,
     monkeypatch.setattr(report.Report, "run", lambda self, name, part: ran.append(name))
     report.main([str(tmp_path), "passes"])
     report.main([str(tmp_path)])
-    assert ran == ["passes", "fails", "real", "tool", "forever", "more"]
+    assert ran == ["passes", "fails", "real", "tool", "module", "forever", "more"]
 
 
 def test_a_rehearsal_counts_for_nothing_where_there_is_a_gpu(report, parts, tmp_path, monkeypatch):
