@@ -1,6 +1,7 @@
 """LiveCodeBench's problems: right programs pass, wrong ones don't, and what a program does wrong harms nobody."""
 
 import base64
+import contextlib
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -106,8 +108,11 @@ def test_accidents_cost_the_test_alone(what):
 @LINUX
 def test_a_fork_bomb_ends():
     assert not passes("import os\nwhile True: os.fork()", reads(("", "")), SHORT)
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert "sandbox.py" not in left
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            left.append((process / "cmdline").read_bytes())
+    assert left and not any(b"sandbox.py" in command for command in left)
 
 
 @LINUX
