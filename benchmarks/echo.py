@@ -4,10 +4,10 @@
 
 One layer of a cache whose key heads have lengths of their own (half of them a quarter of the others'), of the sizes of
 SmolLM2-135M, Qwen2.5-7B and QwQ-32B: `attend` for R single tokens, and `echo_scores_` once for the R + 1 queries of them and
-of the one before, turning not included. Seconds are those of the threads' processors (as wall time means nothing on a
+of the one before, with their 256 rivals, turning not included. Seconds are those of the threads' processors (as wall time means nothing on a
 machine with other work), medians of several runs in turns. The scores multiply R + 1 queries with all keys, attention R
-queries with all keys and all values: of the multiplications echo has (R + 1) / 2R, a little more than half, so its share of
-the time says how much of its time attention waits for memory. Beside it stands what both reach of what a core multiplies and
+queries with all keys and all values: of the multiplications echo has (R + 1) / 2R, a little more than half, and those with
+rivals, so its share of the time says how much of its time attention waits for memory. Beside it stands what both reach of what a core multiplies and
 adds (peak.c). Writes results/echo.json; needs a C compiler."""
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 
 import lzpenalty
 from harness import write
+from lzpenalty.cache.selectors import Echo
 from peak import multiply_add
 
 MODELS = {"SmolLM2-135M": (3, 9, 64), "Qwen2.5-7B": (4, 28, 128), "QwQ-32B": (8, 40, 128)}  # key heads, heads, size
@@ -36,7 +37,8 @@ def measure(model: str, n: int, dtype: torch.dtype, batch: int, recent: int, pea
     starts = (lengths.flatten().cumsum(0) - lengths.flatten()).view(batch, heads)
     slots = int(lengths.sum())
     keys, values = torch.randn(2, slots, size).to(dtype)
-    queries = torch.randn(batch, all_heads, recent + 1, size).to(dtype)
+    queries, asked = torch.randn(2, batch, all_heads, recent + 1, size).to(dtype)
+    rivals = Echo().rivals
     evidence, layout = torch.zeros(slots), dict(starts=starts, lengths=lengths)
 
     def attend():
@@ -44,15 +46,16 @@ def measure(model: str, n: int, dtype: torch.dtype, batch: int, recent: int, pea
             lzpenalty.attend(queries[:, :, i : i + 1], keys, values, **layout)
 
     def echo():
-        lzpenalty.echo_scores_(evidence, queries, keys, **layout)
+        lzpenalty.echo_scores_(evidence, queries, keys, asked=asked, window=rivals, **layout)
 
     times = [(spent(attend), spent(echo), spent(peak)) for _ in range(runs + 1)][1:]
     attention, scores, second = (statistics.median(column) for column in zip(*times, strict=True))
     operations = 2 * slots * (all_heads // heads) * size / peak_operations * second  # for one query and all keys
+    seen = 1 + lengths.numel() * (rivals + recent / 2 + 1) / slots  # with rivals
     return {
         "model": model, "entries": n, "dtype": str(dtype).removeprefix("torch."), "batch": batch, "recent": recent,
         "attention_ms": 1e3 * attention, "echo_ms": 1e3 * scores, "share": scores / attention,
-        "attention_of_peak": 2 * recent * operations / attention, "echo_of_peak": (recent + 1) * operations / scores,
+        "attention_of_peak": 2 * recent * operations / attention, "echo_of_peak": seen * (recent + 1) * operations / scores,
     }  # fmt: skip
 
 

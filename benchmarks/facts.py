@@ -70,11 +70,12 @@ def texts(half: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Fact:
-    """`stated` is said once; `question` asks so that `answer` has to follow."""
+    """`stated` is said once; `question` asks so that `answer` has to follow, and `asked` as one asks in a chat."""
 
     stated: str
     question: str
     answer: str
+    asked: str
 
 
 _FIRST = ["Clara", "Hugo", "Ingrid", "Paolo", "Yara", "Felix", "Nadia", "Oscar", "Priya", "Stefan", "Vera", "Walter"]
@@ -92,33 +93,39 @@ def fact(half: str, kind: str, rng: random.Random) -> Fact:
         digits = "".join(rng.choice("0123456789") for _ in range(5))
         if report:
             said = "The safe in the office opens with the number"
-            return Fact(f"\n\n{said} {digits}, please keep this to yourself.\n\n", f"\n\n{said}", f" {digits}")
+            return Fact(f"\n\n{said} {digits}, please keep this to yourself.\n\n", f"\n\n{said}", f" {digits}", "Which number opens the safe in the office?")
         stated = f"\n\nRemember this: the passcode is {digits}. I will need it later.\n\n"
-        return Fact(stated, "\n\nNow, what was it? The passcode is", f" {digits}")
+        return Fact(stated, "\n\nNow, what was it? The passcode is", f" {digits}", "Which passcode was I to remember?")
     if kind == "name":
         name = f"{rng.choice(_FIRST)} {rng.choice(_LAST)}"
         said = "The first prize went to" if report else "The window was broken by"
-        return Fact(f"\n\n{said} {name}, who was surprised.\n\n", f"\n\n{said}", f" {name}")
+        asked = "Who did the first prize go to?" if report else "By whom was the window broken?"
+        return Fact(f"\n\n{said} {name}, who was surprised.\n\n", f"\n\n{said}", f" {name}", asked)
     if kind == "place":
         town, name = rng.choice(_TOWN), rng.choice(_LAST)
         said = f"Professor {name} keeps her bees in" if report else f"Dr. {name} lives in"
-        return Fact(f" {said} {town} with two dogs.", f"\n\n{said}", f" {town}")
+        asked = f"Where does Professor {name} keep her bees?" if report else f"Where does Dr. {name} live?"
+        return Fact(f" {said} {town} with two dogs.", f"\n\n{said}", f" {town}", asked)
     if kind == "date":
         date = f"{rng.randrange(1, 29)} {rng.choice(_MONTH)} {rng.randrange(1900, 2000)}"
         said = "The observatory closed its doors on" if report else "The old bridge was opened on"
-        return Fact(f" {said} {date} for good.", f"\n\n{said}", f" {date}")
+        asked = "When did the observatory close its doors?" if report else "When was the old bridge opened?"
+        return Fact(f" {said} {date} for good.", f"\n\n{said}", f" {date}", asked)
     if kind == "variable":
         name, value = f"{rng.choice(_WORD)}_{rng.randrange(10, 99)}", rng.randrange(10_000, 99_999)
         said = f"export {name.upper()}" if report else f"In this run the variable {name} was set to"
         sign = "=" if report else " "
-        return Fact(f"\n\n{said}{sign}{value}\n\n", f"\n\n{said}", f"{sign}{value}")
+        asked = f"Which value does {name.upper()} have?" if report else f"To which number was the variable {name} set?"
+        return Fact(f"\n\n{said}{sign}{value}\n\n", f"\n\n{said}", f"{sign}{value}", asked)
     assert kind == "line"
     call, a, b, c = rng.choice(_CALL), rng.choice("abcd"), rng.choice("klmn"), rng.randrange(11, 99)
     if report:
         said = f"def {call}({a}, {b}):\n    return"
-        return Fact(f"\n\n{said} {b} * {c} - {a}\n\n", f"\n\n{said}", f" {b} * {c} - {a}")
+        asked = f"What does the function {call} return?"
+        return Fact(f"\n\n{said} {b} * {c} - {a}\n\n", f"\n\n{said}", f" {b} * {c} - {a}", asked)
     said = f"{call} = lambda {a}, {b}:"
-    return Fact(f"\n\n{said} {a} + {c} * {b}\n\n", f"\n\n{said}", f" {a} + {c} * {b}")
+    asked = f"Which expression does the lambda {call} compute?"
+    return Fact(f"\n\n{said} {a} + {c} * {b}\n\n", f"\n\n{said}", f" {a} + {c} * {b}", asked)
 
 
 # What was found.

@@ -1,7 +1,7 @@
 """What is left of a document that was read once, in one pass, before anybody asked?
 
     python benchmarks/prompts.py [--model ID] [--half report] [--contexts 16] [--tokens 1572,4132,7972] [--ratios 2,4,8,16]
-                                 [--rules echo,rpc] [--parts facts,bits]
+                                 [--rules echo,rpc] [--parts facts,bits] [--task facts]
 
 A document is real text that states six facts, one of each kind of recall.py, in an order and at places of chance, none in
 its last 96 tokens. It is read with `CompressedCache(protect=4)`: the first 4 tokens stay, the newest 32, and 1 / ratio of
@@ -12,6 +12,7 @@ facts   Each is asked for once, of a copy, by the beginning of its sentence, and
         is the most likely one. Those that the full cache doesn't know don't count. Documents are the unit: intervals are of
         the paired differences between them.
 bits    Per token of the 128 tokens that follow, the paired difference to the full cache.
+        With `--task single` and others: what a chat's reply to questions holds, in documents of ruler.py.
 seconds CPU time of reading, in pieces that end where compressions are due. The full cache gets the same pieces.
 peak    The most entries that a head held meanwhile, on average.
 
@@ -22,12 +23,14 @@ once, and keep as many entries of it. Their results are in prompts-kvpress.json.
 
 import argparse
 import copy
+import functools
 import json
 import math
 import random
 import time
 from importlib.util import find_spec
 
+import ruler
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
@@ -52,7 +55,7 @@ def named(name: str, **options):
 RULES = {
     "full cache": None,
     "echo": named("echo"),
-    "echo with rivals": lambda: dict(selector=Echo(rivals=256)),
+    "echo without rivals": lambda: dict(selector=Echo(rivals=0)),
     "echo with 64 rivals": lambda: dict(selector=Echo(rivals=64)),
     "echo with all rivals": lambda: dict(selector=Echo(rivals=1 << 30)),
     "rpc": named("rpc"),
@@ -102,9 +105,41 @@ class Document:
         self.ids += filler[before:text]
 
 
-def documents(tokenizer, half: str, tokens: int, count: int) -> list[Document]:
+class Message:
+    """`ids` of so many tokens, which begin a chat in which a task of ruler.py is stated, what is `asked` later, and what each
+    reply should hold, with its first words."""
+
+    def __init__(self, tokenizer, half: str, filler: list[int], tokens: int, number: int, task: str):
+        rng = random.Random(f"{task} {half} {tokens} {number}")
+
+        def encode(text: str) -> list[int]:
+            return tokenizer(text, add_special_tokens=False).input_ids
+
+        made, (before, behind) = ruler.Task(task, half, rng), ruler.chat(tokenizer)
+        self.limit, self.decode = ruler.LIMITS[task], tokenizer.decode
+        self.asked = [
+            (encode(f"\n\n{question}{behind}{begins}"), [f"{each}" for each in answers])
+            for question, begins, answers in made.asked
+        ]
+        self.ids = encode(before + "".join(made.whole))[:tokens]
+        if not made.whole:
+            self._scatter([encode(one) for one in made.stated], filler, tokens - len(self.ids), rng)
+        assert len(self.ids) == tokens
+
+    def _scatter(self, stated: list[list[int]], filler: list[int], tokens: int, rng: random.Random) -> None:
+        text = tokens - sum(map(len, stated))
+        start, before = rng.randrange(len(filler) - text), 0
+        filler = filler[start : start + text]
+        for at, said in zip(sorted(rng.sample(range(16, text - LAST), len(stated))), stated, strict=True):
+            self.ids += filler[before:at] + said
+            before = at
+        self.ids += filler[before:text]
+
+
+def documents(tokenizer, half: str, tokens: int, count: int, task: str = "facts") -> list:
     pool = fillers(tokenizer, half, tokens + NEXT)
-    return [Document(tokenizer, half, pool[number % len(pool)], tokens, number) for number in range(count)]
+    made = Document if task == "facts" else functools.partial(Message, task=task)
+    return [made(tokenizer, half, pool[number % len(pool)], tokens, number) for number in range(count)]
 
 
 # Reading and asking.
@@ -168,6 +203,29 @@ def ask(model, cache, document: Document) -> dict[str, str]:
     return known
 
 
+def replies(model, cache, message: Message) -> dict[str, str]:
+    """{answer: 1 or 0}: which answers the model's greedy replies hold, each to a copy of the cache."""
+    found = {}
+    for number, (question, answers) in enumerate(message.asked):
+        said = message.decode(reply(model, cache, len(message.ids), question, message.limit))
+        found |= {f"{number}.{which}": str(int(answer in said)) for which, answer in enumerate(answers)}
+    return found
+
+
+def reply(model, cache, begins: int, question: list[int], limit: int) -> list[int]:
+    """So many tokens that the model says to a question, which comes behind so many tokens. Presses leave no trace of how many
+    there were, so positions are given."""
+    twin, said, ids, at = copy.deepcopy(cache), [], torch.tensor([question]), begins
+    with torch.inference_mode(), watching(twin):
+        for _ in range(limit):
+            positions = torch.arange(at, at + ids.shape[1])[None]
+            logits = model(ids, position_ids=positions, **{CACHE_ARGUMENT: twin}, logits_to_keep=1).logits
+            at += ids.shape[1]
+            ids = logits[:, -1:].argmax(-1)
+            said.append(int(ids))
+    return said
+
+
 def bits_of_next(model, cache, document: Document) -> float:
     """Bits per token of what follows, but for its first token."""
     logits = logits_of(model, cache, document, document.next)
@@ -220,7 +278,7 @@ def kept_of(tokens: int, ratio: int) -> int:
 # All of it.
 
 
-def measure(model, document: Document, rule: str, ratio: int, parts: list[str]) -> dict:
+def measure(model, document, rule: str, ratio: int, parts: list[str]) -> dict:
     ids = torch.tensor([document.ids])
     reading = pressed(model, rule, ratio, ids) if rule in PRESSES else read(model, rule, ratio, ids)
     cache, seconds, peak = reading
@@ -229,6 +287,9 @@ def measure(model, document: Document, rule: str, ratio: int, parts: list[str]) 
         "peak": peak,
         "seconds": round(seconds, 3),
     }
+    if isinstance(document, Message):
+        found["facts"] = replies(model, cache, document)
+        return found
     if "facts" in parts:
         found["facts"] = ask(model, cache, document)
     if "bits" in parts:
@@ -245,9 +306,11 @@ def main() -> None:
     parser.add_argument("--ratios", default="2,4,8,16")
     parser.add_argument("--rules", help=f"of {', '.join([*RULES, *PRESSES])}")
     parser.add_argument("--parts", default="facts,bits")
+    parser.add_argument("--task", choices=("facts", *ruler.TASKS), default="facts")
     args = parser.parse_args()
     every = [*RULES, *(PRESSES if find_spec("kvpress") else ())]
     rules, parts = args.rules.split(",") if args.rules else [*RULES], args.parts.split(",")
+    parts = parts if args.task == "facts" else ["facts"]
     if unknown := set(rules) - set(every):
         parser.error(f"expected some of {', '.join(every)}, got {', '.join(unknown)}")
     if unknown := set(parts) - {"facts", "bits"}:
@@ -271,20 +334,21 @@ def main() -> None:
         return {**about, "documents": before["documents"] if same else {}}
 
     for tokens in map(int, args.tokens.split(",")):
-        for number, document in enumerate(documents(tokenizer, args.half, tokens, args.contexts)):
+        cell = str(tokens) if args.task == "facts" else f"{tokens}, {args.task}"
+        for number, document in enumerate(documents(tokenizer, args.half, tokens, args.contexts, args.task)):
             for ratio in map(int, args.ratios.split(",")):
                 for rule in ("full cache", *(rule for rule in rules if rule != "full cache")):
                     title = "full cache" if rule == "full cache" else f"{rule}, 1/{ratio}"
                     results = so_far()
-                    there = results["documents"].get(str(tokens), {}).get(title, {}).get(str(number), {})
+                    there = results["documents"].get(cell, {}).get(title, {}).get(str(number), {})
                     if {*parts} <= {*there}:
                         continue
                     found = measure(model, document, rule, ratio, parts)
                     results = so_far()
-                    place = results["documents"].setdefault(str(tokens), {}).setdefault(title, {})
+                    place = results["documents"].setdefault(cell, {}).setdefault(title, {})
                     place[str(number)] = {**there, **found}
                     write(name, results)
-                    print(f"{tokens} tokens, {title}, document {number}: {found}", flush=True)
+                    print(f"{cell} tokens, {title}, document {number}: {found}", flush=True)
     print(summary(so_far()))
 
 

@@ -83,7 +83,14 @@ class Novelty(selectors.Selector):
         self.at = self.at.gather(2, positions)
 
 
-class EchoOf3(selectors.Echo):
+class EchoWithoutRivals(selectors.Echo):
+    """As it was found; the variants below are of this."""
+
+    def __init__(self):
+        super().__init__(rivals=0)
+
+
+class EchoOf3(EchoWithoutRivals):
     """Echo by the largest evidence of a token and its two neighbours among those that are left."""
 
     def score(self, layer):
@@ -99,7 +106,7 @@ class EchoOf3AndBefore(EchoOf3):
         return score
 
 
-class EchoOfOthers(selectors.Echo):
+class EchoOfOthers(EchoWithoutRivals):
     """No query finds its own token: what is found must be what stood there before, or comes again."""
 
     def ask(self, track, queries, turned, behind):
@@ -112,7 +119,7 @@ class EchoOfOthers(selectors.Echo):
             torch.maximum(evidence, products.softmax(-1).amax((1, 2)), out=evidence)
 
 
-class EchoWithoutBound(selectors.Echo):
+class EchoWithoutBound(EchoWithoutRivals):
     """A .99 counts for more than a .98, whatever there is of both."""
 
     certain = math.inf
@@ -146,10 +153,10 @@ RULES = {
     "echo of 3": lambda ids, vocab: dict(selector=EchoOf3()),
     "echo of 3 and before": lambda ids, vocab: dict(selector=EchoOf3AndBefore()),
     "echo of others": lambda ids, vocab: dict(selector=EchoOfOthers()),
-    "echo with rivals": lambda ids, vocab: dict(selector=selectors.Echo(rivals=256)),
+    "echo without rivals": lambda ids, vocab: dict(selector=EchoWithoutRivals()),
     "echo without bound": lambda ids, vocab: dict(selector=EchoWithoutBound()),
-    "echo even": named("echo", allocation="even"),
-    "echo by first budgets": named("echo", budgets=FirstBudgets),
+    "echo even": lambda ids, vocab: dict(selector=EchoWithoutRivals(), allocation="even"),
+    "echo by first budgets": lambda ids, vocab: dict(selector=EchoWithoutRivals(), budgets=FirstBudgets),
     "rpc": named("rpc"),
     "rkv": named("rkv"),
     "rkv .5": lambda ids, vocab: dict(selector=selectors.RKV(0.5)),

@@ -172,7 +172,15 @@ def attention_scores(
 def select_top(scores: _T, k: int) -> _T: ...
 def compact_(keys: _Tensor, values: _Tensor, positions: _Tensor, *, start: int, stop: int, length: int) -> int: ...
 def compact_blocks_(
-    keys: _Tensor, values: _Tensor, blocks: _Tensor, positions: _Tensor, *, start: int, stop: int, length: int
+    keys: _Tensor,
+    values: _Tensor,
+    blocks: _Tensor,
+    positions: _Tensor,
+    *,
+    start: int,
+    stop: int,
+    length: int,
+    evidence: _Tensor | None = None,
 ) -> int: ...
 def gather_blocks_(out: _T, cache: _Tensor, blocks: _Tensor, *, start: int) -> _T: ...
 def echo_blocks_(
@@ -184,6 +192,8 @@ def echo_blocks_(
     *,
     start: int,
     scale: float | None = None,
+    asked: _Tensor | None = None,
+    window: int = 256,
 ) -> None: ...
 def append_(keys: _Tensor, values: _Tensor, new_keys: _Tensor, new_values: _Tensor, *, position: int) -> int: ...
 def append_ragged_(

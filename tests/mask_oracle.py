@@ -24,7 +24,7 @@ class Masks:
     """The rule's state: for each full layer, which entries [B, Hkv, n] are left, and the evidence for them."""
 
     def __init__(self, interval, ratio, recent, rule="echo", allocation="global", budget=None, kernel=7, angles=None,
-                 interleaved=False, protect=None, rivals=0):  # fmt: skip
+                 interleaved=False, protect=None, rivals=256):  # fmt: skip
         self.interval, self.ratio, self.recent, self.kernel = interval, ratio, recent, kernel
         self.rule, self.allocation, self.budget = rule, allocation, budget
         self.rivals = rivals  # entries before those of the queries that these look at where they stand; 0: they don't

@@ -104,7 +104,7 @@ def measure_attention(clock, batch: int, heads: int, key_heads: int, size: int, 
         "sdpa, enable_gqa": lambda: scaled_dot_product_attention(queries, keys, values, enable_gqa=True),
         "sdpa, groups as tokens": lambda: scaled_dot_product_attention(grouped, keys, values),
         "attend_heads": lambda: attend_heads(call, layer, None),
-        "echo_heads": lambda: echo_heads(layer, several, 0),
+        "echo_heads": lambda: echo_heads(layer, several, 0, asked=several),
     }
     if clock.device == "cuda" and (own := variable_length(layer, grouped)):
         functions["varlen_attn"] = own

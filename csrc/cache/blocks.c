@@ -93,6 +93,8 @@ static void compact_head(void *job, int64_t head, int thread)
     (void)thread;
     compact_array(c, &c->keys, head, positions);
     compact_array(c, &c->values, head, positions);
+    if (c->evidence.data)
+        compact_array(c, &c->evidence, head, positions);
 }
 
 int cache_threads_to_copy(int threads, double numbers)

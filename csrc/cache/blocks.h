@@ -13,9 +13,10 @@ typedef struct {
 } cache_blocks;
 
 /* As cache_compaction, of one request whose token t lies in block table[t / tokens] at t % tokens. The blocks that hold the
- * tokens [start, length) are distinct. */
+ * tokens [start, length) are distinct. Of one head there may be `evidence`, of size 1, which moves along; else it has no
+ * data. */
 typedef struct {
-    cache_blocks keys, values;
+    cache_blocks keys, values, evidence;
     const int64_t *table, *positions;
     int64_t position_head_stride, kept;
     int64_t start, stop, length;
@@ -41,11 +42,12 @@ int cache_threads_to_copy(int threads, double numbers);
 /* As cache_echo, of one request whose heads have blocks of their own: entry t of head h lies in block
  * tables[h, t / tokens] at t % tokens. Evidence [blocks, tokens] rises for the entries from `start` on. */
 typedef struct {
-    cache_array queries; /* [1, Hq, q, D] */
-    cache_blocks keys;   /* of one head */
-    float *shares;
+    cache_array queries, asked; /* [1, Hq, q, D] */
+    cache_blocks keys;          /* of one head */
+    float *shares;              /* `share_stride` numbers from one block to the next */
+    int64_t share_stride;
     const int64_t *tables, *lengths; /* [H, width] and [H] */
-    int64_t heads, width, start;
+    int64_t heads, width, start, window;
     float scale;
     int threads;
 } cache_block_echo;

@@ -48,6 +48,7 @@ int cache_echo_in_blocks(const cache_block_echo *echo)
         cpu_fork_join(cpu_threads_for(cache_threads_to_copy(echo->threads, (double)(total * blocks->size)), echo->heads),
                       echo->heads, lay_head, &job);
         status = cache_echo_scores(&(cache_echo){.queries = echo->queries,
+                                                 .asked = echo->asked,
                                                  .keys = {.data = keys,
                                                           .dtype = blocks->dtype,
                                                           .batch = 1,
@@ -58,13 +59,15 @@ int cache_echo_in_blocks(const cache_block_echo *echo)
                                                  .shares = found,
                                                  .heads = echo->heads,
                                                  .spans = spans,
+                                                 .start = echo->start,
+                                                 .window = echo->window,
                                                  .scale = echo->scale,
                                                  .threads = echo->threads});
     }
     for (int64_t head = 0; head < echo->heads && status == 0; head++) {
         const int64_t *table = echo->tables + head * echo->width;
         for (int64_t t = echo->start; t < spans[head].length; t++) {
-            float *kept = &echo->shares[table[t / blocks->tokens] * blocks->tokens + t % blocks->tokens];
+            float *kept = &echo->shares[table[t / blocks->tokens] * echo->share_stride + t % blocks->tokens];
             const float share = found[spans[head].value + t];
             *kept = share > *kept ? share : *kept;
         }

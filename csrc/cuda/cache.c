@@ -166,14 +166,19 @@ static cache_array array_of(const cache_blocks *a)
 cuda_status cuda_compact_blocks(const cuda_device *d, cu_stream stream, const cache_block_compaction *c, cuda_table table,
                                 cuda_error *error)
 {
-    const cache_compaction move = {.keys = array_of(&c->keys),
-                                   .values = array_of(&c->values),
-                                   .positions = c->positions,
-                                   .position_head_stride = c->position_head_stride,
-                                   .kept = c->kept,
-                                   .start = c->start,
-                                   .stop = c->stop,
-                                   .length = c->length};
+    cache_compaction move = {.keys = array_of(&c->keys),
+                             .values = array_of(&c->values),
+                             .positions = c->positions,
+                             .position_head_stride = c->position_head_stride,
+                             .kept = c->kept,
+                             .start = c->start,
+                             .stop = c->stop,
+                             .length = c->length};
+    const cuda_status status = launch_compact(d, CUDA_KERNEL_compact_blocks_16, stream, &move, 1, &table, error);
+    if (status != CUDA_OK || !c->evidence.data)
+        return status;
+    move.keys = move.values = array_of(&c->evidence);
+    move.values.size = 0; /* nothing of these is moved */
     return launch_compact(d, CUDA_KERNEL_compact_blocks_16, stream, &move, 1, &table, error);
 }
 

@@ -108,12 +108,27 @@ static int take_table(module_state *st, PyObject *object, const tensor *cache, i
     return -1;
 }
 
-static int compact_on_cuda(module_state *st, const cache_block_compaction *c, tensor *keys, tensor *values, tensor *table,
-                           tensor *positions)
+/* A number of evidence for each key of blocks of one head. */
+static int take_evidence(module_state *st, PyObject *object, const tensor *keys, const cache_blocks *of, tensor *t)
+{
+    if (check_equal("keys", "heads a block", of->heads, "evidence", 1) < 0 || tensor_borrow(st, object, "evidence", t) < 0 ||
+        check_ndim(t, 2, "[blocks, tokens]") < 0 || tensor_check_device(t, keys) < 0 || tensor_check_writable(t) < 0)
+        return -1;
+    if (t->dtype != DTYPE_FLOAT32) {
+        tensor_fail_dtype(t, "float32");
+        return -1;
+    }
+    if (check_contiguous(t) < 0 || check_equal("evidence", "blocks", t->shape[0], "keys", of->blocks) < 0)
+        return -1;
+    return check_equal("evidence", "tokens a block", t->shape[1], "keys", of->tokens);
+}
+
+static int compact_on_cuda(module_state *st, const cache_block_compaction *c, tensor *keys, tensor *values,
+                           tensor *evidence, tensor *table, tensor *positions)
 {
     cuda_call call;
     cuda_status status;
-    if (cuda_begin(st, (tensor *const[]){keys, values, table, positions}, 4, &call) < 0)
+    if (cuda_begin(st, (tensor *const[]){keys, values, table, positions, evidence}, c->evidence.data ? 5 : 4, &call) < 0)
         return -1;
     CUDA_RUN(status, cuda_compact_blocks(call.device, call.stream, c, table_of(table, &c->keys), &call.error));
     return cuda_end(&call, status);
@@ -131,7 +146,7 @@ static int gather_on_cuda(module_state *st, const cache_gathering *g, tensor *ou
 }
 
 const char doc_compact_blocks[] =
-    "compact_blocks_($module, /, keys, values, blocks, positions, *, start, stop, length)\n--\n\n"
+    "compact_blocks_($module, /, keys, values, blocks, positions, *, start, stop, length, evidence=None)\n--\n\n"
     "compact_ for one request of an engine whose cache is in blocks: drops all tokens of [start, stop) but those at\n"
     "start + positions, in place. They and the tokens of [stop, length) move down to `start` in their order. Nothing is\n"
     "allocated but copies of the block row and the positions.\n\n"
@@ -147,7 +162,9 @@ const char doc_compact_blocks[] =
     "    Strictly ascending, in [0, stop - start); as from select_top. Neither these nor the blocks are checked on a CUDA\n"
     "    device, but nothing outside of the cache is touched whatever they are.\n"
     "start, stop, length : int\n"
-    "    Tokens; 0 <= start <= stop <= length <= n * block.\n\n"
+    "    Tokens; 0 <= start <= stop <= length <= n * block.\n"
+    "evidence : tensor [N, block], float32, optional\n"
+    "    Moves along with the keys, of which there is one head; not of their memory. Contiguous last dimension.\n\n"
     "Returns\n-------\n"
     "int\n"
     "    The new length, length - (stop - start) + k. What lies behind is undefined.\n\n"
@@ -161,11 +178,11 @@ PyObject *py_compact_blocks(PyObject *module, PyObject *const *args, Py_ssize_t 
         "compact_blocks_",
         7,
         4,
-        7,
-        {NAME(keys), NAME(values), NAME(blocks), NAME(positions), NAME(start), NAME(stop), NAME(length)}};
+        8,
+        {NAME(keys), NAME(values), NAME(blocks), NAME(positions), NAME(start), NAME(stop), NAME(length), NAME(evidence)}};
     module_state *st = state_of(module);
-    PyObject *v[7], *result = NULL;
-    tensor keys = {0}, values = {0}, table = {0}, positions = {0};
+    PyObject *v[8], *result = NULL;
+    tensor keys = {0}, values = {0}, table = {0}, positions = {0}, evidence = {0};
     int64_t *rows = NULL, *copied = NULL;
     cache_block_compaction c = {.threads = atomic_load(&st->threads)};
     int32_t start = 0, stop = 0, length = 0;
@@ -180,6 +197,21 @@ PyObject *py_compact_blocks(PyObject *module, PyObject *const *args, Py_ssize_t 
         check_range("start", start, 0, stop) < 0 || take_table(st, v[2], &keys, length, &table) < 0 ||
         take_positions(st, v[3], &keys, 1, "requests", stop - start, &positions) < 0)
         goto done;
+    if (v[7] && v[7] != Py_None) {
+        if (take_evidence(st, v[7], &keys, &c.keys, &evidence) < 0 || check_apart(&evidence, &keys) < 0 ||
+            check_apart(&evidence, &values) < 0 || check_apart(&evidence, &table) < 0 ||
+            check_apart(&evidence, &positions) < 0)
+            goto done;
+        c.evidence = (cache_blocks){.data = evidence.data,
+                                    .dtype = FLOAT32,
+                                    .blocks = c.keys.blocks,
+                                    .heads = 1,
+                                    .tokens = c.keys.tokens,
+                                    .size = 1,
+                                    .block_stride = evidence.strides[0],
+                                    .token_stride = 1,
+                                    .size_stride = 1};
+    }
     for (int i = 0; i < 2; i++)
         if (check_apart(i ? &positions : &table, &keys) < 0 || check_apart(i ? &positions : &table, &values) < 0)
             goto done;
@@ -188,10 +220,10 @@ PyObject *py_compact_blocks(PyObject *module, PyObject *const *args, Py_ssize_t 
     c.kept = positions.shape[2];
     c.start = start, c.stop = stop, c.length = length;
     if (on_cuda(&keys)) {
-        if (compact_on_cuda(st, &c, &keys, &values, &table, &positions) < 0)
+        if (compact_on_cuda(st, &c, &keys, &values, &evidence, &table, &positions) < 0)
             goto done;
     } else {
-        if (tensor_settle((tensor *const[]){&keys, &values, &table, &positions}, 4) < 0 ||
+        if (tensor_settle((tensor *const[]){&keys, &values, &table, &positions, &evidence}, 5) < 0 ||
             !(rows = copy_table(&table, start / c.keys.tokens, blocks_for(length, c.keys.tokens), c.keys.blocks, 1)) ||
             !(copied = copy_positions(&positions, stop - start)))
             goto done;
@@ -208,6 +240,7 @@ done:
     tensor_release(&values);
     tensor_release(&table);
     tensor_release(&positions);
+    tensor_release(&evidence);
     return result;
 }
 
@@ -271,13 +304,13 @@ done:
 }
 
 const char doc_echo_blocks[] =
-    "echo_blocks_($module, /, evidence, queries, keys, blocks, lengths, *, start, scale=None)\n--\n\n"
+    "echo_blocks_($module, /, evidence, queries, keys, blocks, lengths, *, start, scale=None, asked=None, window=256)\n--\n\n"
     "echo_scores_ for one request of an engine whose heads have blocks of their own, on the CPU: raises the evidence of "
     "its\n"
     "entries from `start` on to the largest share of attention, among all entries, that a query of their group gives "
     "them.\n\n"
     "Parameters\n----------\n"
-    "evidence : tensor [N, block], float32, contiguous\n"
+    "evidence : tensor [N, block], float32, contiguous last dimension\n"
     "    Of each entry of each block; not of the memory of the others.\n"
     "queries : tensor [1, Hq, q, D]\n"
     "    float32, float16 or bfloat16; contiguous last dimension.\n"
@@ -288,9 +321,12 @@ const char doc_echo_blocks[] =
     "lengths : tensor [1, Hkv], int64\n"
     "    Entries of each head.\n"
     "start : int\n"
-    "    The first entry that evidence is kept of.\n"
+    "    The first entry that evidence is kept of, and that `asked` may look at.\n"
     "scale : float, optional\n"
-    "    Default 1 / sqrt(D).\n\n"
+    "    Default 1 / sqrt(D).\n"
+    "asked : tensor [1, Hq, q, D], optional\n"
+    "window : int, default 256\n"
+    "    As in echo_scores_.\n\n"
     "Returns\n-------\n"
     "None\n\n"
     "Raises\n------\n"
@@ -334,45 +370,37 @@ PyObject *py_echo_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         "echo_blocks_",
         6,
         5,
-        7,
-        {NAME(evidence), NAME(queries), NAME(keys), NAME(blocks), NAME(lengths), NAME(start), NAME(scale)}};
+        9,
+        {NAME(evidence), NAME(queries), NAME(keys), NAME(blocks), NAME(lengths), NAME(start), NAME(scale), NAME(asked),
+         NAME(window)}};
     module_state *st = state_of(module);
-    PyObject *v[7], *result = NULL;
-    tensor evidence = {0}, queries = {0}, keys = {0}, blocks = {0}, lengths = {0};
+    PyObject *v[9], *result = NULL;
+    tensor evidence = {0}, queries = {0}, keys = {0}, asked = {0}, blocks = {0}, lengths = {0};
     cache_block_echo echo = {.threads = atomic_load(&st->threads)};
     int64_t *tables = NULL;
-    int32_t start = 0;
+    int32_t start = 0, window = 256;
     int status;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[5], "start", 0, &start) < 0 ||
-        arg_scale(v[6], &echo.scale) < 0 || take_array(st, v[1], "queries", NULL, &queries, &echo.queries) < 0 ||
+        arg_int(v[8], "window", 0, &window) < 0 || arg_scale(v[6], &echo.scale) < 0 || take_array(st, v[1], "queries", NULL, &queries, &echo.queries) < 0 ||
         tensor_check_cpu(&queries) < 0 || take_blocks(st, v[2], "keys", &queries, &keys, &echo.keys) < 0 ||
         check_equal("queries", "rows", echo.queries.batch, "requests", 1) < 0 ||
-        check_equal("keys", "heads a block", echo.keys.heads, "echo_blocks_", 1) < 0 ||
         check_equal("keys", "numbers a token", echo.keys.size, "queries", echo.queries.size) < 0 ||
-        tensor_borrow(st, v[0], "evidence", &evidence) < 0 || check_ndim(&evidence, 2, "[blocks, tokens]") < 0 ||
-        tensor_check_device(&evidence, &queries) < 0 || tensor_check_writable(&evidence) < 0)
-        goto done;
-    if (evidence.dtype != DTYPE_FLOAT32) {
-        tensor_fail_dtype(&evidence, "float32");
-        goto done;
-    }
-    if (check_contiguous(&evidence) < 0 ||
-        check_equal("evidence", "blocks", evidence.shape[0], "keys", echo.keys.blocks) < 0 ||
-        check_equal("evidence", "tokens a block", evidence.shape[1], "keys", echo.keys.tokens) < 0 ||
+        take_evidence(st, v[0], &keys, &echo.keys, &evidence) < 0 ||
         take_counts(st, v[3], "blocks", 0, 1, &blocks) < 0 || take_counts(st, v[4], "lengths", 0, 1, &lengths) < 0 ||
         check_equal("lengths", "rows", lengths.shape[0], "requests", 1) < 0 ||
         check_equal("lengths", "heads", lengths.shape[1], "blocks", blocks.shape[0]) < 0)
         goto done;
-    echo.heads = blocks.shape[0], echo.width = blocks.shape[1], echo.start = start;
+    echo.heads = blocks.shape[0], echo.width = blocks.shape[1], echo.start = start, echo.window = window;
     if (check_groups(&echo.queries, echo.heads, "blocks") < 0 || check_not_empty(&echo.queries, "queries") < 0)
         goto done;
     if (!has_scale(v[6]))
         echo.scale = 1 / sqrtf((float)echo.keys.size);
-    if (check_apart(&evidence, &queries) < 0 || check_apart(&evidence, &keys) < 0 || check_apart(&evidence, &blocks) < 0 ||
-        tensor_settle((tensor *const[]){&evidence, &queries, &keys, &blocks, &lengths}, 5) < 0 ||
+    if (take_asked(st, v[7], &queries, &echo.queries, &evidence, &asked, &echo.asked) < 0 ||
+        check_apart(&evidence, &queries) < 0 || check_apart(&evidence, &keys) < 0 || check_apart(&evidence, &blocks) < 0 ||
+        tensor_settle((tensor *const[]){&evidence, &queries, &keys, &asked, &blocks, &lengths}, 6) < 0 ||
         !(tables = copy_tables(&blocks, &lengths, &echo.keys)))
         goto done;
-    echo.shares = evidence.data;
+    echo.shares = evidence.data, echo.share_stride = evidence.strides[0];
     echo.tables = tables, echo.lengths = tables + echo.heads * echo.width;
     double numbers = 0;
     for (int64_t head = 0; head < echo.heads; head++)
@@ -385,6 +413,7 @@ done:
     tensor_release(&evidence);
     tensor_release(&queries);
     tensor_release(&keys);
+    tensor_release(&asked);
     tensor_release(&blocks);
     tensor_release(&lengths);
     return result;

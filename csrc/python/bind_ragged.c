@@ -191,13 +191,7 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         goto done;
     if (!has_scale(v[6]))
         echo.scale = 1 / sqrtf((float)echo.keys.size);
-    if (v[7] && v[7] != Py_None &&
-        (take_array(st, v[7], "asked", &queries, &asked, &echo.asked) < 0 ||
-         check_equal("asked", "rows", echo.asked.batch, "queries", echo.queries.batch) < 0 ||
-         check_equal("asked", "heads", echo.asked.heads, "queries", echo.queries.heads) < 0 ||
-         check_equal("asked", "tokens", echo.asked.tokens, "queries", echo.queries.tokens) < 0 ||
-         check_equal("asked", "numbers a token", echo.asked.size, "queries", echo.queries.size) < 0 ||
-         check_apart(&evidence, &asked) < 0))
+    if (take_asked(st, v[7], &queries, &echo.queries, &evidence, &asked, &echo.asked) < 0)
         goto done;
     if (check_apart(&evidence, &queries) < 0 || check_apart(&evidence, &keys) < 0 ||
         tensor_settle((tensor *const[]){&evidence, &queries, &keys, &asked, &runs[0], &runs[1], &runs[2]}, 7) < 0 ||

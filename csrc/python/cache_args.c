@@ -139,6 +139,20 @@ int take_slots(module_state *st, PyObject *object, const char *name, const tenso
     return 0;
 }
 
+int take_asked(module_state *st, PyObject *object, const tensor *like, const cache_array *queries, const tensor *evidence,
+               tensor *t, cache_array *a)
+{
+    if (!object || object == Py_None)
+        return 0;
+    if (take_array(st, object, "asked", like, t, a) < 0 ||
+        check_equal("asked", "rows", a->batch, "queries", queries->batch) < 0 ||
+        check_equal("asked", "heads", a->heads, "queries", queries->heads) < 0 ||
+        check_equal("asked", "tokens", a->tokens, "queries", queries->tokens) < 0 ||
+        check_equal("asked", "numbers a token", a->size, "queries", queries->size) < 0)
+        return -1;
+    return check_apart(evidence, t);
+}
+
 int take_positions(module_state *st, PyObject *object, const tensor *keys, int64_t rows, const char *reference,
                    int64_t region, tensor *t)
 {

@@ -12,7 +12,7 @@ import torch
 from lzpenalty._core import compact_blocks_, echo_blocks_, gather_blocks_, select_top
 from lzpenalty.cache.budgets import share
 from lzpenalty.cache.rotary import rotated
-from lzpenalty.cache.selectors import SELECTORS
+from lzpenalty.cache.selectors import SELECTORS, Echo
 from lzpenalty.vllm.heads import Heads, Pool
 from lzpenalty.vllm.plan import HeadPlan
 
@@ -107,7 +107,8 @@ class Ask:
         for i, behind in enumerate(self.behind):
             block = stream[i * recent : (i + 1) * recent + 1].transpose(0, 1)
             turned = turning(block, interval, recent)[None].to(pool.keys.dtype)
-            raise_evidence(pool, self.state.table[number], self.lengths[number] - behind, turned, self.plan.prompt, scale)
+            asked, table, lengths = block[None].to(pool.keys.dtype), self.state.table[number], self.lengths[number] - behind
+            raise_evidence(pool, table, lengths, turned, asked, self.plan.prompt, scale)
 
 
 def asks(state: Heads, plan: HeadPlan, before: int, after: int, first: int, ring_row: int, lengths) -> Ask | None:
@@ -125,23 +126,40 @@ def asks(state: Heads, plan: HeadPlan, before: int, after: int, first: int, ring
     )  # fmt: skip
 
 
-def raise_evidence(pool: Pool, table: torch.Tensor, lengths: torch.Tensor, queries: torch.Tensor, start: int, scale: float):
-    """Of one layer of a request: sub-blocks [heads, n] and entries [heads], queries [1, Hq, q, D]. See echo_blocks_."""
+def raise_evidence(pool: Pool, table, lengths, queries, asked, start: int, scale: float, rivals: int = Echo().rivals):
+    """Of one layer of a request: sub-blocks [heads, n] and entries [heads], queries [1, Hq, q, D], turned and as they were
+    asked, and how far these look back. See echo_blocks_."""
     if queries.device.type == "cpu":
-        echo_blocks_(pool.evidence, queries.contiguous(), pool.keys, table, lengths[None], start=start, scale=scale)
+        queries, asked = queries.contiguous(), asked.contiguous()
+        echo_blocks_(
+            pool.evidence, queries, pool.keys, table, lengths[None], start=start, scale=scale, asked=asked, window=rivals
+        )
     else:
-        raise_by_torch(pool, table, lengths, queries, start, scale)
+        raise_by_torch(pool, table, lengths, queries, asked, start, scale, rivals)
 
 
-def raise_by_torch(pool: Pool, table: torch.Tensor, lengths: torch.Tensor, queries: torch.Tensor, start: int, scale: float):
+def raise_by_torch(pool: Pool, table, lengths, queries, asked, start: int, scale: float, rivals: int) -> None:
     """The same on any device."""
     device = queries.device
     at = torch.arange(int(lengths.max()))
     blocks, tokens = table[:, at // pool.tokens].to(device), (at % pool.tokens).to(device)
-    there = (at < lengths[:, None]).to(device)
+    own = lengths[:, None] - asked.shape[2] + torch.arange(asked.shape[2])
+    seen = (at <= own[..., None]) & (at >= (own[:, :1, None] - rivals).clamp(min=start))
+    there, seen = (at < lengths[:, None]).to(device), seen.to(device)
     keys = pool.keys[blocks, 0, tokens].float()  # [heads, n, D]
-    grouped = queries[0].unflatten(0, (len(keys), -1)).flatten(1, 2).float()
-    shares = (scale * grouped @ keys.mT).masked_fill(~there[:, None], -torch.inf).softmax(-1).amax(1)
+
+    def products(of):
+        """[heads, G, q, n]"""
+        return scale * of[0].unflatten(0, (len(keys), -1)).float() @ keys[:, None].mT
+
+    found = torch.cat(
+        [
+            products(queries).masked_fill(~there[:, None, None], -torch.inf),
+            products(asked).masked_fill(~(seen & there[:, None])[:, None], -torch.inf),
+        ],
+        dim=-1,
+    )
+    shares = found.softmax(-1)[..., : len(at)].flatten(1, 2).amax(1)
     there[:, :start] = False
     slots = (blocks * pool.tokens + tokens)[there]
     flat = pool.evidence.view(-1)
@@ -179,7 +197,6 @@ def compress(pool: Pool, state: Heads, plan: HeadPlan, computed: int, queries: l
     budgets = share(scores, keep, rule.certain)
     inside = torch.arange(held.shape[2], device=held.device) < torch.tensor(sizes, device=held.device)[:, None]
     certain = ((flat > rule.certain) & inside).sum(1).tolist()
-    left = torch.zeros_like(flat)
     heads, lengths = pool.heads, state.length.flatten().tolist()
     for i, (score, budget) in enumerate(zip(scores, budgets, strict=True)):
         layer, head = divmod(i, heads)
@@ -191,11 +208,11 @@ def compress(pool: Pool, state: Heads, plan: HeadPlan, computed: int, queries: l
             score = rule.crowded(_Head(pool, row, plan, stop, own, scales[layer]), score, budget)
         positions = select_top(score[None].contiguous(), budget) if budget else row.new_empty(1, 1, 0).to(held.device)
         row = row if held.device.type == "cpu" else row.to(held.device)
-        length = compact_blocks_(pool.keys, pool.values, row, positions, start=start, stop=stop, length=lengths[i])
-        stays = torch.cat([positions[0, 0], torch.arange(sizes[i], lengths[i] - start, device=held.device)])
-        left[i, : len(stays)] = flat[i, stays]
-        lengths[i] = length
-    evidence[slots.to(evidence.device)[there]] = left.view_as(held)[there.to(evidence.device)]
+        lengths[i] = compact_blocks_(
+            pool.keys, pool.values, row, positions, start=start, stop=stop, length=lengths[i], evidence=pool.evidence
+        )
     state.length = torch.tensor(lengths).view_as(state.length)
+    behind = there & (torch.arange(start, start + there.shape[2]) >= state.length[..., None])
+    evidence[slots[behind].to(evidence.device)] = 0
     state.uneven = True
     state.shrink(plan.blocks_left(computed))

@@ -126,11 +126,14 @@ def test_calls_leave_nothing_behind(kind):
         append_(keys, values, new, new, position=8)
         compact_(keys, values, positions, start=0, stop=6, length=9)
         compact_blocks_(keys, values, blocks, positions[:1], start=0, stop=6, length=9)
+        one = keys[:, :1], values[:, :1]
+        compact_blocks_(*one, blocks, positions[:1, :1], start=0, stop=6, length=9, evidence=torch.zeros(2, 9))
         gather_blocks_(gathered, keys, blocks, start=0)
         slots, runs = (keys.view(36, 4), values.view(36, 4)), torch.tensor([[0, 9], [18, 27]])
         append_ragged_(*slots, new, new, starts=runs, lengths=runs.clamp(max=8))
         echo_scores_(torch.zeros(36), new, slots[0], starts=runs, lengths=runs.clamp(max=8), pads=runs[0].clamp(max=0))
-        echo_blocks_(torch.zeros(2, 9), new[:1], keys[:, :1], runs.clamp(max=1), runs[:1].clamp(max=9), start=2)
+        blocks_of_heads, entries = runs.clamp(max=1), runs[:1].clamp(max=9)
+        echo_blocks_(torch.zeros(2, 9), new[:1], keys[:, :1], blocks_of_heads, entries, start=2, asked=new[:1])
 
     def read_text():
         _core.token_bits(ids[0], 64)

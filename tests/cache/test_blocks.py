@@ -134,6 +134,48 @@ def test_a_gpu_moves_and_gathers_the_same(gpu, request, layout, dtype, size):
         assert outs[0].equal(outs[1])
 
 
+def with_evidence(request, compact, dtype, flipped=False):
+    """What becomes of keys and values of one head, and of evidence that is the number of its place."""
+    block, table, start, stop, length, positions = request
+    keys, values = (random(BLOCKS, 1, block, 4, dtype=dtype, seed=seed) for seed in (1, 2))
+    evidence = torch.arange(2.0 * BLOCKS * block).view(BLOCKS, 2 * block)
+    places = evidence.numpy()[::-1, :block] if flipped else evidence[:, :block]
+    new_length = compact(
+        keys, values, table, positions[:, :1], start=start, stop=stop, length=length, evidence=places
+    )  # fmt: skip
+    for t in range(new_length, length):  # what lies behind is undefined
+        for states in (keys[:, 0], values[:, 0], places):
+            states[int(table[t // block]), t % block] = 0
+    return keys, values, evidence, torch.from_numpy(places.copy()) if flipped else places.clone()
+
+
+@given(requests(), st.sampled_from(DTYPES), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_evidence_moves_with_its_keys(request, dtype, flipped):
+    block, table, start, stop, length, positions = request
+    alone = [random(BLOCKS, 1, block, 4, dtype=dtype, seed=seed) for seed in (1, 2)]
+    new_length = compact_blocks_(*alone, table, positions[:, :1], start=start, stop=stop, length=length)
+    keys, values, memory, evidence = with_evidence(request, compact_blocks_, dtype, flipped)
+    for got, wanted in ((keys, alone[0]), (values, alone[1])):
+        assert tokens_of(got, table, new_length).equal(tokens_of(wanted, table, new_length))
+    before = torch.arange(2.0 * BLOCKS * block).view(BLOCKS, 2 * block)
+    places = before.flip(0)[:, :block] if flipped else before[:, :block]
+    order = [*range(start), *(start + positions[0, 0]).tolist(), *range(stop, length)]
+    held = [places[int(table[t // block]), t % block] for t in order]
+    assert [evidence[int(table[t // block]), t % block] for t in range(new_length)] == held
+    assert memory[:, block:].equal(before[:, block:])
+    others = [b for b in range(BLOCKS) if b not in table[: -(-length // block)].tolist()]
+    assert evidence[others].equal(places[others])
+
+
+@given(requests(), st.sampled_from(DTYPES))
+@settings(max_examples=50, deadline=None)
+def test_a_gpu_moves_evidence_along(gpu, request, dtype):
+    wanted = with_evidence(request, compact_blocks_, dtype)
+    got = with_evidence(request, gpu.of(compact_blocks_), dtype)
+    assert all(one.equal(other) for one, other in zip(got, wanted, strict=True))
+
+
 def test_blocks_on_the_device_never_lead_out_of_bounds(gpu):
     """They can't be looked at before a launch. The emulator stops at the first access outside of an allocation."""
     keys, values = random(BLOCKS, HEADS, 4, 8), random(BLOCKS, HEADS, 4, 8)
@@ -213,6 +255,7 @@ def assert_refused(function, values, error, message):
 zeros = torch.zeros
 read_only = np.zeros((5, 3, 4, 4), np.float32)
 read_only.flags.writeable = False
+ONE_HEAD = torch.zeros(5, 1, 4, 8)
 one_buffer = np.zeros(5 * 3 * 4 * 4 + 8, np.float32)
 
 
@@ -253,6 +296,29 @@ one_buffer = np.zeros(5 * 3 * 4 * 4 + 8, np.float32)
 )  # fmt: skip
 def test_bad_compactions(changes, error, message):
     assert_refused(compact_blocks_, arguments(**changes), error, message)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "error", "message"),
+    [
+        (zeros(5, 4, 1), ValueError, r"evidence: expected shape \[blocks, tokens\], got 3 dimensions"),
+        (zeros(4, 4), ValueError, "evidence: expected as many blocks as keys, 5, got 4"),
+        (zeros(5, 3), ValueError, "evidence: expected as many tokens a block as keys, 4, got 3"),
+        (zeros(4, 5).mT, ValueError, "evidence: expected a contiguous last dimension, got stride 5"),
+        (zeros(5, 4).half(), TypeError, "evidence: expected dtype float32, got torch.float16"),
+        (zeros(1, 4).expand(5, 4), ValueError, "evidence: expected a tensor without overlapping elements"),
+        (read_only[:, 0, 0], ValueError, "evidence: expected a writable tensor"),
+        (ONE_HEAD[:, 0, :, 0], ValueError, "evidence: expected"),
+        (ONE_HEAD.view(5, 32)[:, 8:12], ValueError, "evidence: expected memory apart from that of keys"),
+        ([0.0], TypeError, "evidence: expected a tensor"),
+    ],
+)  # fmt: skip
+def test_bad_evidence_of_compactions(evidence, error, message):
+    memory = ONE_HEAD
+    fine = arguments(keys=memory[..., :4], values=memory[..., 4:])
+    assert_refused(compact_blocks_, {**fine, "evidence": evidence}, error, message)
+    several = arguments(evidence=zeros(5, 4))
+    assert_refused(compact_blocks_, several, ValueError, "keys: expected as many heads a block as evidence, 1, got 3")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -147,8 +148,9 @@ def test_evidence_in_blocks_is_that_of_keys_side_by_side(heads, group, queries, 
     if taken > blocks:
         return
     keys = torch.randn(blocks, 1, size, tokens, generator=generator).transpose(2, 3)  # as CPUs store them
-    asked = torch.randn(1, heads * group, queries, size, generator=generator)
-    evidence = torch.rand(blocks, tokens, generator=generator) / 4
+    turned, asked = torch.randn(2, 1, heads * group, queries, size, generator=generator)
+    rivals = chance.choice([None, 0, 2, 256])
+    evidence = (torch.rand(blocks, 2 * tokens, generator=generator) / 4)[:, : tokens]  # rows apart
     expected = evidence.clone()
     for head, length in enumerate(lengths.tolist()):
         if not length:
@@ -158,16 +160,20 @@ def test_evidence_in_blocks_is_that_of_keys_side_by_side(heads, group, queries, 
         beside = keys.transpose(1, 2).reshape(-1, size)[slots].contiguous()
         found = torch.zeros(length)
         run = torch.tensor([[length]])
-        own = asked[:, head * group : (head + 1) * group].contiguous()
-        echo_scores_(found, own, beside, starts=0 * run, lengths=run, scale=0.5)
+        of_group = slice(head * group, (head + 1) * group)
+        nearby = {} if rivals is None else dict(asked=asked[:, of_group], window=rivals, start=start)
+        echo_scores_(found, turned[:, of_group], beside, starts=0 * run, lengths=run, scale=0.5, **nearby)
         flat = expected.view(-1)
         flat[slots[start:]] = torch.maximum(flat[slots[start:]], found[start:])
-    got, by_torch = evidence.clone(), evidence.clone()
-    echo_blocks_(got, asked, keys, table, lengths[None], start=start, scale=0.5)
-    assert torch.equal(got, expected)
-    if lengths.min() > 0:
+    got, by_torch = torch.zeros(blocks, 2 * tokens), evidence.clone()
+    got[:, :tokens] = evidence
+    whole, got = got, got[:, :tokens]
+    nearby = {} if rivals is None else dict(asked=asked, window=rivals)
+    echo_blocks_(got, turned, keys, table, lengths[None], start=start, scale=0.5, **nearby)
+    assert torch.equal(got, expected) and not whole[:, tokens:].any()
+    if lengths.min() > 0 and rivals is not None:
         pool = SimpleNamespace(tokens=tokens, keys=keys, evidence=by_torch)
-        raise_by_torch(pool, table, lengths, asked, start, 0.5)
+        raise_by_torch(pool, table, lengths, turned, asked, start, 0.5, rivals)
         torch.testing.assert_close(by_torch, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -189,11 +195,24 @@ def test_bad_arguments_of_evidence_in_blocks():
         ({"lengths": torch.tensor([[4, 5]])}, "lengths: expected"),
         ({"lengths": torch.tensor([[4, -1]])}, "lengths: expected"),
         ({"keys": torch.full((4, 1, 2, 8), torch.nan)}, "expected finite numbers"),
+        ({"asked": torch.full((1, 2, 1, 8), torch.inf)}, "expected finite numbers"),
+        ({"asked": torch.zeros(1, 2, 2, 8)}, "asked: expected as many tokens as queries, 1, got 2"),
+        ({"asked": torch.zeros(1, 2, 1, 8).half()}, "asked: expected the dtype of queries"),
+        ({"window": -1}, "window: expected"),
     ):
         evidence = changes.get("evidence", good["evidence"]).clone()
         with pytest.raises((TypeError, ValueError), match=message):
             echo_blocks_(**good | changes | {"evidence": evidence})
         assert not evidence.any()
+
+
+def test_evidence_may_lie_backwards():
+    """As NumPy has it; nothing before or behind it is written."""
+    queries, keys = np.ones((1, 1, 1, 8), np.float32), np.ones((4, 1, 2, 8), np.float32)
+    memory = np.zeros((12, 2), np.float32)
+    evidence = memory[4:8][::-1]
+    echo_blocks_(evidence, queries, keys, np.array([[0, 1]]), np.array([[4]]), start=0)
+    assert (evidence[:2] == 0.25).all() and np.count_nonzero(memory) == 4
 
 
 @given(plans(), st.integers(0, 2**32))
@@ -378,17 +397,20 @@ class Told:
         return torch.cat(found, dim=1)
 
     def ask(self, end):
-        """The last R + 1 queries before `end`, an interval later."""
+        """The last R + 1 queries before `end`, an interval later. What each sees where it stands, behind the prompt, of text
+        that is shorter than how far they look back, gets no evidence."""
         recent, later = self.plan.options.plan.recent, end + self.plan.options.plan.interval
         for layer in range(LAYERS):
             for head in range(HEADS):
                 held = [token for token in self.held[layer][head] if token < end]
                 for token in range(end - recent - 1, end):
+                    rivals = [other for other in held if self.prompt <= other <= token]
                     for query in self.queries[layer, token, head * GROUP : (head + 1) * GROUP]:
                         pairs = torch.complex(query[: SIZE // 2], query[SIZE // 2 :])
                         pairs = pairs * torch.exp(1j * (later - token) * FREQUENCIES)
                         turned = torch.cat([pairs.real, pairs.imag])
-                        shares = (SCALE * self.keys[layer, held, head] @ turned).softmax(0).tolist()
+                        products = self.keys[layer, held, head] @ turned, self.keys[layer, rivals, head] @ query
+                        shares = (SCALE * torch.cat(products)).softmax(0)[: len(held)].tolist()
                         for entry, share in zip(held, shares, strict=True):
                             was = self.evidence[layer][head].get(entry, 0)
                             self.evidence[layer][head][entry] = max(was, share)

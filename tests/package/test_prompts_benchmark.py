@@ -12,6 +12,7 @@ from transformers import DynamicCache
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 facts = pytest.importorskip("facts")
 prompts = pytest.importorskip("prompts")
+ruler = pytest.importorskip("ruler")
 
 from lzpenalty.cache.attention import CACHE_ARGUMENT  # noqa: E402
 from tiny import VOCAB, tiny  # noqa: E402
@@ -46,6 +47,61 @@ def test_a_document_states_one_fact_of_each_kind(half):
     assert (again.ids, again.asked) == (documents[0].ids, documents[0].asked)
 
 
+class Letters:
+    """A tokenizer whose tokens are code points, with a chat's template."""
+
+    def __call__(self, text, add_special_tokens=True):
+        return SimpleNamespace(input_ids=[*map(ord, text)])
+
+    def apply_chat_template(self, turns, add_generation_prompt, tokenize):
+        assert [turn["role"] for turn in turns] == ["user"] and add_generation_prompt and not tokenize
+        return f"<user>{turns[0]['content']}</user><assistant>"
+
+    def decode(self, tokens):
+        return "".join(map(chr, tokens))
+
+
+@pytest.mark.parametrize("half", facts.HALVES)
+@pytest.mark.parametrize("task", ruler.TASKS)
+def test_a_message_states_what_its_task_asks_for(task, half):
+    tokenizer, filler = Letters(), [*map(ord, "lorem ipsum " * 400)]
+    made = [prompts.Message(tokenizer, half, filler, 2000, number, task) for number in (0, 0, 1)]
+    assert made[0].ids == made[1].ids != made[2].ids
+    message = made[2]
+    text = tokenizer.decode(message.ids)
+    assert len(message.ids) == 2000 and text.startswith("<user>") and "</user>" not in text
+    for question, answers in message.asked:
+        assert "?</user><assistant>" in tokenizer.decode(question)
+        assert all(answer in text and answer not in tokenizer.decode(question) for answer in answers)
+    answers = [answer for _, answers in message.asked for answer in answers]
+    assert len(answers) == {"single": 1, "keys": 1, "values": 4, "variables": 4, "frequent": 3, "chat": 6}[task]
+    if task == "variables":  # each one but the first is copied from the one before, and said before it is copied
+        places = [text.index(f"VAR {name} = ") for name in answers]
+        assert places == sorted(places)
+        assert all(f"VAR {b} = VAR {a}\n" in text for a, b in zip(answers, answers[1:], strict=False))
+    elif task == "frequent":
+        words = text[len("<user>") :].split()[:-1]
+        assert {*answers} == {*sorted({*words}, key=words.count)[-3:]}
+    elif task == "keys":
+        assert text.count("The locker number of the") == 4
+    elif task in ("single", "values"):
+        assert text.count("The locker number of the") == len(answers)
+
+
+def test_a_reply_is_what_the_model_says_of_the_whole_text():
+    model, ids, question = tiny(), FILLER[:300], FILLER[300:320]
+    cache, _, _ = prompts.read(model, "full cache", 4, torch.tensor([ids]))
+    whole = ids + question
+    with torch.no_grad():
+        for _ in range(6):
+            whole.append(int(model(torch.tensor([whole])).logits[0, -1].argmax()))
+    assert prompts.reply(model, cache, 300, question, 6) == whole[320:] and cache.get_seq_length() == 300
+    said = SimpleNamespace(
+        ids=ids, limit=6, decode=lambda tokens: " ".join(map(str, tokens)), asked=[(question, [str(whole[-1]), "x"])]
+    )
+    assert prompts.replies(model, cache, said) == {"0.0": "1", "0.1": "0"}
+
+
 def test_documents_end_where_a_compression_is_due_and_all_keep_as_much():
     for tokens in (1572, 4132, 7972):
         sizes = prompts._sizes(tokens)
@@ -53,7 +109,7 @@ def test_documents_end_where_a_compression_is_due_and_all_keep_as_much():
         for ratio in (2, 4, 8, 16):
             assert prompts.kept_of(tokens, ratio) == 36 + (tokens - 36) // ratio
     ids = torch.tensor([FILLER[:1572]])
-    for rule in ("echo", "echo with rivals", "rpc"):
+    for rule in ("echo", "echo without rivals", "rpc"):
         cache, seconds, peak = prompts.read(tiny(), rule, 8, ids)
         assert cache.stats()["kept"] == prompts.kept_of(1572, 8) and cache.stats()["seen"] == 1572 and seconds > 0
         assert peak == prompts.kept_of(1572 - prompts.INTERVAL, 8) + prompts.INTERVAL

@@ -18,8 +18,15 @@ class Echo(Selector):
     Every R = `recent` tokens, with n seen, the last R + 1 queries j are turned to position n + P and compared with all that
     the cache holds; the evidence for an entry t is the largest share of attention that any of them gave it:
 
-        a[g, j, t] = softmax over t of scale * <Rot(n + P) Rot(j)^-1 q[g, j], k[t]>        without a causal mask
+        x[g, j, t] = scale * <Rot(n + P) Rot(j)^-1 q[g, j], k[t]>                       without a causal mask
+        y[g, j, u] = scale * <q[g, j], k[u]>                                            for u <= j, where it stands
+        a[g, j, t] = exp(x[g, j, t]) / (sum over t' of exp(x[g, j, t']) + sum over u of exp(y[g, j, u]))
         e[t] = max(e[t], max over j and the group of a[g, j, t])
+
+    The second sum is of rivals: what a query looks at where it stands competes with what it would find, and gets no evidence.
+    Without it a head that looks nearby is made to look far, since what is near when it is asked later has not been written.
+    The entries u are those up to the query's own, at most `rivals` of them before the block, and none of those that always
+    stay; with `rivals=0` there are none.
 
     Evidence stays with its entry. One query more than there are new tokens, because the query before a token is often the
     one that finds it, as in induction heads: text that stood behind this word once will be looked for when it comes again.
@@ -29,14 +36,6 @@ class Echo(Selector):
     part of it as any other (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries,
     as RPC does, the rest by e again, the largest of three neighbours.
 
-    A head that looks nearby is made to look far when it is asked later. With `rivals`, 256 say, what a query looks at where
-    it stands is one more part of its softmax, for which nothing gets evidence: the entries u up to its own, at most so many
-    of them before the block, and none of those that always stay.
-
-        a[g, j, t] = exp(x[g, j, t]) / (sum over t of exp(x[g, j, t]) + sum over u of exp(scale * <q[g, j], k[u]>))
-
-    with x the products of turned queries above. That finds more where little stays of a document.
-
     KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
     (2407.11550) shares a budget between the heads of a layer.
     """
@@ -44,7 +43,7 @@ class Echo(Selector):
     keeps_evidence = True
     certain = 0.5
 
-    def __init__(self, rivals: int = 0):
+    def __init__(self, rivals: int = 256):
         check_integer("rivals", rivals, 0)
         self.rivals = rivals
         self.pending = []  # queries [B, Hq, q, D]: the one of overlap, and those since the last block
