@@ -73,7 +73,10 @@ static void count_penalties(lzpenalty_workspace *ws)
     reasoning.min_match = 2;
     reasoning.gate.from = 20;
     reasoning.gate.to = 28;
-    reasoning.release = reasoning.reset = (lzpenalty_marks){&close, 1};
+    reasoning.section_gate.from = 12;
+    reasoning.section_gate.to = 20;
+    reasoning.release_after = 16;
+    reasoning.release = (lzpenalty_marks){&close, 1}; /* nothing opens the section: the answer begins in one */
 #define COUNT_TEXT(name, text)                                                                                              \
     do {                                                                                                                    \
         const lzpenalty_tensor tokens = lzpenalty_vector(text, LZPENALTY_INT32, CONTEXT);                                   \

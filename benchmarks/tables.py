@@ -359,11 +359,18 @@ def generate_first() -> str:
         body.append(
             [title, f"{speed}, {rows[name]['megabytes'][last]:,.0f} MB", f"{known[0] if rule else known[1]} of {known[1]}"]
         )
+    documents = load("prompts")["documents"]["1572"]
+    for share_kept, name in (("1/4", "a quarter"), ("1/8", "an eighth")):
+        found = documents[f"echo, {share_kept}"]
+        spent, peak = cost_of_reading(documents["full cache"], found)
+        title = f"`CompressedCache(protect=4)`, {name} of a document"
+        body.append([title, f"read in {spent:.2f}x the time, {peak:,} entries", share(known_of(documents["full cache"], found))])
     header = ["cache", f"speed and memory at {int(last):,} tokens", "facts that are still known"]
     return (
         markdown(header, body)
         + "\n\nSmolLM2-135M-Instruct, on a CPU. Speed: `lzpenalty bench generate`, batch 4. Facts that transformers' own "
-        "cache knew, after 1 to 8 compressions to a quarter: `lzpenalty bench recall`."
+        "cache knew, after 1 to 8 compressions to a quarter: `lzpenalty bench recall`. Documents of 1,572 tokens, read once, "
+        "and asked later: `lzpenalty bench prompts`."
     )
 
 
@@ -583,9 +590,27 @@ def prompts_kvpress() -> str:
     return prompts_of("prompts-kvpress")
 
 
+@table
+def prompts_tasks() -> str:
+    """Tasks of RULER's, and questions of a chat, in documents that were read once."""
+    results, rows = load("prompts"), []
+    for cell, by_rule in results["documents"].items():
+        tokens, _, task = cell.partition(", ")
+        for rule in sorted(by_rule, key=lambda rule: (rule != "full cache", rule)) if task else ():
+            full, found = by_rule["full cache"], by_rule[rule]
+            answers = sum(len(each["facts"]) for each in found.values())
+            known, of = known_of(full, found)
+            known = [f"{known} of {answers} asked", ""] if rule == "full cache" else [share((known, of)), interval((known, of))]
+            rows.append([task, f"{int(tokens):,}", rule, len(found), *known])
+    header = ["task", "tokens", "rule, share kept", "documents", "answers that are known", "95% interval"]
+    return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
 def prompts_of(name: str) -> str:
     results, rows = load(name), []
     for tokens, by_rule in results["documents"].items():
+        if not tokens.isdigit():
+            continue  # a task's
         full = by_rule["full cache"]
         bits = statistics.mean(each["bits"] for each in full.values())
         held = f"{int(tokens):,}"
@@ -595,15 +620,20 @@ def prompts_of(name: str) -> str:
             found, counts = by_rule[rule], known_of(full, by_rule[rule])
             base = by_rule.get(f"echo, {rule.rpartition(', ')[2]}", {})
             more = paired(*({n: _known(each) for n, each in one.items()} for one in (base, found)))
-            peak = max(each["peak"] for each in found.values())
+            spent, peak = cost_of_reading(full, found)
             bits = {n: each["bits"] for n, each in found.items() if "bits" in each}
             price = paired({n: full[n]["bits"] for n in bits}, bits)
-            spent = statistics.median(each["seconds"] / full[n]["seconds"] for n, each in found.items())
             known = [share(counts), interval(counts), "" if base is found else more]
             rows.append([held, rule, len(found), *known, price, f"{spent:.2f}", f"{peak:,}"])
     header = ["tokens", "rule, share kept", "documents", "facts known", "95% interval", "more than echo, a document"]
     header += ["bits per token", "CPU time", "entries held at most"]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
+
+
+def cost_of_reading(full: dict, found: dict) -> tuple[float, int]:
+    """CPU time of documents to that of the full cache, the median, and the most entries that a head held."""
+    spent = statistics.median(each["seconds"] / full[number]["seconds"] for number, each in found.items())
+    return spent, max(each["peak"] for each in found.values())
 
 
 def _known(document: dict) -> int:

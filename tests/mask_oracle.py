@@ -161,7 +161,7 @@ class Masks:
             self.budgets |= self.of_row(of_row, keep)
         for (layer, head, row), (entries, scores) in regions.items():
             budget = self.budgets[layer, head, row]
-            if self.rule == "echo" and (scores > 0.5).sum() > budget:
+            if self.rule == "echo" and (scores > 0.1).sum() > budget:
                 attended = self.attention_to_region(layer, row, head, entries).tolist()
                 scores = torch.stack([scores[max(i - 1, 0) : i + 2].max() for i in range(len(scores))])
                 scores[sorted(range(len(scores)), key=lambda i: -attended[i])[: budget // 4]] = 2
@@ -176,7 +176,7 @@ class Masks:
         if self.allocation == "even":
             return dict.fromkeys(heads, keep)
         # By echo: what some query gave more than half of its attention.
-        counts = {head: int((scores[head] > 0.5).sum()) if self.rule == "echo" else 0 for head in heads}
+        counts = {head: int((scores[head] > 0.1).sum()) if self.rule == "echo" else 0 for head in heads}
         whole = keep * len(heads)
         if sum(counts.values()) > whole:
             self.crowded += 1

@@ -170,7 +170,7 @@ def raise_by_torch(pool: Pool, table, lengths, queries, asked, start: int, scale
 
 
 class _Head:
-    """What the rule looks at of one head, where more than it may keep was found for certain: its region alone."""
+    """What the rule looks at of one head, where more than it may keep was found: its region alone."""
 
     aggregation, hidden, start = "group", None, 0
 
@@ -194,15 +194,15 @@ def compress(pool: Pool, state: Heads, plan: HeadPlan, computed: int, queries: l
     sizes = (stops - start).flatten().tolist()
     flat = held.flatten(0, 1)
     scores = [flat[i, :size] for i, size in enumerate(sizes)]
-    budgets = share(scores, keep, rule.certain)
+    budgets = share(scores, keep, rule.found)
     inside = torch.arange(held.shape[2], device=held.device) < torch.tensor(sizes, device=held.device)[:, None]
-    certain = ((flat > rule.certain) & inside).sum(1).tolist()
+    found = ((flat > rule.found) & inside).sum(1).tolist()
     heads, lengths = pool.heads, state.length.flatten().tolist()
     for i, (score, budget) in enumerate(zip(scores, budgets, strict=True)):
         layer, head = divmod(i, heads)
         row, stop = state.table[layer, head], start + sizes[i]
         score = score[None]
-        if certain[i] > budget > 0:
+        if found[i] > budget > 0:
             group = queries[layer].shape[1] // heads
             own = queries[layer][:, head * group : (head + 1) * group].transpose(0, 1)[None]
             score = rule.crowded(_Head(pool, row, plan, stop, own, scales[layer]), score, budget)

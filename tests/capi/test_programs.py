@@ -45,6 +45,11 @@ def test_random_calls(installed):
     subprocess.run([installed.compile(HERE / "random_calls.c"), n], check=True)
 
 
+def test_what_counts_instructions_compiles(installed):
+    """It is run by hand alone, `make bench-instructions`, and must not be forgotten when the header changes."""
+    installed.compile(ROOT / "benchmarks/instructions.c")
+
+
 GUIDE = (ROOT / "docs/guides/c.md").read_text(encoding="utf-8")
 
 

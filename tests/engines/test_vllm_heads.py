@@ -421,19 +421,19 @@ class Told:
         region = {(i, h): [t for t in self.held[i][h] if self.prompt <= t < self.computed - recent] for i, h in heads}
         if self.rule == "echo":
             score = {at: [self.evidence[at[0]][at[1]].get(token, 0) for token in region[at]] for at in heads}
-            certain = {at: sum(share > 0.5 for share in score[at]) for at in heads}
-            if sum(certain.values()) > keep * len(heads):  # as large a part of each
-                whole = sum(certain.values())
-                exact = {at: certain[at] * keep * len(heads) / whole for at in heads}
+            found = {at: sum(share > 0.1 for share in score[at]) for at in heads}
+            if sum(found.values()) > keep * len(heads):  # as large a part of each
+                whole = sum(found.values())
+                exact = {at: found[at] * keep * len(heads) / whole for at in heads}
                 budget = {at: int(exact[at] + 1e-9) for at in heads}
                 rest = keep * len(heads) - sum(budget.values())
                 for at in sorted(heads, key=lambda at: -round(exact[at] - budget[at], 9))[:rest]:
                     budget[at] += 1
             else:
                 ranked = sorted((-share, at, n) for at in heads for n, share in enumerate(score[at]))[: keep * len(heads)]
-                budget = {at: sum(found == at for _, found, _ in ranked) for at in heads}
+                budget = {at: sum(of == at for _, of, _ in ranked) for at in heads}
             for i, h in heads:
-                if certain[i, h] > budget[i, h] > 0:
+                if found[i, h] > budget[i, h] > 0:
                     padded = [0, *score[i, h], 0]
                     score[i, h] = [max(padded[n : n + 3]) for n in range(len(region[i, h]))]
                     if budget[i, h] >= 4:
@@ -628,7 +628,7 @@ def test_what_can_not_be_asked_or_chosen_ends_in_an_error_that_names_the_request
     """And not in a text."""
 
     class Failing(SELECTORS["echo"]):
-        certain = -1.0
+        found = -1.0
 
         def crowded(self, layer, score, keep):
             raise ArithmeticError("no idea")

@@ -444,7 +444,7 @@ def test_shares_are_whole_and_sum_up():
 
 
 def test_shares_of_more_than_fits_are_in_proportion():
-    """Once more is certain than there is room for, it no longer matters how large the scores are."""
+    """Once more is found than there is room for, it no longer matters how large the scores are."""
     generator = torch.Generator().manual_seed(0)
     for heads, n, keep in ((5, 9, 3), (4, 7, 2), (3, 5, 1), (7, 11, 4)):
         scores = [torch.rand(n, generator=generator) ** (head / 2) for head in range(heads)]
@@ -458,10 +458,10 @@ def test_shares_of_more_than_fits_are_in_proportion():
         assert share([(score > 0.5).float() + score / 9 for score in scores], keep, 0.5) == budgets
         roomy = sum(found) // heads + 1
         assert share(scores, roomy, 0.5) == share(scores, roomy)
-    certain = torch.tensor([0.9, 0.9, 0.9, 0.9])
-    assert share([certain, certain * 0.6, torch.zeros(4)], 1) == [3, 0, 0]
-    assert share([certain, certain * 0.6, torch.zeros(4)], 1, 0.5) == [2, 1, 0]
-    assert share([certain * 0.6, certain * 0.6, torch.zeros(4)], 1, 0.5) == [2, 1, 0]
+    high = torch.tensor([0.9, 0.9, 0.9, 0.9])
+    assert share([high, high * 0.6, torch.zeros(4)], 1) == [3, 0, 0]
+    assert share([high, high * 0.6, torch.zeros(4)], 1, 0.5) == [2, 1, 0]
+    assert share([high * 0.6, high * 0.6, torch.zeros(4)], 1, 0.5) == [2, 1, 0]
 
 
 @pytest.mark.parametrize(("rivals", "crowded"), [(0, 11), (256, 5)])
@@ -476,19 +476,19 @@ def test_heads_that_find_nearly_all(rows, rivals, crowded):
     assert masks.compressions == 4 and masks.crowded >= crowded * rows // 3
 
 
-@pytest.mark.parametrize("certain", [0.5, 2.0])
-def test_certain_scores_of_other_selectors(certain):
-    """All scores are one: a head gets as much as any other if that is certain, and the first heads get all if it isn't."""
+@pytest.mark.parametrize("found", [0.5, 2.0])
+def test_scores_at_a_limit_of_other_selectors(found):
+    """All scores are one: a head gets as much as any other if that is at the limit, and the first heads get all if it isn't."""
 
     class Ones(selectors.Selector):
         def score(self, layer):
             return torch.ones(layer.keys.shape[0], 1, layer.stop - layer.start)
 
-    Ones.certain = certain
+    Ones.found = found
     with CompressedCache(tiny(), **SMALL, selector=Ones(), allocation="global") as cache:
         generate(tiny(), prompt(), 40, **{CACHE_ARGUMENT: cache})
     kept = [entries for layer in cache.stats()["kept_by_head"] for entries in layer[0]]
-    assert (len(set(kept)) == 1) == (certain == 0.5) and sum(kept) == len(kept) * cache.stats()["kept"]
+    assert (len(set(kept)) == 1) == (found == 0.5) and sum(kept) == len(kept) * cache.stats()["kept"]
 
 
 # Refusals.

@@ -31,9 +31,9 @@ class Echo(Selector):
     Evidence stays with its entry. One query more than there are new tokens, because the query before a token is often the
     one that finds it, as in induction heads: text that stood behind this word once will be looked for when it comes again.
 
-    More than half of a query's attention goes to one entry at most: that one has been found for certain. Some heads find
-    nearly everything so, and e then tells a .99 from a .98. If more has been found than may stay, a head keeps as large a
-    part of it as any other (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries,
+    What a query gave more than a tenth of its attention was found. Some heads find nearly everything so, and e then tells a .9
+    from a .8. If more has been found than may stay, a head keeps as large a part of it as any other
+    (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries,
     as RPC does, the rest by e again, the largest of three neighbours.
 
     KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
@@ -41,7 +41,7 @@ class Echo(Selector):
     """
 
     keeps_evidence = True
-    certain = 0.5
+    found = 0.1
 
     def __init__(self, rivals: int = 256):
         check_integer("rivals", rivals, 0)
