@@ -388,8 +388,11 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
     const int64_t size = padded(decode->queries.size), value_size = padded(decode->out.size);
     const int64_t key_stride = decode->key_stride * float_size(stored);
     const int64_t value_stride = decode->value_stride * float_size(stored);
-    const char *keys = (const char *)decode->keys + span->key * float_size(stored);
-    const char *values = (const char *)decode->values + span->value * float_size(stored);
+    const char *keys = decode->keys, *values = decode->values;
+    if (span->length) { /* without entries there may be no memory */
+        keys += span->key * float_size(stored);
+        values += span->value * float_size(stored);
+    }
     int64_t block = BLOCK_BYTES / ((size > value_size ? size : value_size) * float_size(dtype)) / VEC_LANES * VEC_LANES;
     block = block < 16 ? 16 : block > MOST_BLOCK ? MOST_BLOCK : block;
 

@@ -20,7 +20,7 @@ int take_logits(module_state *st, PyObject *object, tensor *t, lz_logits *logits
 typedef struct {
     PyObject_HEAD lz_penalty penalty;
     int32_t context;    /* newest tokens that the penalty depends on */
-    int32_t vocab_size; /* the least that all ids are of */
+    int64_t vocab_size; /* the least that all ids are of: up to 2^31 */
     Py_hash_t hash;
     lzpenalty_options c; /* the same for callers in C; its marks are those of `penalty` */
 } lz_options;

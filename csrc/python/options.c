@@ -292,7 +292,7 @@ static void complete(lz_options *self)
 #define LARGEST_MARKS(name) lz_largest_id(&p->name)
 #define OPTION(kind, name, ...)                                                                                             \
     if (LARGEST_##kind(name) >= self->vocab_size)                                                                           \
-        self->vocab_size = LARGEST_##kind(name) + 1;
+        self->vocab_size = (int64_t)LARGEST_##kind(name) + 1;
 #include "../lz/options.def"
 }
 
@@ -383,7 +383,7 @@ static PyObject *options_context(PyObject *self, void *ignored)
 static PyObject *options_vocab_size(PyObject *self, void *ignored)
 {
     (void)ignored;
-    return PyLong_FromLong(((lz_options *)self)->vocab_size);
+    return PyLong_FromLongLong(((lz_options *)self)->vocab_size);
 }
 
 static PyObject *options_changed(PyObject *self, void *ignored)

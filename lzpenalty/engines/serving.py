@@ -66,6 +66,11 @@ def request_options(
         preset = options.pop("preset", None)
         if marks and preset == "reasoning" and options.get("release") is None:
             options |= {name: ids for name, ids in marks().items() if options.get(name) is None}
+        if preset == "reasoning" and options.get("release") is None:
+            raise ValueError(
+                f"preset: expected {PREFIX}release with 'reasoning', the ids that close a section of thinking; those of the "
+                "served model are not known"
+            )
         compiled = LZOptions(**options) if preset is None else resolve(preset, options)
         for name, most in request_limits().items():
             if getattr(compiled, name) > most:

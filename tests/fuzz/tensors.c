@@ -19,7 +19,7 @@
 
 PyMODINIT_FUNC PyInit__core(void);
 
-enum { MOST_NDIM = 6, MOST_ITEMS = 4096, MOST_BYTES = 1 << 16, MOST_TENSORS = 8, MOST_EXPORTS = 64, MOST_OPTIONS = 16 };
+enum { MOST_NDIM = 6, MOST_ITEMS = 4096, MOST_BYTES = 1 << 16, MOST_TENSORS = 9, MOST_EXPORTS = 64, MOST_OPTIONS = 16 };
 
 static PyObject *core, *numpy;
 static void *forbidden; /* aligned, never to be read */
@@ -649,7 +649,7 @@ static PyObject *take_option(input *in, const call *c, const char *name)
         return Py_BuildValue("(ii)", byte % 16, byte % 16 + byte / 32);
     if (strstr("release open skip resume breakers", name))
         return take_ids(in);
-    if (strstr("strength release_rate multiplier base tolerance scale", name))
+    if (strstr("strength release_rate multiplier base tolerance scale softcap", name))
         return PyFloat_FromDouble(byte / 64.0);
     if (strstr("start stop length position k", name))
         return PyLong_FromLongLong(byte % (c->sizes['t'] + 1));
@@ -659,10 +659,12 @@ static PyObject *take_option(input *in, const call *c, const char *name)
 static PyObject *take_options(input *in, const call *c)
 {
     static const char *const names[] = {"strength", "window",       "buffer",        "cost",    "min_match",
-                                        "gate",     "release_rate", "release_after", "release", "other"};
+                                        "gate",     "release_rate", "release_after", "release", "open",
+                                        "skip",     "resume",       "section_gate",  "other"};
+    enum { NAMES = sizeof names / sizeof *names };
     PyObject *kwargs = PyDict_New(), *nothing = PyTuple_New(0);
-    for (int i = 0; i < 10; i++) {
-        if (take_byte(in) < (i < 9 ? 80 : 250))
+    for (int i = 0; i < NAMES; i++) {
+        if (take_byte(in) < (i < NAMES - 1 ? 80 : 250))
             continue;
         PyObject *value = take_option(in, c, names[i]);
         PyDict_SetItemString(kwargs, names[i], value);
@@ -683,7 +685,7 @@ static PyObject *take_options(input *in, const call *c)
 /* {row: (LZOptions, tokens)} */
 static PyObject *take_rows(input *in, call *c)
 {
-    static const wanted tokens = {"tokens", "t", "il", LONG};
+    static const wanted tokens = {"tokens", "t", "il", READ};
     PyObject *rows = PyDict_New();
     for (int i = take_number(in, 0, 3); i > 0; i--) {
         const int byte = take_byte(in);
@@ -715,6 +717,10 @@ static const struct {
 } functions[] = {
     {"lz_penalize_",
      {{"logits", "bv", FLOATS, WRITTEN}, {"tokens", "bt", INTS, LONG}},
+     {"", "strength", "window", "buffer", "cost", "min_match", "gate", "release_rate", "starts"}},
+    /* Sections are looked for in the whole text, which takes its time in one of 2^31 tokens. */
+    {"lz_penalize_",
+     {{"logits", "bv", FLOATS, WRITTEN}, {"tokens", "bt", INTS, READ}},
      {"", "strength", "window", "buffer", "cost", "min_match", "gate", "release_rate", "release_after", "release", "starts",
       "options", "open", "skip", "section_gate", "resume"}},
     {"lz_penalize_rows_", {{"logits", "bv", FLOATS, WRITTEN}}, {"rows", ""}},
@@ -740,27 +746,74 @@ static const struct {
       {"new_keys", "bhnd", NARROW, READ},
       {"new_values", "bhne", NARROW, READ}},
      {"position", ""}},
+    {"compact_blocks_",
+     {{"keys", "Nhod", NARROW, WRITTEN},
+      {"values", "Nhoe", NARROW, WRITTEN},
+      {"blocks", "w", INTS, READ},
+      {"positions", "1hk", "l", ASCENDING}},
+     {"start", "stop", "length", "", "evidence"}},
+    {"gather_blocks_",
+     {{"out", "1hnd", NARROW, WRITTEN}, {"cache", "Nhod", NARROW, READ}, {"blocks", "w", INTS, READ}},
+     {"start", ""}},
+    {"echo_blocks_",
+     {{"evidence", "No", "f", WRITTEN},
+      {"queries", "1qrd", NARROW, READ},
+      {"keys", "N1od", NARROW, READ},
+      {"blocks", "hw", "l", READ},
+      {"lengths", "1h", "l", READ}},
+     {"start", "", "scale", "asked", "window"}},
+    {"append_ragged_",
+     {{"keys", "td", NARROW, WRITTEN},
+      {"values", "te", NARROW, WRITTEN},
+      {"new_keys", "bhnd", NARROW, READ},
+      {"new_values", "bhne", NARROW, READ}},
+     {"starts", "lengths", ""}},
+    {"echo_scores_",
+     {{"evidence", "t", "f", WRITTEN}, {"queries", "bqrd", NARROW, READ}, {"keys", "td", NARROW, READ}},
+     {"starts", "lengths", "", "scale", "asked", "window", "start"}},
+    {"attend",
+     {{"queries", "bqrd", NARROW, READ}, {"keys", "bhtd", NARROW, READ}, {"values", "bhte", NARROW, READ}},
+     {"", "lengths", "pads", "scale", "softcap"}},
     {"parse_lz77", {{"tokens", "t", INTS, READ}}, {"window", ""}},
     {"parse_lz78", {{"tokens", "t", INTS, READ}}, {""}},
     {"find_loops", {{"tokens", "t", INTS, READ}}, {"min_repeats", "tolerance", "max_period", ""}},
 };
 
+/* The options among these that are tensors. */
+static const struct {
+    const char *function;
+    wanted tensor;
+} named[] = {
+    {"compact_blocks_", {"evidence", "No", "f", WRITTEN}},
+    {"echo_blocks_", {"asked", "1qrd", NARROW, READ}},
+    {"append_ragged_", {"starts", "bh", "l", READ}},
+    {"append_ragged_", {"lengths", "bh", "l", READ}},
+    {"echo_scores_", {"starts", "bh", "l", READ}},
+    {"echo_scores_", {"lengths", "bh", "l", READ}},
+    {"echo_scores_", {"asked", "bqrd", NARROW, READ}},
+    {"attend", {"lengths", "b", "l", READ}},
+    {"attend", {"pads", "b", "l", READ}},
+};
+
 static void take_sizes(input *in, call *c)
 {
-    static const char letters[] = "bhqrtdevkn";
-    static const int most[] = {3, 2, 3, 5, 24, 9, 5, 40, 5, 5};
+    static const char letters[] = "bhqrtdevknNow1";
+    static const int most[] = {3, 2, 3, 5, 24, 9, 5, 40, 5, 5, 4, 5, 4, 1};
     const int byte = take_byte(in);
     c->one_row = byte & 1;
     for (int i = 0; letters[i]; i++)
-        c->sizes[(int)letters[i]] = take_number(in, byte < 240, most[i]);
+        c->sizes[(int)letters[i]] = letters[i] == '1' ? 1 : take_number(in, byte < 240, most[i]);
     c->sizes['q'] *= c->sizes['h'];
     if (byte & 2)
         c->sizes['h'] = 1;
 }
 
-static PyObject *take_argument(input *in, call *c, const char *name)
+static PyObject *take_argument(input *in, call *c, size_t which, const char *name)
 {
     static const wanted starts = {"starts", "b", INTS, READ};
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++)
+        if (strcmp(named[i].function, functions[which].name) == 0 && strcmp(named[i].tensor.name, name) == 0)
+            return Py_NewRef(take_tensor(in, c, &named[i].tensor));
     if (strcmp(name, "rows") == 0)
         return take_byte(in) < 250 ? take_rows(in, c) : take_odd_option(in);
     if (strcmp(name, "starts") == 0 && take_byte(in) < 128)
@@ -789,7 +842,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             given = 0;
         else if (given || take_byte(&in) >= 128) {
             PyObject *key = PyUnicode_InternFromString(name);
-            values[n++] = take_argument(&in, &c, name);
+            values[n++] = take_argument(&in, &c, which, name);
             REQUIRE(values[n - 1] && PyList_Append(names, key) == 0);
             Py_DECREF(key);
         }

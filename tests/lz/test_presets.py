@@ -110,5 +110,5 @@ def test_a_request_names_the_ids_of_a_tokenizer():
     assert params == {"lz_preset": "reasoning", "lz_window": 64, **marks} and len(marks) == 4
     assert request_options(params) == resolve("reasoning", {"window": 64}, made)
     assert lz_params() == {"lz_strength": 0.15}
-    with pytest.raises(ValueError, match="lz_preset: expected tokenizer="):
+    with pytest.raises(ValueError, match="lz_preset: expected lz_release with 'reasoning'"):
         lz_params(preset="reasoning", tokenizer=tokenizer())

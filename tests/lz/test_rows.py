@@ -157,6 +157,14 @@ def test_ids_beyond_the_vocabulary_are_refused_everywhere(name, caplog):
     assert logits[0].any() and not logits[1].any() and "expected ids of a vocabulary of 9" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["release", "open", "skip", "resume"])
+def test_the_least_vocabulary_is_beyond_the_largest_id(name):
+    """Also of the largest id that there can be: servers look at it, so that a step never has to raise."""
+    other = {"skip": {"resume": [3]}, "resume": {"skip": [3]}}.get(name, {})
+    assert LZOptions(**{name: [2**31 - 1]}, **other).vocab_size == 2**31
+    assert LZOptions(**{name: [7, [1, 9]]}, **other).vocab_size == 10 and LZOptions().vocab_size == 0
+
+
 @given(OPTIONS, OPTIONS)
 def test_options_are_values(left, right):
     a, b = LZOptions(**left), LZOptions(**right)
@@ -324,7 +332,7 @@ def test_a_request_names_a_preset():
         ({"lz_skip": [-1]}, "lz_skip: expected ids"),
         ({"lz_preset": "strong"}, "lz_preset: expected one of 'paper', 'gentle', 'reasoning', got 'strong'"),
         ({"lz_preset": ["gentle"]}, "lz_preset: expected one of"),
-        ({"lz_preset": "reasoning"}, "lz_preset: expected tokenizer=, the model's, with 'reasoning', or release="),
+        ({"lz_preset": "reasoning"}, "lz_preset: expected lz_release with 'reasoning', the ids that close"),
         ({"lz_cost": "zip"}, "lz_cost: expected 'lzss', 'pair' or 'distance', got 'zip'"),
     ],
 )
