@@ -3,12 +3,12 @@
     python benchmarks/echo.py [--threads 1] [--batch 1] [--recent 32]
 
 One layer of a cache whose key heads have lengths of their own (half of them a quarter of the others'), of the sizes of
-SmolLM2-135M, Qwen2.5-7B and QwQ-32B: `attend` for R single tokens, and `echo_scores_` once for the R + 1 queries of them and
-of the one before, with their 256 rivals, turning not included. Seconds are those of the threads' processors (as wall time means nothing on a
-machine with other work), medians of several runs in turns. The scores multiply R + 1 queries with all keys, attention R
-queries with all keys and all values: of the multiplications echo has (R + 1) / 2R, a little more than half, and those with
-rivals, so its share of the time says how much of its time attention waits for memory. Beside it stands what both reach of what a core multiplies and
-adds (peak.c). Writes results/echo.json; needs a C compiler."""
+SmolLM2-135M, Qwen2.5-7B and QwQ-32B: `attend` for R single tokens, and `echo_scores_` once for the R + 1 queries of them
+and of the one before, with their 256 rivals, turning not included. Seconds are those of the threads' processors (as wall
+time means nothing on a machine with other work), medians of several runs in turns. The scores multiply R + 1 queries with
+all keys, attention R queries with all keys and all values: of the multiplications echo has (R + 1) / 2R, a little more
+than half, and those with rivals, so its share of the time says how much of its time attention waits for memory. Beside it
+stands what both reach of what a core multiplies and adds (peak.c). Writes results/echo.json; needs a C compiler."""
 
 import argparse
 import statistics

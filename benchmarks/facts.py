@@ -93,7 +93,12 @@ def fact(half: str, kind: str, rng: random.Random) -> Fact:
         digits = "".join(rng.choice("0123456789") for _ in range(5))
         if report:
             said = "The safe in the office opens with the number"
-            return Fact(f"\n\n{said} {digits}, please keep this to yourself.\n\n", f"\n\n{said}", f" {digits}", "Which number opens the safe in the office?")
+            return Fact(
+                f"\n\n{said} {digits}, please keep this to yourself.\n\n",
+                f"\n\n{said}",
+                f" {digits}",
+                "Which number opens the safe in the office?",
+            )
         stated = f"\n\nRemember this: the passcode is {digits}. I will need it later.\n\n"
         return Fact(stated, "\n\nNow, what was it? The passcode is", f" {digits}", "Which passcode was I to remember?")
     if kind == "name":

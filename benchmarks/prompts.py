@@ -30,11 +30,11 @@ import random
 import time
 from importlib.util import find_spec
 
-import ruler
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
+import ruler
 from facts import HALVES, KINDS, fact, known_of
 from harness import RESULTS, with_model, write
 from lzpenalty.cache.attention import CACHE_ARGUMENT
@@ -106,8 +106,8 @@ class Document:
 
 
 class Message:
-    """`ids` of so many tokens, which begin a chat in which a task of ruler.py is stated, what is `asked` later, and what each
-    reply should hold, with its first words."""
+    """`ids` of so many tokens, which begin a chat in which a task of ruler.py is stated, what is `asked` later, and what
+    each reply should hold."""
 
     def __init__(self, tokenizer, half: str, filler: list[int], tokens: int, number: int, task: str):
         rng = random.Random(f"{task} {half} {tokens} {number}")
@@ -213,8 +213,8 @@ def replies(model, cache, message: Message) -> dict[str, str]:
 
 
 def reply(model, cache, begins: int, question: list[int], limit: int) -> list[int]:
-    """So many tokens that the model says to a question, which comes behind so many tokens. Presses leave no trace of how many
-    there were, so positions are given."""
+    """So many tokens that the model says to a question, which comes behind so many tokens. Positions are given, as in
+    logits_of."""
     twin, said, ids, at = copy.deepcopy(cache), [], torch.tensor([question]), begins
     with torch.inference_mode(), watching(twin):
         for _ in range(limit):

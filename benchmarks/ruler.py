@@ -1,5 +1,5 @@
-"""Long documents with something to find, in the manner of RULER (arXiv 2404.06654): its tasks by their published definitions,
-in words and texts of our own, asked as a user asks in a chat.
+"""Long documents with something to find, in the manner of RULER (arXiv 2404.06654): its tasks by their published
+definitions, in words and texts of our own, asked as a user asks in a chat.
 
 single      one number, by its key
 keys        the same among three others with keys of their own
@@ -71,7 +71,8 @@ class Task:
         self.asked = [(question, f"The four locker numbers of the {key} are", numbers)]
 
     def _variables(self, rng, half):
-        number, names = str(rng.randrange(10_000, 100_000)), ["".join(rng.sample(string.ascii_uppercase, 4)) for _ in range(4)]
+        number = str(rng.randrange(10_000, 100_000))
+        names = ["".join(rng.sample(string.ascii_uppercase, 4)) for _ in range(4)]
         values = [number, *(f"VAR {name}" for name in names)]
         self.stated = [f"\n\nVAR {name} = {value}\n\n" for name, value in zip(names, values[:-1], strict=True)]
         question = f"Which variables hold the number {number}, by themselves or copied from another?"

@@ -364,13 +364,14 @@ def generate_first() -> str:
         found = documents[f"echo, {share_kept}"]
         spent, peak = cost_of_reading(documents["full cache"], found)
         title = f"`CompressedCache(protect=4)`, {name} of a document"
-        body.append([title, f"read in {spent:.2f}x the time, {peak:,} entries", share(known_of(documents["full cache"], found))])
+        known = share(known_of(documents["full cache"], found))
+        body.append([title, f"read in {spent:.2f}x the time, {peak:,} entries", known])
     header = ["cache", f"speed and memory at {int(last):,} tokens", "facts that are still known"]
     return (
         markdown(header, body)
         + "\n\nSmolLM2-135M-Instruct, on a CPU. Speed: `lzpenalty bench generate`, batch 4. Facts that transformers' own "
-        "cache knew, after 1 to 8 compressions to a quarter: `lzpenalty bench recall`. Documents of 1,572 tokens, read once, "
-        "and asked later: `lzpenalty bench prompts`."
+        "cache knew, after 1 to 8 compressions to a quarter: `lzpenalty bench recall`. Documents of 1,572 tokens, read "
+        "once, and asked later: `lzpenalty bench prompts`."
     )
 
 
@@ -600,8 +601,9 @@ def prompts_tasks() -> str:
             full, found = by_rule["full cache"], by_rule[rule]
             answers = sum(len(each["facts"]) for each in found.values())
             known, of = known_of(full, found)
-            known = [f"{known} of {answers} asked", ""] if rule == "full cache" else [share((known, of)), interval((known, of))]
-            rows.append([task, f"{int(tokens):,}", rule, len(found), *known])
+            asked = f"{known} of {answers} asked"
+            counts = [asked, ""] if rule == "full cache" else [share((known, of)), interval((known, of))]
+            rows.append([task, f"{int(tokens):,}", rule, len(found), *counts])
     header = ["task", "tokens", "rule, share kept", "documents", "answers that are known", "95% interval"]
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 

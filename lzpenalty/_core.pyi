@@ -109,7 +109,7 @@ def dry_penalize_(
     base: float = 1.75,
     allowed_length: int = 2,
     window: int = 1024,
-    breakers: _Ids = (),
+    sequence_breakers: _Ids = (),
     starts: _Starts = None,
 ) -> _T: ...
 def codelength_deltas(

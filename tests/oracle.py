@@ -129,16 +129,16 @@ def penalty_bits(history, vocab, window, buffer, cost, min_match):
     return {a: log2(vocab) - d for a, d in deltas(history, vocab, window, buffer, cost, min_match).items()}
 
 
-def dry(history, vocab, *, multiplier=0.8, base=1.75, allowed_length=2, window=1024, breakers=()):
+def dry(history, vocab, *, multiplier=0.8, base=1.75, allowed_length=2, window=1024, sequence_breakers=()):
     """{token: what is subtracted from its logit} in nats."""
     history = list(history)[-window:] if window else []
     since_breaker = 0
-    while since_breaker < len(history) and history[-1 - since_breaker] not in breakers:
+    while since_breaker < len(history) and history[-1 - since_breaker] not in sequence_breakers:
         since_breaker += 1
     result = {}
     for j in range(len(history)):
         token, n = history[j], common_suffix(history[:j], history, since_breaker)
-        if n >= allowed_length and token not in breakers and 0 <= token < vocab:
+        if n >= allowed_length and token not in sequence_breakers and 0 <= token < vocab:
             result[token] = max(result.get(token, 0.0), multiplier * base ** (n - allowed_length))
     return result
 

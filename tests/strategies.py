@@ -63,7 +63,7 @@ dry_options = st.fixed_dictionaries(
         "base": st.floats(1, 2, width=32),
         "allowed_length": st.integers(1, 5),
         "window": st.integers(0, 100),
-        "breakers": st.lists(st.integers(0, 8), max_size=3),
+        "sequence_breakers": st.lists(st.integers(0, 8), max_size=3),
     }
 )
 

@@ -28,16 +28,16 @@ static int is_at_least_0(float x)
 /* The breakers as `dry` wants them, in the workspace. */
 static int read_breakers(const lzpenalty_dry_options *given, lzpenalty_workspace *ws, lz_dry *dry)
 {
-    const int32_t n = given->n_breakers;
+    const int32_t n = given->n_sequence_breakers;
     WANT(n >= 0, LZPENALTY_BAD_BREAKERS);
-    WANT(given->breakers || n == 0, LZPENALTY_NULL);
+    WANT(given->sequence_breakers || n == 0, LZPENALTY_NULL);
     for (int32_t i = 0; i < n; i++)
-        WANT(given->breakers[i] >= 0 && given->breakers[i] < INT32_MAX, LZPENALTY_BAD_BREAKERS);
+        WANT(given->sequence_breakers[i] >= 0 && given->sequence_breakers[i] < INT32_MAX, LZPENALTY_BAD_BREAKERS);
     if (n == 0)
         return LZPENALTY_OK;
     int32_t *list = lz_workspace_block(&ws->lz, LZ_IDS, (size_t)n * sizeof *list);
     WANT(list, LZPENALTY_NO_MEMORY);
-    memcpy(list, given->breakers, (size_t)n * sizeof *list);
+    memcpy(list, given->sequence_breakers, (size_t)n * sizeof *list);
     dry->breakers = list;
     dry->n_breakers = lz_sort_ids(list, n);
     return LZPENALTY_OK;

@@ -57,7 +57,7 @@ const char *lzpenalty_strerror(int status)
     case LZPENALTY_BAD_ALLOWED_LENGTH:
         return "allowed_length: expected 1 token or more";
     case LZPENALTY_BAD_BREAKERS:
-        return "breakers: expected ids >= 0, and n_breakers >= 0";
+        return "sequence_breakers: expected ids >= 0, and n_sequence_breakers >= 0";
     case LZPENALTY_BAD_NGRAM:
         return "ngram: expected 1 token or more";
     case LZPENALTY_BAD_COUNT:

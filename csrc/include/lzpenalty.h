@@ -282,12 +282,13 @@ LZPENALTY_API int lzpenalty_token_bits(lzpenalty_workspace *ws, const lzpenalty_
 
 typedef struct lzpenalty_dry_options {
     size_t size;
-    float multiplier;        /* nats, finite and >= 0; 0 changes nothing. Default 0.8 */
-    float base;              /* finite and > 0. Default 1.75 */
-    int32_t allowed_length;  /* shortest repetition that is penalised, in tokens, >= 1. Default 2 */
-    int32_t window;          /* tokens that are looked at, >= 0; 0 changes nothing. Default 1024 */
-    const int32_t *breakers; /* ids >= 0 that end a repetition, such as those of newlines, and never pay; in any order */
-    int32_t n_breakers;
+    float multiplier;       /* nats, finite and >= 0; 0 changes nothing. Default 0.8 */
+    float base;             /* finite and > 0. Default 1.75 */
+    int32_t allowed_length; /* shortest repetition that is penalised, in tokens, >= 1. Default 2 */
+    int32_t window;         /* tokens that are looked at, >= 0; 0 changes nothing. Default 1024 */
+    const int32_t
+        *sequence_breakers; /* ids >= 0 that end a repetition, such as those of newlines, and never pay; in any order */
+    int32_t n_sequence_breakers;
     int32_t reserved; /* 0 */
 } lzpenalty_dry_options;
 

@@ -177,7 +177,7 @@ static int dry_on_cuda(module_state *st, batch *b, const lz_dry *dry)
     cuda_call call;
     cuda_status status;
     int64_t most;
-    if (cuda_check_ids("breakers", dry->n_breakers, CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
+    if (cuda_check_ids("sequence_breakers", dry->n_breakers, CUDA_MOST_IDS) < 0 || begin_on_cuda(st, b, &call) < 0)
         return -1;
     if (!cuda_dry_fits(call.device, dry, &b->lz_tokens, &most))
         return fail_window(dry->window, most, "list of breakers");
@@ -303,7 +303,8 @@ done:
 }
 
 const char doc_dry_penalize[] =
-    "dry_penalize_($module, /, logits, tokens, *, multiplier=0.8, base=1.75, allowed_length=2, window=1024, breakers=(), "
+    "dry_penalize_($module, /, logits, tokens, *, multiplier=0.8, base=1.75, allowed_length=2, window=1024, "
+    "sequence_breakers=(), "
     "starts=None)\n--\n\n"
     "DRY: a token that would prolong a repetition of n tokens pays, if n >= allowed_length, in place,\n\n"
     "    multiplier * base ** (n - allowed_length)    nats\n\n"
@@ -321,7 +322,7 @@ const char doc_dry_penalize[] =
     "    Shortest repetition that is penalised, in tokens, >= 1.\n"
     "window : int, default 1024\n"
     "    Tokens that are looked at; 0 switches the penalty off.\n"
-    "breakers : iterable of int, int, or None\n"
+    "sequence_breakers : iterable of int, int, or None\n"
     "    Ids that end a repetition, such as those of newlines, and that are never penalised.\n"
     "starts : int, int tensor [B], or None\n"
     "    Position of each row's first token that counts. Default 0.\n" CUDA_STARTS_DOC "Returns\n-------\n"
@@ -339,7 +340,7 @@ PyObject *py_dry_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_
                                   2,
                                   8,
                                   {NAME(logits), NAME(tokens), NAME(multiplier), NAME(base), NAME(allowed_length),
-                                   NAME(window), NAME(breakers), NAME(starts)}};
+                                   NAME(window), NAME(sequence_breakers), NAME(starts)}};
     module_state *st = state_of(module);
     PyObject *v[8], *result = NULL;
     lz_dry dry = {.multiplier = 0.8f, .base = 1.75f, .allowed_length = 2, .window = 1024};
@@ -347,7 +348,8 @@ PyObject *py_dry_penalize(PyObject *module, PyObject *const *args, Py_ssize_t n_
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_float(v[2], "multiplier", 1, &dry.multiplier) < 0 ||
         arg_float(v[3], "base", 0, &dry.base) < 0 || arg_int(v[4], "allowed_length", 1, &dry.allowed_length) < 0 ||
         arg_int(v[5], "window", 0, &dry.window) < 0 || !(b.ws = workspace_take(st)) ||
-        arg_ids(v[6], "breakers", b.ws, &dry.breakers, &dry.n_breakers) < 0 || take_batch(st, v[0], v[1], v[7], &b) < 0)
+        arg_ids(v[6], "sequence_breakers", b.ws, &dry.breakers, &dry.n_breakers) < 0 ||
+        take_batch(st, v[0], v[1], v[7], &b) < 0)
         goto done;
     if (dry.multiplier > 0 && dry.window > 0 && on_cuda(&b.logits)) {
         if (dry_on_cuda(st, &b, &dry) < 0)

@@ -23,7 +23,7 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
     X(from_dlpack) X(max_version) X(requires_grad) X(is_neg) X(numpy)                                                       \
     X(logits) X(tokens) X(starts) X(rows) X(vocab_size)                                                                         \
     X(options) X(gram)                                                                                                      \
-    X(multiplier) X(base) X(allowed_length) X(breakers)                                                                     \
+    X(multiplier) X(base) X(allowed_length) X(sequence_breakers)                                                                     \
     X(ngram) X(count) X(max_period) X(min_repeats) X(tolerance)                                                             \
     X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
     X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)                         \

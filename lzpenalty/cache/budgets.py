@@ -5,9 +5,9 @@ one budget for all heads of a row, what would be found again competes with every
 gets as many entries as it has among the best. That is known only when the last layer has attended, so layers wait for it.
 Each row of a batch has a budget of its own, so that it keeps what it would keep alone.
 
-A selector may have a score above which an entry was `found`, and larger scores say little more. As long as all that was found
-fits, nothing is different. If it doesn't, size would give everything to heads that find everything. So each head gives up the
-same part, and its selector says what it goes by (`crowded`).
+A selector may have a score above which an entry was `found`, and larger scores say little more. As long as all that was
+found fits, nothing is different. If it doesn't, size would give everything to heads that find everything. So each head gives
+up the same part, and its selector says what it goes by (`crowded`).
 """
 
 import math

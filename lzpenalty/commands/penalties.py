@@ -68,7 +68,7 @@ def _numbers(name: str, given: str, kinds: tuple[type, ...]) -> list:
 
 def _dry(name: str, given: str, breakers: list[int]) -> Penalty:
     multiplier, base, allowed = _numbers(name, given, (float, float, int))
-    options = {"multiplier": multiplier, "base": base, "allowed_length": allowed, "breakers": breakers}
+    options = {"multiplier": multiplier, "base": base, "allowed_length": allowed, "sequence_breakers": breakers}
     dry_penalize_(torch.zeros(1, 2), torch.zeros(1, 0, dtype=torch.int64), **options)  # raises for numbers that are none
     return Penalty(f"{name}={given}", lambda prompt_length: [DRYLogitsProcessor(prompt_length, **options)])
 

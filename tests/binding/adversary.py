@@ -161,7 +161,7 @@ def make(function):
         "lz_penalize_rows_": lambda: dict(logits=logits, rows={0: (options, text)}),
         "gather_tokens_": lambda: dict(tokens=np.zeros((1, LONG), np.int32), rows={0: (options, text)}),
         "dry_penalize_": lambda: dict(logits=logits, tokens=text[None], multiplier=1.0, base=1.5, allowed_length=1,
-                                      window=600, breakers=[5], starts=one[0]),
+                                      window=600, sequence_breakers=[5], starts=one[0]),
         "codelength_deltas": lambda: dict(tokens=text, vocab_size=LONG, **coder),
         "token_bits": lambda: dict(tokens=text[:9000].copy(), vocab_size=LONG, **{**coder, "window": 4}),
         "repetition_period": lambda: dict(tokens=text[None], ngram=3, count=3, max_period=9, starts=one[0]),

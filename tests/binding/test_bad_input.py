@@ -150,8 +150,8 @@ def test_keywords_need_not_be_interned():
         ({"base": nan}, ValueError, "base: "),
         ({"allowed_length": 0}, ValueError, "allowed_length: "),
         ({"window": -1}, ValueError, "window: "),
-        ({"breakers": ["a"]}, TypeError, "breakers: expected token ids, got 'a'"),
-        ({"breakers": [-1]}, ValueError, "breakers: "),
+        ({"sequence_breakers": ["a"]}, TypeError, "sequence_breakers: expected token ids, got 'a'"),
+        ({"sequence_breakers": [-1]}, ValueError, "sequence_breakers: "),
         ({"starts": 9}, ValueError, "starts: "),
     ],
 )

@@ -37,7 +37,7 @@ def test_levels_agree_bit_for_bit(history, coder, option, vocab):
     for results in (
         at_each_level(lambda: lz_penalize_(logits.copy(), tokens, **coder, **option).tobytes()),
         at_each_level(lambda: listing(tokens, vocab, **coder)),
-        at_each_level(lambda: dry_penalize_(logits.copy(), tokens, breakers=[3]).tobytes()),
+        at_each_level(lambda: dry_penalize_(logits.copy(), tokens, sequence_breakers=[3]).tobytes()),
         at_each_level(lambda: repetition_period(tokens, ngram=3, count=3, max_period=20).tobytes()),
         at_each_level(lambda: loop_evidence(tokens, gram=2, window=90).tobytes()),
     ):

@@ -60,8 +60,8 @@ class DryOptions(Sized):
         ("base", c.c_float),
         ("allowed_length", c.c_int32),
         ("window", c.c_int32),
-        ("breakers", c.POINTER(c.c_int32)),
-        ("n_breakers", c.c_int32),
+        ("sequence_breakers", c.POINTER(c.c_int32)),
+        ("n_sequence_breakers", c.c_int32),
         ("reserved", c.c_int32),
     ]
 

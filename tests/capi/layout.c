@@ -43,8 +43,8 @@ int main(void)
     FIELD(lzpenalty_dry_options, base);
     FIELD(lzpenalty_dry_options, allowed_length);
     FIELD(lzpenalty_dry_options, window);
-    FIELD(lzpenalty_dry_options, breakers);
-    FIELD(lzpenalty_dry_options, n_breakers);
+    FIELD(lzpenalty_dry_options, sequence_breakers);
+    FIELD(lzpenalty_dry_options, n_sequence_breakers);
     FIELD(lzpenalty_dry_options, reserved);
     STRUCT(lzpenalty_phrase);
     FIELD(lzpenalty_phrase, source);

@@ -348,7 +348,7 @@ static void call_penalize(void)
         settle(lzpenalty_penalize(spoils() ? NULL : ws, &options, &logits, &tokens, starts));
         return;
     }
-    dry.n_breakers = new_ids(&dry.breakers, 100);
+    dry.n_sequence_breakers = new_ids(&dry.sequence_breakers, 100);
     dry.size = spoil_size(sizeof dry);
     maybe_spoil(&logits);
     remember();

@@ -50,8 +50,8 @@ int main(void)
         text[i] = (i % 70) * (i % 70) % VOCAB;
     rich.release = (lzpenalty_marks){&release, 1};
     rich.gate.to = 20;
-    dry.breakers = breakers;
-    dry.n_breakers = 3;
+    dry.sequence_breakers = breakers;
+    dry.n_sequence_breakers = 3;
     for (int n = MOST; n > MOST - 300; n--) {
         const lzpenalty_tensor tokens = lzpenalty_vector(text, LZPENALTY_INT32, n);
         int64_t number, count;

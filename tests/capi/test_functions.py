@@ -49,13 +49,13 @@ def test_defaults_are_those_of_python(library):
     assert (o.cost, getattr(o.gate, "from"), o.gate.to, o.release.n, o.open.n, o.skip.n, o.resume.n) == (0,) * 7
     dry = header.DryOptions()
     assert library.dry_options_init(dry, ctypes.sizeof(dry)) == 0
-    assert dry.fields() | {"breakers": None} == {
+    assert dry.fields() | {"sequence_breakers": None} == {
         "multiplier": pytest.approx(0.8),
         "base": 1.75,
         "allowed_length": 2,
         "window": 1024,
-        "breakers": None,
-        "n_breakers": 0,
+        "sequence_breakers": None,
+        "n_sequence_breakers": 0,
         "reserved": 0,
     }
 
@@ -152,8 +152,8 @@ def test_batches(library, ws, random, dtype, ids):
     dry = header.DryOptions()
     library.dry_options_init(dry, ctypes.sizeof(dry))
     breakers = (ctypes.c_int32 * 3)(7, 3, 7)
-    dry.breakers, dry.n_breakers = breakers, 3
-    lzpenalty.dry_penalize_(wanted, tokens, starts=starts, breakers=[3, 7])
+    dry.sequence_breakers, dry.n_sequence_breakers = breakers, 3
+    lzpenalty.dry_penalize_(wanted, tokens, starts=starts, sequence_breakers=[3, 7])
     assert library.dry(ws, dry, tensor(got), tensor(tokens), pointer(starts)) == 0
     assert (got == wanted).all()
 

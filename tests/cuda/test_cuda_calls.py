@@ -386,7 +386,7 @@ def test_devices_must_agree(emulated):
     [
         (lz_penalize_, {}),
         (lz_penalize_, {"gate": (20, 28), "release": [[1, 2], 3], "release_rate": 0}),
-        (dry_penalize_, {"breakers": [3]}),
+        (dry_penalize_, {"sequence_breakers": [3]}),
     ],
 )
 def test_windows_have_to_fit_the_device(emulated, function, options):
@@ -430,7 +430,7 @@ def test_no_window_fits(emulated):
         lz_penalize_(logits, tokens, window=9, buffer=70_000)
 
 
-@pytest.mark.parametrize(("function", "name"), [(dry_penalize_, "breakers")])
+@pytest.mark.parametrize(("function", "name"), [(dry_penalize_, "sequence_breakers")])
 def test_lists_have_to_fit_a_launch(emulated, function, name):
     wide = np.zeros((1, 2000), np.float32)
     logits, tokens = emulated.put(wide), emulated.put(TOKENS[:1])

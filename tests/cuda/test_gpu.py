@@ -50,7 +50,7 @@ def test_calls_wait_for_nothing(batch, never_wait):
     queries, values = torch.randn(2, 16, 32, 128, device="cuda", dtype=torch.bfloat16), keys.clone()
     torch.cuda._sleep(2_000_000_000)  # the queue is busy for about a second
     lz_penalize_(logits, tokens)
-    dry_penalize_(logits, tokens, breakers=[7])
+    dry_penalize_(logits, tokens, sequence_breakers=[7])
     repetition_period(tokens)
     positions = select_top(attention_scores(queries, keys, start=10, stop=800), 200)
     compact_(keys, values, positions, start=10, stop=800, length=832)

@@ -150,7 +150,7 @@ def test_evidence_in_blocks_is_that_of_keys_side_by_side(heads, group, queries, 
     keys = torch.randn(blocks, 1, size, tokens, generator=generator).transpose(2, 3)  # as CPUs store them
     turned, asked = torch.randn(2, 1, heads * group, queries, size, generator=generator)
     rivals = chance.choice([None, 0, 2, 256])
-    evidence = (torch.rand(blocks, 2 * tokens, generator=generator) / 4)[:, : tokens]  # rows apart
+    evidence = (torch.rand(blocks, 2 * tokens, generator=generator) / 4)[:, :tokens]  # rows apart
     expected = evidence.clone()
     for head, length in enumerate(lengths.tolist()):
         if not length:

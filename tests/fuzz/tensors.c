@@ -647,7 +647,7 @@ static PyObject *take_option(input *in, const call *c, const char *name)
         return PyUnicode_FromString(byte & 1 ? "layer" : "group");
     if (strstr("section_gate", name))
         return Py_BuildValue("(ii)", byte % 16, byte % 16 + byte / 32);
-    if (strstr("release open skip resume breakers", name))
+    if (strstr("release open skip resume sequence_breakers", name))
         return take_ids(in);
     if (strstr("strength release_rate multiplier base tolerance scale softcap", name))
         return PyFloat_FromDouble(byte / 64.0);
@@ -727,7 +727,7 @@ static const struct {
     {"gather_tokens_", {{"tokens", "bt", "i", WRITTEN}}, {"rows", ""}},
     {"dry_penalize_",
      {{"logits", "bv", FLOATS, WRITTEN}, {"tokens", "bt", INTS, LONG}},
-     {"", "multiplier", "base", "allowed_length", "window", "breakers", "starts"}},
+     {"", "multiplier", "base", "allowed_length", "window", "sequence_breakers", "starts"}},
     {"codelength_deltas",
      {{"tokens", "t", INTS, READ}},
      {"vocab_size", "", "window", "buffer", "cost", "min_match", "options"}},

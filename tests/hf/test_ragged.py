@@ -478,7 +478,7 @@ def test_heads_that_find_nearly_all(rows, rivals, crowded):
 
 @pytest.mark.parametrize("found", [0.5, 2.0])
 def test_scores_at_a_limit_of_other_selectors(found):
-    """All scores are one: a head gets as much as any other if that is at the limit, and the first heads get all if it isn't."""
+    """All scores are one: a head gets as much as any other if that is at the limit; if not, the first get all."""
 
     class Ones(selectors.Selector):
         def score(self, layer):

@@ -31,9 +31,9 @@ def test_breakers_end_a_repetition_and_are_free(device):
     penalize = device.of(dry_penalize_)
     text = np.array([1, 2, 3, 4, 0, 1, 2, 3])
     assert penalize(np.zeros(9), text)[4] == pytest.approx(-0.8 * 1.75, rel=1e-6)
-    assert penalize(np.zeros(9), text, breakers=[2])[4] == 0
-    assert penalize(np.zeros(9), text, breakers=[4])[4] == 0
-    assert penalize(np.zeros(9), text, breakers=0)[4] == pytest.approx(-0.8 * 1.75, rel=1e-6)
+    assert penalize(np.zeros(9), text, sequence_breakers=[2])[4] == 0
+    assert penalize(np.zeros(9), text, sequence_breakers=[4])[4] == 0
+    assert penalize(np.zeros(9), text, sequence_breakers=0)[4] == pytest.approx(-0.8 * 1.75, rel=1e-6)
 
 
 def test_defaults_on_a_batch_with_starts(device):

@@ -110,7 +110,7 @@ CALLS = {
     "marks": lambda core: partial(core.lz_penalize_, LOGITS.copy(), TOKENS, gate=(0, 1), release=[[1, 2], 3], skip=[[9, 9]]),
     "evidence": lambda core: partial(core.loop_evidence, TOKENS, gram=1),
     "starts": lambda core: partial(core.lz_penalize_, Wrapped(LOGITS.copy()), Wrapped(TOKENS), starts=np.arange(3)),
-    "dry": lambda core: partial(core.dry_penalize_, LOGITS.copy(), TOKENS, breakers=[1]),
+    "dry": lambda core: partial(core.dry_penalize_, LOGITS.copy(), TOKENS, sequence_breakers=[1]),
     "rows": lambda core: partial(core.lz_penalize_rows_, LOGITS.copy(), rows(core)),
     "gather": lambda core: partial(core.gather_tokens_, np.zeros((3, 9), np.int32), rows(core)),
     "deltas": lambda core: partial(core.codelength_deltas, TOKENS[0], 9),

@@ -94,7 +94,7 @@ def record_penalties(rng, out):
         floats(out, *bits)
         floats(out, dry["multiplier"], dry["base"])
         ints(out, dry["allowed_length"], dry["window"], len(breakers))
-        out.write(dry_penalize_(logits.copy(), tokens, **dry, breakers=breakers).tobytes())
+        out.write(dry_penalize_(logits.copy(), tokens, **dry, sequence_breakers=breakers).tobytes())
         ints(out, *loop.values(), int(repetition_period(tokens, **loop)))
         ints(out, *evidence.values(), int(loop_evidence(tokens, **evidence)))
 

@@ -23,18 +23,18 @@ class Echo(Selector):
         a[g, j, t] = exp(x[g, j, t]) / (sum over t' of exp(x[g, j, t']) + sum over u of exp(y[g, j, u]))
         e[t] = max(e[t], max over j and the group of a[g, j, t])
 
-    The second sum is of rivals: what a query looks at where it stands competes with what it would find, and gets no evidence.
-    Without it a head that looks nearby is made to look far, since what is near when it is asked later has not been written.
-    The entries u are those up to the query's own, at most `rivals` of them before the block, and none of those that always
-    stay; with `rivals=0` there are none.
+    The second sum is of rivals: what a query looks at where it stands competes with what it would find, and gets no
+    evidence. Without it a head that looks nearby is made to look far, since what is near when it is asked later has not been
+    written. The entries u are those up to the query's own, at most `rivals` of them before the block, and none of those that
+    always stay; with `rivals=0` there are none.
 
     Evidence stays with its entry. One query more than there are new tokens, because the query before a token is often the
     one that finds it, as in induction heads: text that stood behind this word once will be looked for when it comes again.
 
-    What a query gave more than a tenth of its attention was found. Some heads find nearly everything so, and e then tells a .9
-    from a .8. If more has been found than may stay, a head keeps as large a part of it as any other
-    (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries,
-    as RPC does, the rest by e again, the largest of three neighbours.
+    What a query gave more than a tenth of its attention was found. Some heads find nearly everything so, and e then tells a
+    .9 from a .8. If more has been found than may stay, a head keeps as large a part of it as any other
+    (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries, as RPC does, the rest by e
+    again, the largest of three neighbours.
 
     KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
     (2407.11550) shares a budget between the heads of a layer.
