@@ -123,8 +123,8 @@ static int take_evidence(module_state *st, PyObject *object, const tensor *keys,
     return check_equal("evidence", "tokens a block", t->shape[1], "keys", of->tokens);
 }
 
-static int compact_on_cuda(module_state *st, const cache_block_compaction *c, tensor *keys, tensor *values,
-                           tensor *evidence, tensor *table, tensor *positions)
+static int compact_on_cuda(module_state *st, const cache_block_compaction *c, tensor *keys, tensor *values, tensor *evidence,
+                           tensor *table, tensor *positions)
 {
     cuda_call call;
     cuda_status status;
@@ -304,7 +304,8 @@ done:
 }
 
 const char doc_echo_blocks[] =
-    "echo_blocks_($module, /, evidence, queries, keys, blocks, lengths, *, start, scale=None, asked=None, window=256)\n--\n\n"
+    "echo_blocks_($module, /, evidence, queries, keys, blocks, lengths, *, start, scale=None, asked=None, "
+    "window=256)\n--\n\n"
     "echo_scores_ for one request of an engine whose heads have blocks of their own, on the CPU: raises the evidence of "
     "its\n"
     "entries from `start` on to the largest share of attention, among all entries, that a query of their group gives "
@@ -366,13 +367,12 @@ fail:
 
 PyObject *py_echo_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_args, PyObject *kwnames)
 {
-    static const signature sig = {
-        "echo_blocks_",
-        6,
-        5,
-        9,
-        {NAME(evidence), NAME(queries), NAME(keys), NAME(blocks), NAME(lengths), NAME(start), NAME(scale), NAME(asked),
-         NAME(window)}};
+    static const signature sig = {"echo_blocks_",
+                                  6,
+                                  5,
+                                  9,
+                                  {NAME(evidence), NAME(queries), NAME(keys), NAME(blocks), NAME(lengths), NAME(start),
+                                   NAME(scale), NAME(asked), NAME(window)}};
     module_state *st = state_of(module);
     PyObject *v[9], *result = NULL;
     tensor evidence = {0}, queries = {0}, keys = {0}, asked = {0}, blocks = {0}, lengths = {0};
@@ -381,12 +381,13 @@ PyObject *py_echo_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_a
     int32_t start = 0, window = 256;
     int status;
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[5], "start", 0, &start) < 0 ||
-        arg_int(v[8], "window", 0, &window) < 0 || arg_scale(v[6], &echo.scale) < 0 || take_array(st, v[1], "queries", NULL, &queries, &echo.queries) < 0 ||
-        tensor_check_cpu(&queries) < 0 || take_blocks(st, v[2], "keys", &queries, &keys, &echo.keys) < 0 ||
+        arg_int(v[8], "window", 0, &window) < 0 || arg_scale(v[6], &echo.scale) < 0 ||
+        take_array(st, v[1], "queries", NULL, &queries, &echo.queries) < 0 || tensor_check_cpu(&queries) < 0 ||
+        take_blocks(st, v[2], "keys", &queries, &keys, &echo.keys) < 0 ||
         check_equal("queries", "rows", echo.queries.batch, "requests", 1) < 0 ||
         check_equal("keys", "numbers a token", echo.keys.size, "queries", echo.queries.size) < 0 ||
-        take_evidence(st, v[0], &keys, &echo.keys, &evidence) < 0 ||
-        take_counts(st, v[3], "blocks", 0, 1, &blocks) < 0 || take_counts(st, v[4], "lengths", 0, 1, &lengths) < 0 ||
+        take_evidence(st, v[0], &keys, &echo.keys, &evidence) < 0 || take_counts(st, v[3], "blocks", 0, 1, &blocks) < 0 ||
+        take_counts(st, v[4], "lengths", 0, 1, &lengths) < 0 ||
         check_equal("lengths", "rows", lengths.shape[0], "requests", 1) < 0 ||
         check_equal("lengths", "heads", lengths.shape[1], "blocks", blocks.shape[0]) < 0)
         goto done;
