@@ -338,8 +338,9 @@ def newer_vllm(session, version):
 def test_vllm(session):
     """Two versions of vLLM on a CPU with both of its model runners.
 
-    One process each, since a process has room for one engine. The second runs in Triton's interpreter, at a few tokens a
-    second. The cache is tried with the scheduler a step ahead as well.
+    One process each, since a process has room for one engine; two of them at a time, each of which prints at its end. The
+    second runner is in Triton's interpreter, at a few tokens a second. The cache is tried with the scheduler a step ahead as
+    well.
     """
     develop(session, "smollm2/config.json")
     install_vllm(session)
@@ -347,18 +348,25 @@ def test_vllm(session):
     ours = ["tests/engines/test_vllm.py", "tests/engines/test_vllm_heads.py"]
     tests = session.posargs or [*ours, "tests/engines/real_vllm.py"]
     model = {"LZPENALTY_MODEL": ".venv/smollm2", "TRITON_INTERPRET": "1"}
-    for runner, version in itertools.product("01", ({}, newer)):
-        session.run(*ENGINE, *tests, env={**model, **version, "VLLM_USE_V2_MODEL_RUNNER": runner})
-    if session.posargs:
-        return
-    for runner in "01":
-        env = {**model, **newer, "VLLM_USE_V2_MODEL_RUNNER": runner}
-        session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
-    for runner, ahead in itertools.product("01", "01"):
-        env = {**model, "VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead}
-        session.run(*ENGINE, "tests/engines/real_vllm_cache.py", env=env)
-    session.run(*ENGINE, "tests/engines/real_vllm_speculation.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "1"})
-    session.run(*ENGINE, "tests/engines/real_vllm_ranks.py", env={**model, "VLLM_USE_V2_MODEL_RUNNER": "0"})
+    runs = [
+        (tests, {**version, "VLLM_USE_V2_MODEL_RUNNER": runner}) for runner, version in itertools.product("10", ({}, newer))
+    ]
+    if not session.posargs:
+        caches = ["tests/engines/real_vllm_cache.py"]
+        runs += [(caches, {**newer, "VLLM_USE_V2_MODEL_RUNNER": runner}) for runner in "10"]
+        runs += [
+            (caches, {"VLLM_USE_V2_MODEL_RUNNER": runner, "LZPENALTY_AHEAD": ahead})
+            for runner, ahead in itertools.product("10", "01")
+        ]
+        runs.append((["tests/engines/real_vllm_speculation.py"], {"VLLM_USE_V2_MODEL_RUNNER": "1"}))
+        runs.append((["tests/engines/real_vllm_ranks.py"], {"VLLM_USE_V2_MODEL_RUNNER": "0"}))
+
+    def run(asked):
+        files, env = asked
+        print(session.run(*ENGINE, *files, env={**model, **env}, silent=True), flush=True)
+
+    with ThreadPoolExecutor(min(2, os.cpu_count())) as threads:
+        list(threads.map(run, runs))
 
 
 @nox.session(name="bench-instructions", python=False)
