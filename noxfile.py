@@ -329,7 +329,9 @@ def newer_vllm(session, version):
             shutil.copy(library, f"{folder}.part/vllm")
         # By its version vLLM sees that it is on a CPU.
         (metadata,) = Path(f"{folder}.part").glob("vllm-*.dist-info/METADATA")
-        metadata.write_text(metadata.read_text().replace(f"\nVersion: {version}\n", f"\nVersion: {version}+cpu\n", 1))
+        said = metadata.read_text().replace(f"\nVersion: {version}\n", f"\nVersion: {version}+cpu\n", 1)
+        metadata.unlink()  # it may be a link to uv's cache, which others install from
+        metadata.write_text(said)
         Path(f"{folder}.part").rename(folder)
     return {"PYTHONPATH": str(folder)}
 
