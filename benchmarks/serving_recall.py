@@ -1,7 +1,7 @@
 """What does a model in vLLM still know? The facts of recall.py asked of the engine itself, with full caches and compressed
 ones. Needs the environment of `make test-vllm`.
 
-    python benchmarks/serving_recall.py MODEL [--questions 48] [--age 2] [RULE ...]
+    python benchmarks/serving_recall.py MODEL [--questions 48] [--age 3] [RULE ...]
 
 A request is given the first tokens of its answer, up to the end of a question, by a logits processor that lets no others
 through. So its cache is compressed as if the model had written the text. What it says then is compared with the fact, which
@@ -65,7 +65,7 @@ def questions(tokenizer, count: int, age: int):
     pool = fillers(tokenizer, "report", PROMPT + 10 * INTERVAL + 3 * RECENT)
     for number in range(count):
         row = Row(tokenizer, "report", pool[number % len(pool)], INTERVAL, number)
-        asked = PROMPT + (1 + age) * INTERVAL + RECENT
+        asked = PROMPT + age * INTERVAL + RECENT  # as many compressions have come by then
         yield row.ids[:PROMPT], row.ids[PROMPT:asked] + row.questions[0], row.answers[0], KINDS[number % len(KINDS)]
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("rules", nargs="*", metavar="RULE", help=f"{', '.join(RULES)}; all if none is named")
     parser.add_argument("--questions", type=int, default=48)
-    parser.add_argument("--age", type=int, default=2)
+    parser.add_argument("--age", type=int, default=3)
     args = parser.parse_args()
     file = RESULTS / "vllm-recall.json"
     results = json.loads(file.read_text()) if file.exists() else {"known": {}}
