@@ -96,13 +96,17 @@ class Document:
         self.asked = [(encode(one.question), encode(one.answer)) for one in facts]
         text = tokens - sum(map(len, stated))
         start = rng.randrange(len(filler) - text - NEXT)
-        filler = filler[start : start + text + NEXT]
-        self.next = filler[text:]
-        self.ids, before = [], 0
-        for at, said in zip(sorted(rng.sample(range(16, text - LAST), len(KINDS))), stated, strict=True):
-            self.ids += filler[before:at] + said
-            before = at
-        self.ids += filler[before:text]
+        self.next = filler[start + text : start + text + NEXT]
+        self.ids = scattered(stated, filler[start : start + text], rng)
+
+
+def scattered(stated: list[list[int]], filler: list[int], rng: random.Random) -> list[int]:
+    """The filler with what is stated, in this order, at places of chance of which none is among the last."""
+    ids, before = [], 0
+    for at, said in zip(sorted(rng.sample(range(16, len(filler) - LAST), len(stated))), stated, strict=True):
+        ids += filler[before:at] + said
+        before = at
+    return ids + filler[before:]
 
 
 class Message:
@@ -123,17 +127,11 @@ class Message:
         ]
         self.ids = encode(before + "".join(made.whole))[:tokens]
         if not made.whole:
-            self._scatter([encode(one) for one in made.stated], filler, tokens - len(self.ids), rng)
+            stated = [encode(one) for one in made.stated]
+            text = tokens - len(self.ids) - sum(map(len, stated))
+            start = rng.randrange(len(filler) - text)
+            self.ids += scattered(stated, filler[start : start + text], rng)
         assert len(self.ids) == tokens
-
-    def _scatter(self, stated: list[list[int]], filler: list[int], tokens: int, rng: random.Random) -> None:
-        text = tokens - sum(map(len, stated))
-        start, before = rng.randrange(len(filler) - text), 0
-        filler = filler[start : start + text]
-        for at, said in zip(sorted(rng.sample(range(16, text - LAST), len(stated))), stated, strict=True):
-            self.ids += filler[before:at] + said
-            before = at
-        self.ids += filler[before:text]
 
 
 def documents(tokenizer, half: str, tokens: int, count: int, task: str = "facts") -> list:

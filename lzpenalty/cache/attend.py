@@ -25,6 +25,7 @@ __all__ = [
     "attend_padded",
     "check_call",
     "echo_heads",
+    "shares_by_torch",
     "in_order",
     "is_ours",
     "placed",
@@ -205,15 +206,21 @@ def echo_heads(
     if (hidden := layer.hidden_entries()) is not None:
         there = there & ~hidden[rows]
     keys = torch.where(there[..., None], layer.key_slots[slots], 0).float()
-    products = _products(queries, keys, layer.scale).masked_fill(~there[:, :, None], -torch.inf)
+    found = shares_by_torch(queries, keys, there, lengths, layer.scale, asked, window, start)
+    layer.evidence[:, 0].scatter_reduce_(0, slots.flatten(), found.flatten(), "amax")
+
+
+def shares_by_torch(queries, keys, there, lengths, scale: float, asked, window: int, start: int) -> torch.Tensor:
+    """The largest share that a query [b, Hq, q, D] of their group gives keys [b, Hkv, n, D], float32 [b, Hkv, n], by
+    echo_scores_'s formula; 0 where `there` [b, Hkv, n] says that there is none. All on one device."""
+    at = torch.arange(keys.shape[2], device=keys.device)
+    products = _products(queries, keys, scale).masked_fill(~there[:, :, None], -torch.inf)
     if asked is not None:
         own = lengths[..., None] - asked.shape[2] + torch.arange(asked.shape[2], device=at.device)
         seen = (at <= own[..., None]) & (at >= (own[..., :1, None] - window).clamp(min=start)) & there[:, :, None]
         seen = seen.repeat(1, 1, queries.shape[1] // keys.shape[1], 1)
-        products = torch.cat([products, _products(asked, keys, layer.scale).masked_fill(~seen, -torch.inf)], dim=-1)
-    found = products.softmax(-1)[..., : len(at)].amax(2)
-    found = torch.where(there, found, 0)
-    layer.evidence[:, 0].scatter_reduce_(0, slots.flatten(), found.flatten(), "amax")
+        products = torch.cat([products, _products(asked, keys, scale).masked_fill(~seen, -torch.inf)], dim=-1)
+    return torch.where(there, products.softmax(-1)[..., : len(at)].amax(2), 0)
 
 
 def _products(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lzpenalty._core import compact_blocks_, echo_blocks_, gather_blocks_, select_top
+from lzpenalty.cache.attend import shares_by_torch
 from lzpenalty.cache.budgets import share
 from lzpenalty.cache.rotary import rotated
 from lzpenalty.cache.selectors import SELECTORS, Echo
@@ -143,23 +144,9 @@ def raise_by_torch(pool: Pool, table, lengths, queries, asked, start: int, scale
     device = queries.device
     at = torch.arange(int(lengths.max()))
     blocks, tokens = table[:, at // pool.tokens].to(device), (at % pool.tokens).to(device)
-    own = lengths[:, None] - asked.shape[2] + torch.arange(asked.shape[2])
-    seen = (at <= own[..., None]) & (at >= (own[:, :1, None] - rivals).clamp(min=start))
-    there, seen = (at < lengths[:, None]).to(device), seen.to(device)
+    there = (at < lengths[:, None]).to(device)
     keys = pool.keys[blocks, 0, tokens].float()  # [heads, n, D]
-
-    def products(of):
-        """[heads, G, q, n]"""
-        return scale * of[0].unflatten(0, (len(keys), -1)).float() @ keys[:, None].mT
-
-    found = torch.cat(
-        [
-            products(queries).masked_fill(~there[:, None, None], -torch.inf),
-            products(asked).masked_fill(~(seen & there[:, None])[:, None], -torch.inf),
-        ],
-        dim=-1,
-    )
-    shares = found.softmax(-1)[..., : len(at)].flatten(1, 2).amax(1)
+    shares = shares_by_torch(queries, keys[None], there[None], lengths[None].to(device), scale, asked, rivals, start)[0]
     there[:, :start] = False
     slots = (blocks * pool.tokens + tokens)[there]
     flat = pool.evidence.view(-1)
