@@ -175,7 +175,7 @@ class Masks:
         heads = sorted(scores)
         if self.allocation == "even":
             return dict.fromkeys(heads, keep)
-        # By echo: what some query gave more than half of its attention.
+        # By echo: what some query gave more than a tenth of its attention.
         counts = {head: int((scores[head] > 0.1).sum()) if self.rule == "echo" else 0 for head in heads}
         whole = keep * len(heads)
         if sum(counts.values()) > whole:

@@ -286,8 +286,8 @@ typedef struct lzpenalty_dry_options {
     float base;             /* finite and > 0. Default 1.75 */
     int32_t allowed_length; /* shortest repetition that is penalised, in tokens, >= 1. Default 2 */
     int32_t window;         /* tokens that are looked at, >= 0; 0 changes nothing. Default 1024 */
-    const int32_t
-        *sequence_breakers; /* ids >= 0 that end a repetition, such as those of newlines, and never pay; in any order */
+    /* Ids >= 0 that end a repetition, such as those of newlines, and never pay; in any order. */
+    const int32_t *sequence_breakers;
     int32_t n_sequence_breakers;
     int32_t reserved; /* 0 */
 } lzpenalty_dry_options;
