@@ -109,16 +109,11 @@ static int take_table(module_state *st, PyObject *object, const tensor *cache, i
 }
 
 /* A number of evidence for each key of blocks of one head. */
-static int take_evidence(module_state *st, PyObject *object, const tensor *keys, const cache_blocks *of, tensor *t)
+static int take_block_evidence(module_state *st, PyObject *object, const tensor *keys, const cache_blocks *of, tensor *t)
 {
-    if (check_equal("keys", "heads a block", of->heads, "evidence", 1) < 0 || tensor_borrow(st, object, "evidence", t) < 0 ||
-        check_ndim(t, 2, "[blocks, tokens]") < 0 || tensor_check_device(t, keys) < 0 || tensor_check_writable(t) < 0)
-        return -1;
-    if (t->dtype != DTYPE_FLOAT32) {
-        tensor_fail_dtype(t, "float32");
-        return -1;
-    }
-    if (check_contiguous(t) < 0 || check_equal("evidence", "blocks", t->shape[0], "keys", of->blocks) < 0)
+    if (check_equal("keys", "heads a block", of->heads, "evidence", 1) < 0 ||
+        take_evidence(st, object, keys, 2, "[blocks, tokens]", t) < 0 ||
+        check_equal("evidence", "blocks", t->shape[0], "keys", of->blocks) < 0)
         return -1;
     return check_equal("evidence", "tokens a block", t->shape[1], "keys", of->tokens);
 }
@@ -198,7 +193,7 @@ PyObject *py_compact_blocks(PyObject *module, PyObject *const *args, Py_ssize_t 
         take_positions(st, v[3], &keys, 1, "requests", stop - start, &positions) < 0)
         goto done;
     if (v[7] && v[7] != Py_None) {
-        if (take_evidence(st, v[7], &keys, &c.keys, &evidence) < 0 || check_apart(&evidence, &keys) < 0 ||
+        if (take_block_evidence(st, v[7], &keys, &c.keys, &evidence) < 0 || check_apart(&evidence, &keys) < 0 ||
             check_apart(&evidence, &values) < 0 || check_apart(&evidence, &table) < 0 ||
             check_apart(&evidence, &positions) < 0)
             goto done;
@@ -386,8 +381,8 @@ PyObject *py_echo_blocks(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         take_blocks(st, v[2], "keys", &queries, &keys, &echo.keys) < 0 ||
         check_equal("queries", "rows", echo.queries.batch, "requests", 1) < 0 ||
         check_equal("keys", "numbers a token", echo.keys.size, "queries", echo.queries.size) < 0 ||
-        take_evidence(st, v[0], &keys, &echo.keys, &evidence) < 0 || take_counts(st, v[3], "blocks", 0, 1, &blocks) < 0 ||
-        take_counts(st, v[4], "lengths", 0, 1, &lengths) < 0 ||
+        take_block_evidence(st, v[0], &keys, &echo.keys, &evidence) < 0 ||
+        take_counts(st, v[3], "blocks", 0, 1, &blocks) < 0 || take_counts(st, v[4], "lengths", 0, 1, &lengths) < 0 ||
         check_equal("lengths", "rows", lengths.shape[0], "requests", 1) < 0 ||
         check_equal("lengths", "heads", lengths.shape[1], "blocks", blocks.shape[0]) < 0)
         goto done;

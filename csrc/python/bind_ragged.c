@@ -175,14 +175,7 @@ PyObject *py_echo_scores(PyObject *module, PyObject *const *args, Py_ssize_t n_a
         take_array(st, v[1], "queries", NULL, &queries, &echo.queries) < 0 || tensor_check_cpu(&queries) < 0 ||
         take_slots(st, v[2], "keys", &queries, &keys, &echo.keys) < 0 ||
         check_equal("keys", "numbers a token", echo.keys.size, "queries", echo.queries.size) < 0 ||
-        tensor_borrow(st, v[0], "evidence", &evidence) < 0 || check_ndim(&evidence, 1, "[slots], as of keys") < 0 ||
-        tensor_check_device(&evidence, &queries) < 0 || tensor_check_writable(&evidence) < 0)
-        goto done;
-    if (evidence.dtype != DTYPE_FLOAT32) {
-        tensor_fail_dtype(&evidence, "float32");
-        goto done;
-    }
-    if (check_contiguous(&evidence) < 0 ||
+        take_evidence(st, v[0], &queries, 1, "[slots], as of keys", &evidence) < 0 ||
         check_equal("evidence", "slots", evidence.shape[0], "keys", echo.keys.tokens) < 0 ||
         take_runs(st, v + 3, echo.queries.batch, "queries", runs) < 0)
         goto done;

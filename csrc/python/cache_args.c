@@ -139,6 +139,18 @@ int take_slots(module_state *st, PyObject *object, const char *name, const tenso
     return 0;
 }
 
+int take_evidence(module_state *st, PyObject *object, const tensor *like, int ndim, const char *shape, tensor *t)
+{
+    if (tensor_borrow(st, object, "evidence", t) < 0 || check_ndim(t, ndim, shape) < 0 || tensor_check_device(t, like) < 0 ||
+        tensor_check_writable(t) < 0)
+        return -1;
+    if (t->dtype != DTYPE_FLOAT32) {
+        tensor_fail_dtype(t, "float32");
+        return -1;
+    }
+    return check_contiguous(t);
+}
+
 int take_asked(module_state *st, PyObject *object, const tensor *like, const cache_array *queries, const tensor *evidence,
                tensor *t, cache_array *a)
 {

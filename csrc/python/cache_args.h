@@ -50,6 +50,9 @@ int64_t *copy_positions(const tensor *t, int64_t most);
 /* Entries [slots, size] that heads share out among themselves, of the dtype of `like`, as one row of one head. */
 int take_slots(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a);
 
+/* Evidence of so many axes, which is written: float32 with a contiguous last dimension. */
+int take_evidence(module_state *st, PyObject *object, const tensor *like, int ndim, const char *shape, tensor *t);
+
 /* Queries [B, Hq, q, D] as they were asked, if they were given: of the shape and dtype of `queries`, which has been taken,
  * and not in the memory of `evidence`. */
 int take_asked(module_state *st, PyObject *object, const tensor *like, const cache_array *queries, const tensor *evidence,
