@@ -7,6 +7,10 @@
 #include "../include/lzpenalty.h"
 #include "../lz/lz.h"
 
+_Static_assert((int)LZPENALTY_FLOAT32 == (int)FLOAT32 && (int)LZPENALTY_FLOAT16 == (int)FLOAT16 &&
+                   (int)LZPENALTY_BFLOAT16 == (int)BFLOAT16 && (int)LZPENALTY_FLOAT64 == (int)FLOAT64,
+               "types are numbered alike here and there");
+
 struct lzpenalty_workspace {
     lz_workspace lz;
 };

@@ -9,13 +9,11 @@
 /* A cache's [batch, heads, tokens, size], with at least one of all but tokens, of the type of `like` if there is one. */
 static int read_array(const lzpenalty_tensor *t, const lzpenalty_tensor *like, cache_array *a)
 {
-    static const float_dtype dtypes[] = {
-        [LZPENALTY_FLOAT32] = FLOAT32, [LZPENALTY_FLOAT16] = FLOAT16, [LZPENALTY_BFLOAT16] = BFLOAT16};
     CHECK(api_check_tensor(t, 4, 4));
     WANT(t->dtype <= LZPENALTY_BFLOAT16 && (!like || t->dtype == like->dtype), LZPENALTY_BAD_DTYPE);
     WANT(t->shape[0] >= 1 && t->shape[1] >= 1 && t->shape[3] >= 1, LZPENALTY_BAD_SHAPE);
     CHECK(api_check_contiguous(t));
-    *a = cache_array_of(t->data, dtypes[t->dtype], t->shape, t->strides);
+    *a = cache_array_of(t->data, (float_dtype)t->dtype, t->shape, t->strides);
     return LZPENALTY_OK;
 }
 

@@ -72,14 +72,10 @@ static int read_starts(const int64_t *starts, lz_tokens *tokens)
 
 static int read_logits(const lzpenalty_tensor *t, lz_logits *logits)
 {
-    static const float_dtype dtypes[] = {[LZPENALTY_FLOAT32] = FLOAT32,
-                                         [LZPENALTY_FLOAT16] = FLOAT16,
-                                         [LZPENALTY_BFLOAT16] = BFLOAT16,
-                                         [LZPENALTY_FLOAT64] = FLOAT64};
     CHECK(api_check_tensor(t, 1, 2));
     WANT(t->dtype <= LZPENALTY_FLOAT64, LZPENALTY_BAD_DTYPE);
     CHECK(api_check_distinct(t));
-    *logits = lz_logits_of(t->data, dtypes[t->dtype], t->dims, t->shape, t->strides);
+    *logits = lz_logits_of(t->data, (float_dtype)t->dtype, t->dims, t->shape, t->strides);
     WANT(logits->vocab >= 1, LZPENALTY_BAD_VOCAB);
     return LZPENALTY_OK;
 }
@@ -216,7 +212,7 @@ int lzpenalty_loop_evidence(lzpenalty_workspace *ws, const lzpenalty_tensor *tok
 {
     lz_tokens texts;
     CHECK(read_rows(ws, tokens, starts, lengths, &texts));
-    WANT(gram >= 1 && gram <= LZ_MOST_GRAM, LZPENALTY_BAD_GRAM);
+    WANT(lz_is_gram(gram), LZPENALTY_BAD_GRAM);
     WANT(window >= 0, LZPENALTY_BAD_WINDOW);
     const lz_evidence evidence = {.gram = gram, .window = window};
     WANT(lz_reserve_evidence(&ws->lz, &evidence, texts.length) == 0, LZPENALTY_NO_MEMORY);

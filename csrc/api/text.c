@@ -109,15 +109,12 @@ int lzpenalty_find_loops(const lzpenalty_tensor *tokens, const lzpenalty_loop_op
     WANT(options.reserved == 0, LZPENALTY_BAD_SIZE);
     WANT(options.min_repeats >= 2, LZPENALTY_BAD_MIN_REPEATS);
     WANT(options.max_period >= 0, LZPENALTY_BAD_MAX_PERIOD);
-    WANT(options.tolerance >= 0 && options.tolerance < 1, LZPENALTY_BAD_TOLERANCE);
+    WANT(options.tolerance >= 0 && text_set_tolerance(&wanted, options.tolerance), LZPENALTY_BAD_TOLERANCE);
     wanted.min_repeats = options.min_repeats;
-    wanted.tolerance = (int32_t)((double)options.tolerance * TEXT_COMPARISONS + 0.5);
-    WANT(wanted.tolerance < TEXT_COMPARISONS, LZPENALTY_BAD_TOLERANCE);
     CHECK(read_text(tokens, &ranks, &n));
     const int32_t any = options.tolerance > 0 ? NEAR_PERIOD : n > 1 ? n : 1;
     wanted.max_period = options.max_period > 0 ? options.max_period : any;
-    const int status =
-        wanted.tolerance > 0 ? text_find_near_loops(ranks, n, &wanted, &found) : text_find_loops(ranks, n, &wanted, &found);
+    const int status = text_find_loops(ranks, n, &wanted, &found);
     free(ranks);
     if (status == 0) {
         *count = (int64_t)found.n;

@@ -1,4 +1,4 @@
-/* The floating-point types that kernels read and write. */
+/* The floating-point types that kernels read and write. The interfaces' lists of types begin with them. */
 #ifndef LZPENALTY_CPU_DTYPE_H
 #define LZPENALTY_CPU_DTYPE_H
 

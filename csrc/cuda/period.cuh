@@ -2,6 +2,7 @@
 #ifndef LZPENALTY_CUDA_PERIOD_CUH
 #define LZPENALTY_CUDA_PERIOD_CUH
 
+#include "../lz/lz.h"
 #include "history.cuh"
 
 static __device__ void find_period(const cuda_period_args &a)
@@ -13,7 +14,7 @@ static __device__ void find_period(const cuda_period_args &a)
         smallest = INT_MAX;
     __syncthreads();
     for (int period = 1 + threadIdx.x / 32; period <= a.max_period; period += warps) {
-        const int64_t length = a.ngram + (int64_t)(a.count - 2) * period; /* of the match at this distance */
+        const int64_t length = lz_loop_match(a.ngram, a.count, period);
         /* One lane looks for all: they must not come to different conclusions. */
         const int found = __shfl_sync(EVERY_LANE, *(volatile int *)&smallest, 0);
         if (found < period || length > n - period)

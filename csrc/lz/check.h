@@ -12,6 +12,11 @@ static inline int lz_is_start(int64_t start, int64_t length)
     return start >= 0 && start <= length;
 }
 
+static inline int lz_is_gram(int32_t tokens)
+{
+    return tokens >= 1 && tokens <= LZ_MOST_GRAM;
+}
+
 static inline int lz_ascending(const void *a, const void *b)
 {
     const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;

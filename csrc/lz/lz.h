@@ -18,6 +18,7 @@
 
 #include "../cpu/dtype.h"
 #include "../cpu/level.h"
+#include "../cpu/shared.h"
 #include "options.h"
 
 /* Tokens of the n-grams whose third time is evidence of a loop, for the gate and the release; the most that others may be.
@@ -42,6 +43,12 @@ typedef struct {
 typedef struct {
     int32_t ngram, count, max_period;
 } lz_loop;
+
+/* So many of its last tokens then equal those `period` before them. */
+SHARED_FUNCTION int64_t lz_loop_match(int32_t ngram, int32_t count, int64_t period)
+{
+    return ngram + (count - (int64_t)2) * period;
+}
 
 /* rows x vocab numbers, strides in elements. */
 typedef struct {

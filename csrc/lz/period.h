@@ -11,7 +11,7 @@ static void periods(const lz_loop *loop, const lz_tokens *tokens, int64_t *perio
         periods[b] = 0;
         for (int32_t i = 0; i < n_matches; i++) {
             int64_t period = s.matches[i].distance;
-            if (s.matches[i].length + period >= loop->ngram + (loop->count - 1) * period) {
+            if (s.matches[i].length >= lz_loop_match(loop->ngram, loop->count, period)) {
                 periods[b] = period;
                 break;
             }

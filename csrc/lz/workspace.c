@@ -29,7 +29,7 @@ lz_sizes lz_dry_sizes(const lz_dry *dry, int64_t length)
 
 lz_sizes lz_loop_sizes(const lz_loop *loop, int64_t length)
 {
-    int64_t context = loop->ngram + (loop->count - (int64_t)1) * loop->max_period;
+    int64_t context = lz_loop_match(loop->ngram, loop->count, loop->max_period) + loop->max_period;
     return (lz_sizes){.context = clip(context, length), .window = clip(loop->max_period, length)};
 }
 

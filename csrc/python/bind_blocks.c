@@ -14,8 +14,8 @@ static int take_blocks(module_state *st, PyObject *object, const char *name, con
     static const axes axes = {"[blocks, heads, tokens, size]", {"blocks", "heads", "tokens a block", "numbers a token"}, 1};
     if (take_narrow(st, object, name, like, &axes, t) < 0 || (on_cuda(t) && check_contiguous(t) < 0))
         return -1;
-    *a = (cache_blocks){t->data,     narrow_dtype(t), t->shape[0],   t->shape[1],   t->shape[2],
-                        t->shape[3], t->strides[0],   t->strides[1], t->strides[2], t->strides[3]};
+    *a = (cache_blocks){t->data,     (float_dtype)t->dtype, t->shape[0],   t->shape[1],   t->shape[2],
+                        t->shape[3], t->strides[0],         t->strides[1], t->strides[2], t->strides[3]};
     return 0;
 }
 

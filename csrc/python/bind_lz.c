@@ -564,7 +564,7 @@ PyObject *py_loop_evidence(PyObject *module, PyObject *const *args, Py_ssize_t n
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "gram", 1, &evidence.gram) < 0 ||
         arg_int(v[2], "window", 0, &evidence.window) < 0)
         goto done;
-    if (evidence.gram > LZ_MOST_GRAM) {
+    if (!lz_is_gram(evidence.gram)) {
         PyErr_Format(PyExc_ValueError, "gram: expected an integer from 1 to %d, got %R", LZ_MOST_GRAM, v[1]);
         goto done;
     }

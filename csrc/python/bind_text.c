@@ -128,15 +128,11 @@ PyObject *py_find_loops(PyObject *module, PyObject *const *args, Py_ssize_t n_ar
     if (args_match(st, &sig, args, n_args, kwnames, v) < 0 || arg_int(v[1], "min_repeats", 2, &options.min_repeats) < 0 ||
         arg_float(v[2], "tolerance", 1, &tolerance) < 0 || arg_int(v[3], "max_period", 1, &options.max_period) < 0)
         return NULL;
-    options.tolerance = tolerance < 1 ? (int32_t)((double)tolerance * TEXT_COMPARISONS + 0.5) : TEXT_COMPARISONS;
-    if (options.tolerance == TEXT_COMPARISONS)
+    if (!text_set_tolerance(&options, tolerance))
         return PyErr_Format(PyExc_ValueError, "tolerance: expected a share of less than 1, got %R", v[2]);
     if (take_ranks(st, v[0], &x) < 0)
         goto done;
-    if (options.tolerance > 0)
-        RUN(x.n, status = text_find_near_loops(x.ranks, x.n, &options, &loops));
-    else
-        RUN(x.n, status = text_find_loops(x.ranks, x.n, &options, &loops));
+    RUN(x.n, status = text_find_loops(x.ranks, x.n, &options, &loops));
     result = new_table(st, &x, status < 0 ? -1 : (int64_t)loops.n, 3, loops.items);
 done:
     free(loops.items);

@@ -25,12 +25,6 @@ int check_contiguous(const tensor *t)
     return -1;
 }
 
-float_dtype narrow_dtype(const tensor *t)
-{
-    static const float_dtype dtypes[] = {[DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16};
-    return dtypes[t->dtype];
-}
-
 int take_narrow(module_state *st, PyObject *object, const char *name, const tensor *like, const axes *axes, tensor *t)
 {
     if (tensor_borrow(st, object, name, t) < 0 || check_ndim(t, 4, axes->shape) < 0 || tensor_check_device(t, like) < 0)
@@ -59,7 +53,7 @@ int take_array(module_state *st, PyObject *object, const char *name, const tenso
     static const axes axes = {"[batch, heads, tokens, size]", {"rows", "heads", "tokens", "numbers a token"}, 0};
     if (take_narrow(st, object, name, like, &axes, t) < 0 || check_contiguous(t) < 0)
         return -1;
-    *a = cache_array_of(t->data, narrow_dtype(t), t->shape, t->strides);
+    *a = cache_array_of(t->data, (float_dtype)t->dtype, t->shape, t->strides);
     return 0;
 }
 

@@ -32,7 +32,6 @@ typedef struct {
     int64_t least_tokens;
 } axes;
 int take_narrow(module_state *st, PyObject *object, const char *name, const tensor *like, const axes *axes, tensor *t);
-float_dtype narrow_dtype(const tensor *t);
 
 /* A [batch, heads, tokens, size] tensor of one of the narrow float types with a contiguous last dimension. */
 int take_array(module_state *st, PyObject *object, const char *name, const tensor *like, tensor *t, cache_array *a);

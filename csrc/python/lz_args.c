@@ -13,8 +13,6 @@ int check_rows(const tensor *t, const char *columns)
 
 int take_logits(module_state *st, PyObject *object, tensor *t, lz_logits *logits)
 {
-    static const float_dtype dtypes[] = {
-        [DTYPE_FLOAT32] = FLOAT32, [DTYPE_FLOAT16] = FLOAT16, [DTYPE_BFLOAT16] = BFLOAT16, [DTYPE_FLOAT64] = FLOAT64};
     if (tensor_borrow(st, object, "logits", t) < 0 || tensor_check_float(t) < 0 || check_rows(t, "vocabulary") < 0 ||
         tensor_check_writable(t) < 0 || tensor_check_device(t, NULL) < 0)
         return -1;
@@ -24,6 +22,6 @@ int take_logits(module_state *st, PyObject *object, tensor *t, lz_logits *logits
                      (long long)t->shape[columns]);
         return -1;
     }
-    *logits = lz_logits_of(t->data, dtypes[t->dtype], t->ndim, t->shape, t->strides);
+    *logits = lz_logits_of(t->data, (float_dtype)t->dtype, t->ndim, t->shape, t->strides);
     return 0;
 }

@@ -3,6 +3,7 @@
 #define LZPENALTY_PYTHON_TENSOR_H
 
 #include "../abi/dlpack.h"
+#include "../cpu/dtype.h"
 #include "../cpu/number.h"
 #include "../cpu/strided.h"
 #include "state.h"
@@ -10,10 +11,10 @@
 enum { TENSOR_MAX_NDIM = 4 };
 
 typedef enum {
-    DTYPE_FLOAT32,
-    DTYPE_FLOAT16,
-    DTYPE_BFLOAT16,
-    DTYPE_FLOAT64,
+    DTYPE_FLOAT32 = FLOAT32,
+    DTYPE_FLOAT16 = FLOAT16,
+    DTYPE_BFLOAT16 = BFLOAT16,
+    DTYPE_FLOAT64 = FLOAT64,
     DTYPE_INT32,
     DTYPE_INT64,
     DTYPE_OTHER

@@ -124,7 +124,7 @@ static int add_runs(run_search *r, const text_loop_options *options, text_loops 
     return 0;
 }
 
-int text_find_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops)
+static int find_exact_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops)
 {
     const size_t length = (size_t)n + 1;
     int32_t *block = calloc(length, 3 * sizeof *block);
@@ -257,7 +257,7 @@ static int find_of_period(near_search *s, const int32_t *text, int32_t period)
     return 0;
 }
 
-int text_find_near_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops)
+static int find_near_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops)
 {
     near_search s = {.n = n, .options = options, .loops = loops};
     int status = -1;
@@ -275,4 +275,9 @@ int text_find_near_loops(const int32_t *text, int32_t n, const text_loop_options
     free(s.stretches);
     free(s.furthest);
     return status;
+}
+
+int text_find_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops)
+{
+    return options->tolerance > 0 ? find_near_loops(text, n, options, loops) : find_exact_loops(text, n, options, loops);
 }

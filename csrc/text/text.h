@@ -40,13 +40,19 @@ typedef struct {
 typedef struct {
     int32_t max_period;  /* >= 1 */
     int32_t min_repeats; /* >= 2 */
-    int32_t tolerance;   /* mismatches among TEXT_COMPARISONS comparisons; only for near loops, 1..TEXT_COMPARISONS - 1 */
+    int32_t tolerance;   /* mismatches among TEXT_COMPARISONS comparisons, less than all; 0 for exact loops */
 } text_loop_options;
 
 enum { TEXT_COMPARISONS = 1 << 20 };
 
-/* The loops in no particular order. Return 0 or -1. */
+/* Sets the tolerance to a share of comparisons, from 0. Returns whether that is less than all. */
+static inline int text_set_tolerance(text_loop_options *options, float share)
+{
+    options->tolerance = share < 1 ? (int32_t)((double)share * TEXT_COMPARISONS + 0.5) : TEXT_COMPARISONS;
+    return options->tolerance < TEXT_COMPARISONS;
+}
+
+/* The loops in no particular order. Returns 0 or -1. */
 int text_find_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops);
-int text_find_near_loops(const int32_t *text, int32_t n, const text_loop_options *options, text_loops *loops);
 
 #endif
