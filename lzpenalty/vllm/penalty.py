@@ -19,7 +19,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -75,15 +75,27 @@ def _tokenizer(config):
     return cached_tokenizer_from_config(model)
 
 
-def _marks(config) -> dict[str, Any]:
-    """What opens and closes a section of thinking, and calls of tools: of `--reasoning-config`, and of the served model's
-    tokenizer. The natural end is what the model writes, where another may be forced."""
+def _look_up_marks(config) -> dict[str, Any]:
     tokenizer = _tokenizer(config)
     found = thinking_ids(tokenizer) | tool_ids(tokenizer) if tokenizer else {}
     reasoning = getattr(config, "reasoning_config", None)
     start = getattr(reasoning, "reasoning_start_token_ids", None)
     end = getattr(reasoning, "natural_reasoning_end_token_ids", None) or getattr(reasoning, "reasoning_end_token_ids", None)
     return found | {"open": [list(start)], "release": [list(end)]} if start and end else found
+
+
+_LOOKED_UP: list[tuple[Any, dict[str, Any]]] = [(None, {})]
+
+
+def _marks(config) -> dict[str, Any]:
+    """What opens and closes a section of thinking, and calls of tools: of `--reasoning-config`, and of the served model's
+    tokenizer, which is asked once and not for each request. The natural end is what the model writes, where another may be
+    forced."""
+    known, marks = _LOOKED_UP[0]  # a configuration can't be hashed, and a process has one
+    if known is not config:
+        marks = _look_up_marks(config)
+        _LOOKED_UP[0] = config, marks
+    return marks
 
 
 def _admitted(params, device: torch.device, marks: Callable[[], dict[str, Any]]) -> LZOptions | None:
@@ -199,7 +211,7 @@ class LZPenalty(*_INTERFACES):
                 "lzpenalty.vllm:LZPenalty does not support speculative decoding in vLLM's first model runner, start without "
                 "one of them"
             )
-        marks = cache(lambda: _marks(vllm_config))  # a tokenizer is asked once, not in the step of each request
+        marks = partial(_marks, vllm_config)
         _check_default(marks)
         if is_pin_memory is None:
             self.slots = _Slots(device_or_state, marks)

@@ -9,6 +9,7 @@ from llama_cpp import Llama, LogitsProcessor, LogitsProcessorList
 
 import oracle
 from engines.llama_model import load
+from engines.sections import SKIPPED, THINKING
 from lzpenalty import repetition_period
 from lzpenalty.llama_cpp import LZPenalty
 
@@ -30,7 +31,7 @@ class Checked:
         assert input_ids.dtype == np.intc and scores.dtype == np.single and scores.strides == (12,)
         wanted = scores.copy()
         for token, penalty in oracle.penalties(
-            input_ids[self.prompt_length :].tolist(), len(scores), **self.options
+            input_ids.tolist(), len(scores), start=self.prompt_length, **self.options
         ).items():
             wanted[token] -= penalty
         got = self.penalty(input_ids, scores)
@@ -50,7 +51,7 @@ def answer(llama, prompt, processor=None, n=60):
     return completion["choices"][0]["text"]
 
 
-@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2)])
+@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2), THINKING, SKIPPED])
 def test_every_step_is_the_formula(llama, options):
     prompt = tokens(llama)
     checked = Checked(len(prompt), LZPenalty(**options), **options)

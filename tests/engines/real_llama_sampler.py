@@ -19,6 +19,7 @@ import sampler  # noqa: E402
 
 import lzpenalty.llama_cpp  # noqa: E402
 from engines.real_llama_cpp import QUESTION, answer, llama, tokens  # noqa: E402, F401
+from engines.sections import SKIPPED, THINKING  # noqa: E402
 from lzpenalty import lz_penalize_  # noqa: E402
 from lzpenalty.llama_cpp import LZPenalty  # noqa: E402
 
@@ -61,7 +62,10 @@ def new_sampler(library, llama, **options):  # noqa: F811
     return made
 
 
-@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2), dict(gate=(2, 12), release=[[2], 5])])
+OPTIONS = [{}, dict(strength=0.4, min_match=2), dict(gate=(2, 12), release=[[2], 5]), THINKING, SKIPPED]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_the_tokens_are_the_processors(llama, options):  # noqa: F811
     prompt = tokens(llama)
     wanted = answer(llama, prompt, LZPenalty(**options), 80)

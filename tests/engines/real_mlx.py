@@ -8,6 +8,7 @@ import pytest
 from mlx_lm import load, stream_generate
 
 import oracle
+from engines.sections import SKIPPED, THINKING
 from lzpenalty.mlx import LZPenalty
 
 QUESTION = "Tell me a long story about a lighthouse keeper."
@@ -26,8 +27,8 @@ class Checked:
 
     def __call__(self, tokens, logits):
         wanted = np.array(logits.astype(mx.float32))
-        history = np.array(tokens)[self.prompt_length :].tolist()
-        for token, penalty in oracle.penalties(history, wanted.shape[1], **self.options).items():
+        text, start = np.array(tokens).tolist(), self.prompt_length
+        for token, penalty in oracle.penalties(text, wanted.shape[1], start=start, **self.options).items():
             wanted[0, token] -= penalty
         got = self.penalty(tokens, logits)
         assert got.shape == logits.shape and got.dtype == logits.dtype
@@ -41,7 +42,7 @@ def answer(model, prompt, *processors, n=30):
     return [step.token for step in steps]
 
 
-@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2)])
+@pytest.mark.parametrize("options", [{}, dict(strength=0.4, min_match=2), THINKING, SKIPPED])
 def test_every_step_is_the_formula(model, options):
     tokenizer, penalty = model[1], LZPenalty(**options)
     for question in (QUESTION, "Say hello again and again."):

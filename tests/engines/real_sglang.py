@@ -29,6 +29,7 @@ from tiny import VOCAB, generate, prompt, tiny
 
 PROCESSOR = LZPenaltyProcessor().to_str()
 SPREAD = 0.05  # a model that falls into loops
+PROMPTS = [row[: 8 + i].tolist() for i, row in enumerate(prompt(10, 20))]
 # Options of each request, None for one that brings no processor; and how many tokens it wants.
 ASKS = [
     ({}, 60),
@@ -39,6 +40,9 @@ ASKS = [
     ({"strength": 0.5}, 33),
     ({"strength": 0}, 40),
     ({"strength": 0.3}, 9),
+    # A section that the prompt has opened, and one in which nothing is penalised.
+    ({"open": PROMPTS[8][3], "release": [[3, 4], 5], "release_after": 6, "gate": [9, 40]}, 70),
+    ({"strength": 1.0, "skip": PROMPTS[9][-1], "resume": [0]}, 40),
 ]
 
 
@@ -71,17 +75,13 @@ def run(folder, calls, **options):
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-def prompts():
-    return [row[: 8 + i].tolist() for i, row in enumerate(prompt(len(ASKS), 20))]
-
-
 ALL = range(len(ASKS))
 
 
 def call(rows=ALL, **options):
     """All requests, or some."""
     asks = [None if ASKS[i][0] is None else {f"lz_{name}": value for name, value in ASKS[i][0].items()} for i in rows]
-    return {"ids": [prompts()[i] for i in rows], "asks": asks, "tokens": [ASKS[i][1] for i in rows], **options}
+    return {"ids": [PROMPTS[i] for i in rows], "asks": asks, "tokens": [ASKS[i][1] for i in rows], **options}
 
 
 BAD = [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_skip": [[[1]]]}]
@@ -91,7 +91,7 @@ BAD = [{"lz_strength": -1}, {"lz_strenght": 1}, {"lz_skip": [[[1]]]}]
 def answered(folder):
     """What one engine answers, and its log."""
     calls = {f"alone {i}": call([i]) for i in range(len(ASKS))} | {"together": call(), "joining": call(joining=True)}
-    ids, tokens = prompts()[0], ASKS[0][1]
+    ids, tokens = PROMPTS[0], ASKS[0][1]
     calls["bad"] = {"ids": [ids] * 4, "asks": [*BAD, {}], "tokens": [tokens] * 4}
     return run(folder, calls)
 
@@ -106,13 +106,13 @@ def expected(ids, options, tokens):
 
 @pytest.fixture(scope="module")
 def wanted():
-    return [expected(ids, *one) for ids, one in zip(prompts(), ASKS, strict=True)]
+    return [expected(ids, *one) for ids, one in zip(PROMPTS, ASKS, strict=True)]
 
 
 def test_the_penalty_changes_what_is_said(wanted):
-    without = [expected(ids, None, tokens) for ids, (_, tokens) in zip(prompts(), ASKS, strict=True)]
+    without = [expected(ids, None, tokens) for ids, (_, tokens) in zip(PROMPTS, ASKS, strict=True)]
     changed = [a != b for a, b in zip(wanted, without, strict=True)]
-    assert changed == [True, False, True, True, False, True, False, changed[-1]]
+    assert changed == [True, False, True, True, False, True, False, changed[7], True, False]
 
 
 def test_requests_alone(answered, wanted):
@@ -132,7 +132,7 @@ def test_requests_that_join(answered, wanted):
 def test_bad_options_harm_nobody(answered, wanted):
     """They are logged where the engine runs, and the request goes without the penalty."""
     rows, log = answered[0]["bad"], answered[1]
-    assert rows == [expected(prompts()[0], None, ASKS[0][1])] * 3 + [wanted[0]]
+    assert rows == [expected(PROMPTS[0], None, ASKS[0][1])] * 3 + [wanted[0]]
     assert log.count("a request goes without the penalty: ") == len(BAD)
 
 
@@ -193,8 +193,8 @@ def test_the_server(folder, wanted):
                 assert server.poll() is None
                 time.sleep(0.5)
         params = {"temperature": 0, "max_new_tokens": ASKS[2][1], "ignore_eos": True}
-        body = {"input_ids": prompts()[2], "sampling_params": params}
-        assert post(body) == expected(prompts()[2], None, ASKS[2][1])
+        body = {"input_ids": PROMPTS[2], "sampling_params": params}
+        assert post(body) == expected(PROMPTS[2], None, ASKS[2][1])
         params["custom_params"] = lz_params(**ASKS[2][0])
         assert post(body | {"custom_logit_processor": PROCESSOR}) == wanted[2]
     finally:

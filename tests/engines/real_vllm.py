@@ -22,6 +22,7 @@ from vllm.v1.worker.gpu.sample import logits_processor as second
 
 import oracle
 from engines import fake_vllm
+from engines.sections import SKIPPED, THINKING
 from lzpenalty.hf import LZPenaltyLogitsProcessor
 from lzpenalty.vllm import LZPenalty
 
@@ -36,6 +37,8 @@ QUESTIONS = [
     "Explain how a suspension bridge carries its load.",
     "Say hello again and again.",
     "What is a linked list?",
+    "Say hello again and again.",
+    "Write a poem about the sea.",
 ]
 ASKS = [
     {"lz_strength": 0.15},
@@ -45,6 +48,8 @@ ASKS = [
     {"unrelated": 1},
     {"lz_strength": 0.5},
     {"lz_strength": 0},
+    {f"lz_{name}": value for name, value in THINKING.items()},
+    {f"lz_{name}": value for name, value in SKIPPED.items()},
 ]
 
 
@@ -86,26 +91,28 @@ def sampling(ask, tokens):
     return SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=TOP, extra_args=ask)
 
 
-def check_request(output, ask, vocab=49152):
+def check_request(output, prompt, ask, vocab=49152):
     """Every token is the one with the highest logit after the formula's penalty; how many differ from the plain highest."""
     options = {name[3:]: value for name, value in (ask or {}).items() if name.startswith("lz_")}
-    history, changed = [], 0
+    text, changed = list(prompt), 0
     for token, logprobs in zip(output.token_ids, output.logprobs, strict=True):
         raw = {candidate: entry.logprob for candidate, entry in logprobs.items()}
-        penalties = oracle.penalties(history, vocab, **options) if options else {}
+        penalties = oracle.penalties(text, vocab, start=len(prompt), **options) if options else {}
         scores = {candidate: value - penalties.get(candidate, 0.0) for candidate, value in raw.items()}
-        assert scores[token] >= max(scores.values()) - 1e-4, (len(history), token)
+        assert scores[token] >= max(scores.values()) - 1e-4, (len(text) - len(prompt), token)
         changed += raw[token] < max(raw.values())
-        history.append(token)
+        text.append(token)
     return changed
 
 
 def test_a_mixed_batch_with_requests_that_join_and_leave(llm, prompts):
-    """Seven requests of different lengths through three seats: rows are freed, refilled and moved."""
-    tokens = [40, 7, 28, 34, 5, 25, 20]
+    """Nine requests of different lengths through three seats: rows are freed, refilled and moved."""
+    tokens = [40, 7, 28, 34, 5, 25, 20, 40, 36]
     params = [sampling(ask, n) for ask, n in zip(ASKS, tokens, strict=True)]
     outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
-    changed = [check_request(output.outputs[0], ask) for output, ask in zip(outputs, ASKS, strict=True)]
+    changed = [
+        check_request(output.outputs[0], prompt, ask) for prompt, output, ask in zip(prompts, outputs, ASKS, strict=True)
+    ]
     assert [len(output.outputs[0].token_ids) for output in outputs] == tokens
     assert changed[0] and changed[3] and not any(changed[row] for row in (1, 4, 6))
 
@@ -136,7 +143,9 @@ def test_preempted_requests_start_over(llm, prompts):
         [{"prompt_token_ids": prompt} for prompt in prompts[:3]], [sampling(ask, 50) for ask in asks], use_tqdm=False
     )
     assert len(PREEMPTED) > before
-    assert sum(check_request(output.outputs[0], ask) for output, ask in zip(outputs, asks, strict=True))
+    assert sum(
+        check_request(output.outputs[0], prompt, ask) for prompt, output, ask in zip(prompts, outputs, asks, strict=False)
+    )
 
 
 def test_bad_options_fail_the_request_alone(llm, prompts):

@@ -15,7 +15,7 @@ import os
 import random
 import re
 
-from engines.vllm_server import SECOND, get, post, serving, tiny_model  # isort: skip  (sets what vllm reads when it is imported)
+from engines import vllm_server  # isort: skip  (sets what vllm reads when it is imported)
 
 import pytest
 import torch
@@ -23,11 +23,8 @@ from prometheus_client import REGISTRY
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-import tiny
-from lzpenalty.cache.attention import CACHE_ARGUMENT
-from lzpenalty.cache.rpc import CompressedCache
+from engines.vllm_server import SECOND, drawn_prompts, get, post, serving
 from lzpenalty.cache.selectors import SELECTORS, Selector
-from lzpenalty.hf import LZPenaltyLogitsProcessor
 from lzpenalty.vllm import checks, options
 from lzpenalty.vllm.metrics import COUNTERS
 
@@ -53,16 +50,8 @@ def sampling(extra=None, tokens=TOKENS):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """(model, its folder)"""
-    folder = str(tmp_path_factory.mktemp("model"))
-    return tiny_model(folder), folder
-
-
-@pytest.fixture(scope="module")
 def prompts():
-    generator = torch.Generator().manual_seed(7)
-    return [torch.randint(2, tiny.VOCAB, (length,), generator=generator).tolist() for length in LENGTHS]
+    return drawn_prompts(LENGTHS)
 
 
 @pytest.fixture(scope="module")
@@ -126,19 +115,7 @@ def of_transformers(model, prompt, extra=None, tokens=TOKENS):
     """The same with transformers: plain, or with CompressedCache, or with the penalty, or both."""
     key = (tuple(prompt), json.dumps(extra, sort_keys=True), tokens)
     if key not in EXPECTED:
-        ids, extra = torch.tensor([prompt]), extra or {}
-        rpc = {name[6:]: value for name, value in extra.items() if name.startswith("cache_")}
-        lz = {name[3:]: value for name, value in extra.items() if name.startswith("lz_")}
-        common = dict(
-            attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0,
-            logits_processor=[LZPenaltyLogitsProcessor(**lz)] if lz else [],
-        )  # fmt: skip
-        if rpc:
-            with CompressedCache(model[0], **rpc) as cache:
-                found = model[0].generate(ids, **{CACHE_ARGUMENT: cache}, **common)
-        else:
-            found = model[0].generate(ids, **common)
-        EXPECTED[key] = found[0, len(prompt) :].tolist()
+        EXPECTED[key] = vllm_server.of_transformers(model[0], prompt, tokens, extra)
     return EXPECTED[key]
 
 
@@ -185,9 +162,7 @@ def test_a_mixed_batch_that_does_not_fit(llm, model, prompts):
 
 def test_prompts_that_fill_their_blocks(llm, model):
     """The last query of a prompt is asked again, so it has to be computed again by a request that was preempted."""
-    generator = torch.Generator().manual_seed(8)
-    lengths = (BLOCK, 2 * BLOCK, 3 * BLOCK, 2 * BLOCK)
-    prompts = [torch.randint(2, tiny.VOCAB, (length,), generator=generator).tolist() for length in lengths]
+    prompts = drawn_prompts((BLOCK, 2 * BLOCK, 3 * BLOCK, 2 * BLOCK), seed=8)
     before = scheduler(llm).preemptions
     check(llm, model, prompts, [asks("echo"), asks("echo"), asks("echo"), asks()])
     assert scheduler(llm).preemptions > before

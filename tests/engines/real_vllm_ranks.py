@@ -4,26 +4,13 @@ What a rank decides by its own heads can be what one rank with all heads decides
 with as many blocks on either.
 """
 
-from engines.vllm_server import SECOND, tiny_model  # isort: skip  (sets what vllm reads when it is imported)
+from engines.vllm_server import SECOND, drawn_prompts, of_transformers  # isort: skip  (sets what vllm reads when it is imported)
 
 import pytest
-import torch
 from vllm import LLM, SamplingParams
-
-import tiny
-from lzpenalty.cache.attention import CACHE_ARGUMENT
-from lzpenalty.cache.rpc import CompressedCache
-from lzpenalty.hf import LZPenaltyLogitsProcessor
 
 BLOCK, BLOCKS, TOKENS = 32, 18, 60 if SECOND else 120
 OPTIONS = {"interval": 24, "ratio": 4, "recent": 8}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """(model, its folder)"""
-    folder = str(tmp_path_factory.mktemp("model"))
-    return tiny_model(folder), folder
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +27,7 @@ def llm(model):
 
 @pytest.fixture(scope="module")
 def prompts():
-    generator = torch.Generator().manual_seed(7)
-    return [torch.randint(2, tiny.VOCAB, (length,), generator=generator).tolist() for length in (58, 80, 32)]
+    return drawn_prompts((58, 80, 32))
 
 
 def answers(llm, prompts, extras):
@@ -50,29 +36,14 @@ def answers(llm, prompts, extras):
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-def of_transformers(model, prompt, penalty=None, cache=None):
-    ids = torch.tensor([prompt])
-    common = dict(
-        attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=TOKENS, pad_token_id=0,
-        logits_processor=[LZPenaltyLogitsProcessor(**penalty)] if penalty else [],
-    )  # fmt: skip
-    if cache is None:
-        return model[0].generate(ids, **common)[0, len(prompt) :].tolist()
-    with CompressedCache(model[0], **cache) as compressed:
-        return model[0].generate(ids, **{CACHE_ARGUMENT: compressed}, **common)[0, len(prompt) :].tolist()
-
-
 def asks(**options):
     return {f"cache_{name}": value for name, value in {**OPTIONS, **options}.items()}
 
 
 def test_what_heads_decide_alone_is_what_one_rank_decides(llm, model, prompts):
-    by_head = {**OPTIONS, "selector": "rpc", "aggregation": "group"}
-    got = answers(llm, prompts, [None, {"lz_strength": 0.6}, asks(selector="rpc", aggregation="group")])
-    assert got == [
-        of_transformers(model, prompts[0]),
-        of_transformers(model, prompts[1], penalty={"strength": 0.6}),
-        of_transformers(model, prompts[2], cache=by_head),
+    extras = [None, {"lz_strength": 0.6}, asks(selector="rpc", aggregation="group")]
+    assert answers(llm, prompts, extras) == [
+        of_transformers(model[0], prompt, TOKENS, extra) for prompt, extra in zip(prompts, extras, strict=True)
     ]
 
 
@@ -83,7 +54,7 @@ def test_what_a_rank_decides_for_its_heads_is_the_same_each_time(llm, model, pro
     first = answers(llm, prompts, [asks(selector=rule)] * 3)
     assert first == answers(llm, prompts, [asks(selector=rule)] * 3)
     assert all(len(set(answer)) > 1 for answer in first)
-    assert first[0] != of_transformers(model, prompts[0])
+    assert first[0] != of_transformers(model[0], prompts[0], TOKENS)
     answers(llm, prompts[:1], [None])  # tells the workers what ended
     done = [
         now["compressions"] - then["compressions"]

@@ -5,15 +5,11 @@ Drafts only save steps: greedy answers have to be those of transformers with its
 drafts are taken or not.
 """
 
-from engines.vllm_server import SECOND, tiny_model  # isort: skip  (sets what vllm reads when it is imported)
+from engines.vllm_server import SECOND, drawn_prompts, of_transformers  # isort: skip  (sets what vllm reads when it is imported)
 
 import pytest
-import torch
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 from vllm import LLM, SamplingParams
-
-import tiny
-from lzpenalty.hf import LZPenaltyLogitsProcessor
 
 if not SECOND:
     pytest.skip("the first runner takes no logits processors with speculative decoding", allow_module_level=True)
@@ -41,12 +37,6 @@ def masks_are_bools():
     builder.create_masked_store = lambda self, at, value, mask, *rest: store(self, at, value, as_bool(mask), *rest)
     yield
     builder.create_masked_load, builder.create_masked_store = load, store
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("model"))
-    return tiny_model(folder), folder
 
 
 @pytest.fixture(scope="module")
@@ -78,23 +68,12 @@ def taken(llm):
     del scheduler.update_from_output
 
 
-def of_transformers(model, prompt, ask):
-    options = {name[3:]: value for name, value in (ask or {}).items()}
-    ids = torch.tensor([prompt])
-    found = model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=TOKENS, pad_token_id=0,
-        logits_processor=[LZPenaltyLogitsProcessor(**options)] if options else [],
-    )  # fmt: skip
-    return found[0, len(prompt) :].tolist()
-
-
 def test_answers_are_those_without_speculation(llm, model, taken):
-    generator = torch.Generator().manual_seed(7)
-    prompts = [torch.randint(2, tiny.VOCAB, (n,), generator=generator).tolist() * 2 for n in (9, 20, 4, 13, 30)]
+    prompts = [prompt * 2 for prompt in drawn_prompts((9, 20, 4, 13, 30))]
     params = [SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, extra_args=ask) for ask in ASKS]
     outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
     for prompt, ask, output in zip(prompts, ASKS, outputs, strict=True):
-        assert list(output.outputs[0].token_ids) == of_transformers(model[0], prompt, ask), ask
-    assert of_transformers(model[0], prompts[0], None) != of_transformers(model[0], prompts[0], ASKS[3])
+        assert list(output.outputs[0].token_ids) == of_transformers(model[0], prompt, TOKENS, ask), ask
+    assert of_transformers(model[0], prompts[0], TOKENS) != of_transformers(model[0], prompts[0], TOKENS, ASKS[3])
     by_ask = {int(request.split("-")[0]): count for request, count in taken.items()}
     assert by_ask[0] > 0 and by_ask[2] > 0

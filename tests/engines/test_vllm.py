@@ -288,6 +288,18 @@ def test_what_ends_a_thinking_section_is_looked_up_in_the_served_models_tokenize
         assert vllm.LZPenalty(config, state).add_request(0, params)
 
 
+def test_the_tokenizer_is_asked_once_and_not_for_each_request(monkeypatch):
+    asked, found = [], ModuleType("vllm.tokenizers")
+    found.cached_tokenizer_from_config = lambda model: asked.append(model) or model
+    monkeypatch.setitem(sys.modules, "vllm.tokenizers", found)
+    front = Front(Tokenizer())
+    for _ in range(3):
+        front.admit({"lz_preset": "reasoning"})
+    assert len(asked) == 1
+    Front(Tokenizer()).admit({"lz_preset": "reasoning"})
+    assert len(asked) == 2
+
+
 def test_the_server_may_have_a_default(monkeypatch):
     monkeypatch.setenv("LZPENALTY_DEFAULT", '{"lz_strength": 1.0, "lz_min_match": 2}')
     runner = SecondRunner()

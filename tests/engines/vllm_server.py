@@ -28,10 +28,13 @@ if not torch.cuda.is_available():
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 import tiny  # noqa: E402
+from lzpenalty.cache.attention import CACHE_ARGUMENT  # noqa: E402
+from lzpenalty.cache.rpc import CompressedCache  # noqa: E402
+from lzpenalty.hf import LZPenaltyLogitsProcessor  # noqa: E402
 
 SECOND = os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"  # in Triton's interpreter, at a few steps a second
 
-__all__ = ["SECOND", "get", "post", "serving", "tiny_model"]
+__all__ = ["SECOND", "drawn_prompts", "get", "of_transformers", "post", "serving", "tiny_model"]
 
 
 def tiny_model(folder: str) -> LlamaForCausalLM:
@@ -48,16 +51,34 @@ def tiny_model(folder: str) -> LlamaForCausalLM:
     return model
 
 
+def drawn_prompts(lengths, seed=7) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(2, tiny.VOCAB, (length,), generator=generator).tolist() for length in lengths]
+
+
+def of_transformers(model: LlamaForCausalLM, prompt: list[int], tokens: int, extra: dict | None = None) -> list[int]:
+    """The greedy answer of transformers with the processor and the CompressedCache that a request's `extra_args` ask for."""
+    extra, ids = extra or {}, torch.tensor([prompt])
+    cache = {name[6:]: value for name, value in extra.items() if name.startswith("cache_")}
+    penalty = {name[3:]: value for name, value in extra.items() if name.startswith("lz_")}
+    common = dict(
+        attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0,
+        logits_processor=[LZPenaltyLogitsProcessor(**penalty)] if penalty else [],
+    )  # fmt: skip
+    with CompressedCache(model, **cache) if cache else contextlib.nullcontext() as made:
+        found = model.generate(ids, **({CACHE_ARGUMENT: made} if cache else {}), **common)
+    return found[0, len(prompt) :].tolist()
+
+
 def get(port: int, path: str) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
         return answer.read().decode()
 
 
-def post(port: int, body: dict) -> tuple[int, dict]:
+def post(port: int, body: dict, replica: int | None = None) -> tuple[int, dict]:
     """(status, answer) of a completion."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json"} | ({} if replica is None else {"X-data-parallel-rank": str(replica)})
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=300) as answer:
             return answer.status, json.load(answer)
