@@ -362,6 +362,7 @@ def test_vllm(session):
         ]
         runs.append((["tests/engines/real_vllm_speculation.py"], {"VLLM_USE_V2_MODEL_RUNNER": "1"}))
         runs.append((["tests/engines/real_vllm_ranks.py"], {"VLLM_USE_V2_MODEL_RUNNER": "0"}))
+        runs.append((["tests/engines/real_vllm_replicas.py"], {"VLLM_USE_V2_MODEL_RUNNER": "0"}))
 
     def run(asked):
         files, env = asked
@@ -392,10 +393,10 @@ def bench_vllm(session):
     install_vllm(session)
     session.run("python", "benchmarks/serving.py", ".venv/smollm2")
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2")
-    caches = ["full", "interval 64, ratio 4"]
-    session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *caches, "--tokens", "4096")
-    caches = ["full", "rpc, interval 256, ratio 4", "echo, interval 256, ratio 4"]
-    session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *caches, "--tokens", "2048")
+    caches = ["full", "echo, interval 256, ratio 4", "rpc, interval 256, ratio 4"]
+    for tokens in "2048", "4096":
+        session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *caches, "--tokens", tokens)
+    session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *caches[1:], "--fits")
     session.run("python", "benchmarks/serving_recall.py", ".venv/smollm2")
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
@@ -456,7 +457,7 @@ def bench_llama_cpp(session):
 def test_mlx(session):
     """MLX on a CPU."""
     develop(session, "smollm2/config.json")
-    engine = ["-c", "constraints.txt", "mlx[cpu]==0.32.4", "torch", "pytest", "setuptools>=77"]
+    engine = ["-c", "constraints.txt", "mlx[cpu]==0.32.4", "torch", *TESTS, "setuptools>=77"]
     install(session, engine, ["mlx-lm==0.32.2"], CHECKOUT, files=["pyproject.toml", "constraints.txt", *CORE])
     tests = session.posargs or ["tests/engines/test_mlx.py", "tests/engines/real_mlx.py"]
     session.run(*ENGINE, *tests, env={"LZPENALTY_MODEL": ".venv/smollm2"})
