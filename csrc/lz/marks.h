@@ -29,7 +29,7 @@ static int ends_any(const lz_marks *marks, row_text text, int64_t first, int64_t
 enum { RANGE_GAP = 16 };
 typedef struct {
     int32_t n;
-    uint32_t low[2 * LZ_MOST_MARKS], width[2 * LZ_MOST_MARKS];
+    uint32_t low[4 * LZ_MOST_MARKS], width[4 * LZ_MOST_MARKS];
 } mark_ends;
 
 static void add_end(mark_ends *ends, uint32_t id)
@@ -47,14 +47,10 @@ static void add_end(mark_ends *ends, uint32_t id)
     ends->width[ends->n++] = 0;
 }
 
-static mark_ends ends_of(const lz_marks *one, const lz_marks *other)
+static void add_ends(mark_ends *ends, const lz_marks *marks)
 {
-    mark_ends ends = {0};
-    for (int32_t m = 0; m < one->n; m++)
-        add_end(&ends, (uint32_t)one->mark[m].id[one->mark[m].n - 1]);
-    for (int32_t m = 0; m < other->n; m++)
-        add_end(&ends, (uint32_t)other->mark[m].id[other->mark[m].n - 1]);
-    return ends;
+    for (int32_t m = 0; m < marks->n; m++)
+        add_end(ends, (uint32_t)marks->mark[m].id[marks->mark[m].n - 1]);
 }
 
 /* Whether any of n words is in one of the ranges. Numbers are compared as signed ones, which all processors do many at once.
@@ -78,34 +74,70 @@ static int holds_end(const uint32_t *words, int64_t n, const mark_ends *ends)
     return 0;
 }
 
-/* Blocks of a text are looked at for what marks end with, those that hold it in smaller ones, and of these each position.
- * Ids of 64 bits are two words, of which the upper one is mostly 0. */
+/* A search from a text's end. From `near` on blocks are small, since one of their neighbours holds something. */
+typedef struct {
+    const uint32_t *row;
+    int words, is_contiguous;
+    int64_t near;
+    mark_ends ends;
+} mark_search;
+
+static void begin_search(mark_search *s, row_text text, int64_t to)
+{
+    const lz_tokens *tokens = text.tokens;
+    s->words = tokens->is_int64 ? 2 : 1;
+    s->row = (const uint32_t *)tokens->data + text.row * tokens->row_stride * s->words;
+    s->is_contiguous = tokens->column_stride == 1;
+    s->near = to;
+    s->ends.n = 0;
+}
+
+/* Blocks of a text are looked at for what marks end with, those that hold it in smaller ones, of which the last that does
+ * ends at what is returned; `from` if none does. Ids of 64 bits are two words, of which the upper one is mostly 0. */
+enum { LARGE_BLOCK = 512, SMALL_BLOCK = 32 };
+static int64_t pass_by_blocks(mark_search *s, int64_t from, int64_t to)
+{
+    while (s->is_contiguous && to > from) {
+        const int64_t most = to > s->near ? SMALL_BLOCK : LARGE_BLOCK, size = to - from < most ? to - from : most;
+        if (!holds_end(s->row + (to - size) * s->words, size * s->words, &s->ends))
+            to -= size;
+        else if (size > SMALL_BLOCK)
+            s->near = to - size;
+        else
+            break;
+    }
+    return to;
+}
+
 static int64_t newest_of(row_text text, const lz_marks *one, const lz_marks *other, int64_t first, int64_t from, int64_t to,
                          int *is_of_first)
 {
-    enum { LARGE = 512, SMALL = 32 };
-    const lz_tokens *tokens = text.tokens;
-    const int words = tokens->is_int64 ? 2 : 1;
-    const uint32_t *row = (const uint32_t *)tokens->data + text.row * tokens->row_stride * words;
-    const mark_ends ends = ends_of(one, other);
-    int64_t near = to; /* from here to `to` there is something */
-    while (to > from) {
-        const int64_t most = to > near ? SMALL : LARGE, size = to - from < most ? to - from : most;
-        if (tokens->column_stride == 1 && !holds_end(row + (to - size) * words, size * words, &ends)) {
-            to -= size;
-            continue;
-        }
-        if (size > SMALL && tokens->column_stride == 1) {
-            near = to - size;
-            continue;
-        }
-        for (const int64_t end = to - size; to > end; to--) {
+    mark_search s;
+    begin_search(&s, text, to);
+    add_ends(&s.ends, one);
+    add_ends(&s.ends, other);
+    while ((to = pass_by_blocks(&s, from, to)) > from) {
+        for (const int64_t end = to - from < SMALL_BLOCK ? from : to - SMALL_BLOCK; to > end; to--) {
             *is_of_first = ends_any(one, text, first, to - 1);
             if (*is_of_first || ends_any(other, text, first, to - 1))
                 return to - 1;
         }
     }
     return from - 1;
+}
+
+/* A length of the text behind which no mark of any kind ends: a long text is read once for all of them. */
+static int64_t marked_length(const lz_penalty *p, row_text text, int64_t length)
+{
+    if (p->skip.n == 0 || p->release.n == 0)
+        return length;
+    mark_search s;
+    begin_search(&s, text, length);
+    add_ends(&s.ends, &p->open);
+    add_ends(&s.ends, &p->release);
+    add_ends(&s.ends, &p->skip);
+    add_ends(&s.ends, &p->resume);
+    return pass_by_blocks(&s, 0, length);
 }
 
 #define section_text row_text

@@ -149,10 +149,10 @@ static void penalize(const lz_penalty *p, const lz_logits *logits, const lz_toke
 
     for (int64_t b = 0; b < logits->rows; b++) {
         const row_text text = {tokens, b};
-        const int64_t start = start_of(tokens, b);
-        if (start == tokens->length || is_skipped(p, text, tokens->length))
+        const int64_t start = start_of(tokens, b), marked = marked_length(p, text, tokens->length);
+        if (start == tokens->length || is_skipped(p, text, marked))
             continue;
-        const lz_section section = last_section(p, text, start, tokens->length);
+        const lz_section section = last_section(p, text, start, marked);
         const int32_t n = read_since(tokens, b, section.begin, sizes.context, s->recent);
         const lz_row row = row_of(logits, b);
         lz_row_state r = {.window = capped(n, sizes.window), .literal = literal, .strength = p->strength};

@@ -153,6 +153,23 @@ def test_marks_are_found_in_any_layout(device, dtype, step, window):
         assert (got[:, 22] > 0).tolist() == [place is None for place in places]
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_marks_of_all_kinds_in_one_text(device, step):
+    """Wherever those of one kind stand, those of the other are found before and behind them, and where there are none."""
+    places = [2, 255, 256, 511, 512, 1030, 1050, None]
+    pairs = [(close, call) for close in places for call in places if close is None or close != call]
+    tokens = np.full((len(pairs), 1062), 5)[:, ::step]
+    for row, (close, call) in zip(tokens, pairs, strict=True):
+        row[:2] = OPEN
+        if call is not None:
+            row[call] = CALL[0]
+        if close is not None:
+            row[close + 2 : close + 4] = CLOSE
+    got = device.of(lz_penalize_)(np.zeros((len(pairs), 64)), tokens, starts=2, release_after=8, **MARKS)
+    assert (got[:, CLOSE[0]] > 0).tolist() == [close is None and call is None for close, call in pairs]
+    assert got.any(axis=1).tolist() == [call is None for _, call in pairs]
+
+
 def test_many_marks_of_one_kind(device):
     """Of each kind the oldest counts that none of the other follows."""
     for marks, is_open in ((OPEN * 300, True), (OPEN + CLOSE * 300, False), (CLOSE * 300, False)):
