@@ -89,13 +89,13 @@ class FoundAbove(selectors.Echo):
 
     def __init__(self, found: float):
         super().__init__()
-        self.found = found
+        self.certain = found
 
 
 class EchoWithoutRivals(selectors.Echo):
     """As it was at first; the variants below are of this."""
 
-    found = 0.5
+    certain = 0.5
 
     def __init__(self):
         super().__init__(rivals=0)
@@ -133,7 +133,7 @@ class EchoOfOthers(EchoWithoutRivals):
 class EchoWithoutBound(EchoWithoutRivals):
     """A .99 counts for more than a .98, whatever there is of both."""
 
-    found = math.inf
+    certain = math.inf
 
 
 class FirstBudgets(Budgets):

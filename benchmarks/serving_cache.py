@@ -1,11 +1,15 @@
 """vLLM with the compressed cache, where the pool of blocks holds a quarter of what full caches need. Needs the environment
 of `make test-vllm`.
 
-    python benchmarks/serving_cache.py MODEL [--tokens 1024] [PART ...]
+    python benchmarks/serving_cache.py MODEL [PART ...] [--tokens 1024]
+    python benchmarks/serving_cache.py MODEL [PART ...] [--tokens 1024] --fits
 
 One engine. First what the classes cost where no request asks: they are taken out of the engine and put back in turns. Then
 the same requests with full caches and with compressed ones. Tokens are counted by CPU seconds of the process, which other
 work on the machine changes little; steps, batches and preemptions it does not change at all.
+
+With `--fits` the pool holds all full caches, so that a compressed one saves no step: what its own work costs. Each rule and
+full caches take turns.
 
 A part whose results are there already is not measured again.
 """
@@ -21,7 +25,7 @@ import vllm
 from harness import RESULTS, write
 
 PROMPT, TOKENS, REQUESTS, BLOCK, WATERMARK = 128, 1024, 6, 32, 0.05
-ROUNDS, SHORT = 5, 24
+ROUNDS, SHORT, FITS = 5, 24, 3
 MODES = {
     "full": None,
     "interval 64, ratio 4": {"cache_selector": "rpc", "cache_interval": 64, "cache_ratio": 4, "cache_recent": 16},
@@ -65,12 +69,12 @@ class Without:
 
 
 class Server:
-    """An engine whose pool is a quarter of what all requests need with full caches."""
+    """An engine whose pool is a part, or all, of what the requests need with full caches."""
 
-    def __init__(self, model: str, tokens: int):
+    def __init__(self, model: str, tokens: int, share: float):
         self.tokens = tokens
-        self.needed = REQUESTS * (PROMPT + tokens) // BLOCK
-        self.pool = self.needed // 4
+        self.needed = REQUESTS * -(-(PROMPT + tokens) // BLOCK)
+        self.pool = int(self.needed * share)
         self.llm, self.scheduler, self.worker = engine(
             model, max_model_len=PROMPT + tokens, max_num_seqs=2 * REQUESTS, block_size=BLOCK, watermark=WATERMARK,
             num_gpu_blocks_override=self.pool + 1, worker_cls="lzpenalty.vllm.Worker",
@@ -98,6 +102,13 @@ class Server:
 
         pair()
         ratios = sorted(pair() for _ in range(ROUNDS))
+        return {"median": statistics.median(ratios), "spread": ratios}
+
+    def fitting(self, extra: dict) -> dict:
+        """CPU seconds with a rule against those with full caches."""
+        before = self.scheduler.preemptions
+        ratios = sorted(self.run(extra, self.tokens)[0] / self.run(None, self.tokens)[0] for _ in range(FITS))
+        assert self.scheduler.preemptions == before
         return {"median": statistics.median(ratios), "spread": ratios}
 
     def measure(self, extra: dict | None) -> dict:
@@ -139,20 +150,23 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{CLASSES}, {', '.join(MODES)}; all if none is named")
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--fits", action="store_true", help="with a pool that holds all full caches")
     args = parser.parse_args()
     name = "vllm-cache" if args.tokens == TOKENS else f"vllm-cache-{args.tokens}"
+    every = [mode for mode in MODES if mode != "full"] if args.fits else [CLASSES, *MODES]
+    name += "-fits" * args.fits
     results = {"modes": {}}
     if (RESULTS / f"{name}.json").exists():
         results = json.loads((RESULTS / f"{name}.json").read_text())
         del results["machine"]
     parts = [
         part
-        for part in args.parts or (CLASSES, *MODES)
+        for part in args.parts or every
         if part not in results["modes"] and not (part == CLASSES and "cpu_with_the_classes" in results)
     ]
     if not parts:
         return
-    server = Server(args.model, args.tokens)
+    server = Server(args.model, args.tokens, 1 if args.fits else 1 / 4)
     results |= {
         "vllm": vllm.__version__,
         "prompt": PROMPT,
@@ -160,13 +174,13 @@ def main() -> None:
         "requests": REQUESTS,
         "watermark": WATERMARK,
         "blocks": {"size": BLOCK, "needed": server.needed, "pool": server.pool},
-        "rounds": ROUNDS,
+        "rounds": FITS if args.fits else ROUNDS,
     }
     for part in parts:
         if part == CLASSES:
             results["cpu_with_the_classes"] = server.cost()
         else:
-            results["modes"][part] = server.measure(MODES[part])
+            results["modes"][part] = (server.fitting if args.fits else server.measure)(MODES[part])
             print(part, results["modes"][part], flush=True)
         write(name, results)
 

@@ -5,9 +5,9 @@ one budget for all heads of a row, what would be found again competes with every
 gets as many entries as it has among the best. That is known only when the last layer has attended, so layers wait for it.
 Each row of a batch has a budget of its own, so that it keeps what it would keep alone.
 
-A selector may have a score above which an entry was `found`, and larger scores say little more. As long as all that was
-found fits, nothing is different. If it doesn't, size would give everything to heads that find everything. So each head gives
-up the same part, and its selector says what it goes by (`crowded`).
+A selector may have a score above which it is `certain` that an entry was found, and larger ones say little more. As long as
+all that was found fits, nothing is different. If it doesn't, size would give everything to heads that find everything. So
+each head gives up the same part, and its selector says what it goes by (`crowded`).
 """
 
 import math
@@ -20,16 +20,16 @@ from lzpenalty._core import select_top
 __all__ = ["Budgets", "share"]
 
 
-def share(scores: list[torch.Tensor], keep: int, found: float = math.inf) -> list[int]:
+def share(scores: list[torch.Tensor], keep: int, certain: float = math.inf) -> list[int]:
     """Entries for each head of a row, `keep` on average, from the scores [n] of all: its part of the heads * keep largest,
-    or of all above `found` where these are more. Largest remainders are rounded up, equal ones and equal scores go to the
+    or of all above `certain` where these are more. Largest remainders are rounded up, equal ones and equal scores go to the
     earlier head."""
     heads = len(scores)
     if not keep:
         return [0] * heads
     flat = torch.cat([score.to(scores[0].device) for score in scores])
     sizes = [score.numel() for score in scores]
-    counts = torch.stack([part.sum() for part in (flat > found).split(sizes)]).tolist()
+    counts = torch.stack([part.sum() for part in (flat > certain).split(sizes)]).tolist()
     if sum(counts) <= heads * keep:
         chosen = select_top(flat.view(1, 1, -1), heads * keep).flatten()
         ends = torch.tensor(sizes, device=flat.device).cumsum(0)
@@ -68,4 +68,4 @@ class Budgets:
         """Entries for all heads of each row, from their scores."""
         if self.allocation == "even":
             return [[keep] * len(of_row) for of_row in scores]
-        return [share(of_row, keep, self.layers[0].selector.found) for of_row in scores]
+        return [share(of_row, keep, self.layers[0].selector.certain) for of_row in scores]

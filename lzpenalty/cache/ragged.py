@@ -268,7 +268,7 @@ class RaggedLayer(Compressed):
         """The region's entries that stay, int64 [budget]."""
         if not budget:
             return torch.empty(0, dtype=torch.int64, device=self.device)
-        if selector.found < math.inf and int((score > selector.found).sum()) > budget:
+        if selector.certain < math.inf and int((score > selector.certain).sum()) > budget:
             score = scored(selector.crowded(cell, score[None], budget), cell.hidden, cell.start, cell.stop).flatten()
         return select_top(score[None, None].contiguous(), budget)[0, 0]
 

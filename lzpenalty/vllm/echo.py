@@ -181,9 +181,9 @@ def compress(pool: Pool, state: Heads, plan: HeadPlan, computed: int, queries: l
     sizes = (stops - start).flatten().tolist()
     flat = held.flatten(0, 1)
     scores = [flat[i, :size] for i, size in enumerate(sizes)]
-    budgets = share(scores, keep, rule.found)
+    budgets = share(scores, keep, rule.certain)
     inside = torch.arange(held.shape[2], device=held.device) < torch.tensor(sizes, device=held.device)[:, None]
-    found = ((flat > rule.found) & inside).sum(1).tolist()
+    found = ((flat > rule.certain) & inside).sum(1).tolist()
     heads, lengths = pool.heads, state.length.flatten().tolist()
     for i, (score, budget) in enumerate(zip(scores, budgets, strict=True)):
         layer, head = divmod(i, heads)

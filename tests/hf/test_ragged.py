@@ -484,7 +484,7 @@ def test_scores_at_a_limit_of_other_selectors(found):
         def score(self, layer):
             return torch.ones(layer.keys.shape[0], 1, layer.stop - layer.start)
 
-    Ones.found = found
+    Ones.certain = found
     with CompressedCache(tiny(), **SMALL, selector=Ones(), allocation="global") as cache:
         generate(tiny(), prompt(), 40, **{CACHE_ARGUMENT: cache})
     kept = [entries for layer in cache.stats()["kept_by_head"] for entries in layer[0]]

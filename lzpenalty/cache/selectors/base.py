@@ -55,14 +55,14 @@ class Selector:
 
     keeps_evidence = False  # a number beside each key and value, that moves along with them; see RaggedLayer
     turns_queries = False  # asks for `layer.rotation`
-    found = math.inf  # scores above this say little more; see :mod:`lzpenalty.cache.budgets`
+    certain = math.inf  # scores above this say little more; see :mod:`lzpenalty.cache.budgets`
 
     def score(self, layer) -> torch.Tensor:
         """float32 [B, 1, stop - start], or [B, Hkv, stop - start] for a choice of its own for each key head."""
         raise NotImplementedError
 
     def crowded(self, layer, score: torch.Tensor, keep: int) -> torch.Tensor:
-        """What a head goes by, [B, n], where more than `keep` of a row's scores [B, n] are above `found`."""
+        """What a head goes by, [B, n], where more than `keep` of a row's scores [B, n] are above `certain`."""
         return score
 
     def observe(self, layer, queries: torch.Tensor) -> None:

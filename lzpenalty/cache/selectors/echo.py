@@ -41,7 +41,7 @@ class Echo(Selector):
     """
 
     keeps_evidence = True
-    found = 0.1
+    certain = 0.1
 
     def __init__(self, rivals: int = 256):
         check_integer("rivals", rivals, 0)
