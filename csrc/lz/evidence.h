@@ -75,6 +75,12 @@ static inline uint32_t enter_gram(lz_grams *g, int32_t i, int32_t size)
     return 0;
 }
 
+/* How many grams a string of so many tokens has; a shorter one is taken to have one. */
+static inline int32_t grams_of(int32_t tokens, int32_t size)
+{
+    return tokens > size ? tokens - size + 1 : 1;
+}
+
 /* What a text that is in a loop shows, and no quotation does: strings that stand for the third time. */
 typedef struct {
     int32_t length; /* of the longest string all of whose grams stood at least twice before, in tokens; 0 if there is none */
@@ -86,15 +92,15 @@ typedef struct {
  * both older, are equal to it. Stops at a string of `enough` tokens, at least `wanted`: in a loop that is soon. */
 static inline lz_circling read_grams(const lz_scratch *s, int32_t n, int32_t size, int32_t wanted, int32_t enough)
 {
-    const int32_t grams = n - size + 1, wanted_grams = wanted - size + 1, enough_grams = enough - size + 1;
+    const int32_t grams = n - size + 1, wanted_grams = grams_of(wanted, size), enough_grams = grams_of(enough, size);
     int32_t run = 0, longest = 0, steps = 0;
     lz_grams g = begin_grams(s, grams);
     for (int32_t i = grams - 1; i >= 0; i--) {
         run = enter_gram(&g, i, size) & SEEN_TWICE ? run + 1 : 0;
         longest = run > longest ? run : longest;
-        if (run > 0 && run >= wanted_grams && steps == 0)
+        if (run >= wanted_grams && steps == 0)
             steps = i + 1;
-        if (run > 0 && run >= enough_grams)
+        if (run >= enough_grams)
             break;
     }
     return (lz_circling){longest > 0 ? longest + size - 1 : 0, steps};
@@ -106,7 +112,7 @@ static inline lz_circling read_grams(const lz_scratch *s, int32_t n, int32_t siz
 static int may_circle(const lz_scratch *s, int32_t grams, int32_t size, int32_t least)
 {
     const uint32_t *hashes = s->hashes;
-    const int32_t least_grams = least > size ? least - size + 1 : 1;
+    const int32_t least_grams = grams_of(least, size);
     uint8_t *counts = (uint8_t *)s->table; /* up to 2 */
     int32_t shift, run = 0;
     memset(counts, 0, (size_t)slots_for(s, grams, 8, &shift));
