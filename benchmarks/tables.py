@@ -939,6 +939,15 @@ def came(section: dict) -> bool:
     return section["ended"] and (section["closed"] is None or section["behind"] > 0)
 
 
+def quiet_ones(none: list[dict], ours: list[dict]) -> str:
+    """What became of thoughts that had nothing wrong with them."""
+    tokens = [(one["tokens"], other["tokens"]) for one, other in zip(none, ours, strict=True) if is_quiet(one)]
+    if not tokens:
+        return ""
+    as_long = sum(abs(took - spent) <= 0.05 * spent for spent, took in tokens)
+    return f"Of {len(tokens)} that were quiet without a penalty, {as_long} stayed as long, within 5%. "
+
+
 def thinking_says(results: dict) -> str:
     found = results["judged"]
     none, ours = (results["rows"][name]["sections"] for name in ("none", "reasoning"))
@@ -946,7 +955,8 @@ def thinking_says(results: dict) -> str:
     return (
         f"Of {found['counted']} answers that circled in their thinking, {found['in_time']} closed it within "
         f"{results['in_time']} tokens of the alarm, half of them within {found['median_wait']:.0f}. "
-        f"Of {found['quiet']} that did not circle, {found['closed_without_reason']} were closed. Thinking took {took:,} "
+        f"Of {found['quiet']} that did not circle, {found['closed_without_reason']} were closed. {quiet_ones(none, ours)}"
+        f"Thinking took {took:,} "
         f"tokens where it took {spent:,} without a penalty, and {sum(map(came, ours))} of {len(ours)} answers came in place "
         f"of {sum(map(came, none))}. {results['model']}, greedy, `<think>` forced, at most {results['limit']} tokens; "
         f"`</think>` is {results['closer']} tokens to it."
@@ -957,6 +967,12 @@ def thinking_says(results: dict) -> str:
 def thinking_summary() -> str:
     """The same in sentences."""
     return thinking_says(load("thinking"))
+
+
+@table
+def thinking_second() -> str:
+    """The same with a model that has been trained for nothing but to go on with texts."""
+    return f"{thinking_says(load('thinking-gemma-3-270m-q4_k_m'))} {provenance(load('thinking-gemma-3-270m-q4_k_m'))}"
 
 
 @table

@@ -149,12 +149,13 @@ def main() -> None:
     model, tokenizer = models.load_model(args.model)
     opening, close = (tokenizer.encode(tag, add_special_tokens=False) for tag in (OPEN, CLOSE))
     marks = {"open": [opening], "release": [close]}
+    begins = OPENING if tokenizer.chat_template else f"\n{OPENING}"  # behind a question mark `<` may be part of its token
     options = resolve("reasoning", marks)
     used = [penalties.named("none"), penalties.named("gentle"), penalties.lz("reasoning", options)]
 
     def rows_of(given: list[penalties.Penalty], said: list) -> tuple[dict, dict]:
         """Of each penalty, what is measured, and the answers."""
-        found, texts = {}, models.answers(model, tokenizer, said, limit, given, opening=OPENING)
+        found, texts = {}, models.answers(model, tokenizer, said, limit, given, opening=begins)
         for penalty, text in zip(given, texts, strict=True):
             sections = [section(answer, close, options.release_after, tokenizer.decode) for answer in text]
             found[penalty.name] = {**describe(text, tokenizer.decode, limit), "sections": sections}
@@ -173,8 +174,10 @@ def main() -> None:
         return
     name, called = with_model("thinking", args.model)
     about = {"model": called, "limit": limit, "closer": len(close), "in_time": IN_TIME}
-    closed = [at for at, row in enumerate(rows["reasoning"]["sections"]) if None not in (row["closed"], row["alarm"])]
-    about["course"] = course(texts["reasoning"][closed[0]], rows["reasoning"]["sections"][closed[0]]["closed"], options)
+    if not args.model:
+        sections = rows["reasoning"]["sections"]
+        one = next(at for at, row in enumerate(sections) if None not in (row["closed"], row["alarm"]))
+        about["course"] = course(texts["reasoning"][one], sections[one]["closed"], options)
     results = {**about, "judged": found, "rows": rows, "candidates": tried}
     write(name, results)
     if not args.model:
