@@ -939,13 +939,15 @@ def came(section: dict) -> bool:
     return section["ended"] and (section["closed"] is None or section["behind"] > 0)
 
 
-def quiet_ones(none: list[dict], ours: list[dict]) -> str:
-    """What became of thoughts that had nothing wrong with them."""
+def quiet_ones(judged: dict, none: list[dict], ours: list[dict]) -> str:
+    """What became of thoughts that had nothing wrong with them, if there were any."""
     tokens = [(one["tokens"], other["tokens"]) for one, other in zip(none, ours, strict=True) if is_quiet(one)]
-    if not tokens:
-        return ""
-    as_long = sum(abs(took - spent) <= 0.05 * spent for spent, took in tokens)
-    return f"Of {len(tokens)} that were quiet without a penalty, {as_long} stayed as long, within 5%. "
+    as_long, says = sum(abs(took - spent) <= 0.05 * spent for spent, took in tokens), ""
+    if judged["quiet"]:
+        says += f"Of {judged['quiet']} that did not circle, {judged['closed_without_reason']} were closed. "
+    if tokens:
+        says += f"Of {len(tokens)} that were quiet without a penalty, {as_long} stayed as long, within 5%. "
+    return says
 
 
 def thinking_says(results: dict) -> str:
@@ -955,7 +957,7 @@ def thinking_says(results: dict) -> str:
     return (
         f"Of {found['counted']} answers that circled in their thinking, {found['in_time']} closed it within "
         f"{results['in_time']} tokens of the alarm, half of them within {found['median_wait']:.0f}. "
-        f"Of {found['quiet']} that did not circle, {found['closed_without_reason']} were closed. {quiet_ones(none, ours)}"
+        f"{quiet_ones(found, none, ours)}"
         f"Thinking took {took:,} "
         f"tokens where it took {spent:,} without a penalty, and {sum(map(came, ours))} of {len(ours)} answers came in place "
         f"of {sum(map(came, none))}. {results['model']}, greedy, `<think>` forced, at most {results['limit']} tokens; "
