@@ -340,8 +340,8 @@ def newer_vllm(session, version):
 def test_vllm(session):
     """Two versions of vLLM on a CPU with both of its model runners.
 
-    One process each, since a process has room for one engine; two of them at a time, each of which prints at its end. The
-    second runner is in Triton's interpreter, at a few tokens a second. The cache is tried with the scheduler a step ahead as
+    One process each, since a process has room for one engine; two of them at a time, each of one thread, since others would
+    spin where the first computes. Each prints at its end. The second runner is in Triton's interpreter, at a few tokens a second. The cache is tried with the scheduler a step ahead as
     well.
     """
     develop(session, "smollm2/config.json")
@@ -349,7 +349,7 @@ def test_vllm(session):
     newer = newer_vllm(session, VLLM[1])
     ours = ["tests/engines/test_vllm.py", "tests/engines/test_vllm_heads.py"]
     tests = session.posargs or [*ours, "tests/engines/real_vllm.py"]
-    model = {"LZPENALTY_MODEL": ".venv/smollm2", "TRITON_INTERPRET": "1"}
+    model = {"LZPENALTY_MODEL": ".venv/smollm2", "TRITON_INTERPRET": "1", **ONE_THREAD}
     runs = [
         (tests, {**version, "VLLM_USE_V2_MODEL_RUNNER": runner}) for runner, version in itertools.product("10", ({}, newer))
     ]
