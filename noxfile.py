@@ -341,8 +341,8 @@ def test_vllm(session):
     """Two versions of vLLM on a CPU with both of its model runners.
 
     One process each, since a process has room for one engine; two of them at a time, each of one thread, since others would
-    spin where the first computes. Each prints at its end. The second runner is in Triton's interpreter, at a few tokens a second. The cache is tried with the scheduler a step ahead as
-    well.
+    spin where the first computes. Each prints at its end. The second runner is in Triton's interpreter, at a few tokens a
+    second. The cache is tried with the scheduler a step ahead as well.
     """
     develop(session, "smollm2/config.json")
     install_vllm(session)
