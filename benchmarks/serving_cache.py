@@ -11,7 +11,7 @@ work on the machine changes little; steps, batches and preemptions it does not c
 With `--fits` the pool holds all full caches, so that a compressed one saves no step: what its own work costs. Each rule and
 full caches take turns.
 
-A part whose results are there already is not measured again.
+A part whose results are there already, from a machine like this one, is not measured again.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import time
 from vllm_cpu import engine, greedy  # isort: skip  (sets what vllm reads when it is imported)
 import vllm
 
-from harness import RESULTS, write
+from harness import RESULTS, machine, write
 
 PROMPT, TOKENS, REQUESTS, BLOCK, WATERMARK = 128, 1024, 6, 32, 0.05
 ROUNDS, SHORT, FITS = 5, 24, 3
@@ -157,8 +157,9 @@ def main() -> None:
     name += "-fits" * args.fits
     results = {"modes": {}}
     if (RESULTS / f"{name}.json").exists():
-        results = json.loads((RESULTS / f"{name}.json").read_text())
-        del results["machine"]
+        before, here = json.loads((RESULTS / f"{name}.json").read_text()), machine()
+        if all(before["machine"][what] == here[what] for what in ("cpu", "level")):  # or else nothing could be compared
+            results = {key: value for key, value in before.items() if key != "machine"}
     parts = [
         part
         for part in args.parts or every
