@@ -32,6 +32,7 @@ MODES = {
     "interval 64, budget 128": {"cache_selector": "rpc", "cache_interval": 64, "cache_budget": 128, "cache_recent": 16},
     "rpc, interval 256, ratio 4": {"cache_selector": "rpc", "cache_interval": 256, "cache_ratio": 4},
     "echo, interval 256, ratio 4": {"cache_selector": "echo", "cache_interval": 256, "cache_ratio": 4},
+    "echo, interval 256, ratio 8": {"cache_selector": "echo", "cache_interval": 256, "cache_ratio": 8},
 }
 CLASSES = "classes"
 
@@ -68,6 +69,11 @@ class Without:
             delattr(self.scheduler, name)
 
 
+def middle(ratios) -> dict:
+    ratios = sorted(ratios)
+    return {"median": statistics.median(ratios), "spread": ratios}
+
+
 class Server:
     """An engine whose pool is a part, or all, of what the requests need with full caches."""
 
@@ -101,15 +107,14 @@ class Server:
                 return own / self.run(None, SHORT)[0]
 
         pair()
-        ratios = sorted(pair() for _ in range(ROUNDS))
-        return {"median": statistics.median(ratios), "spread": ratios}
+        return middle(pair() for _ in range(ROUNDS))
 
     def fitting(self, extra: dict) -> dict:
         """CPU seconds with a rule against those with full caches."""
         before = self.scheduler.preemptions
-        ratios = sorted(self.run(extra, self.tokens)[0] / self.run(None, self.tokens)[0] for _ in range(FITS))
+        ratios = middle(self.run(extra, self.tokens)[0] / self.run(None, self.tokens)[0] for _ in range(FITS))
         assert self.scheduler.preemptions == before
-        return {"median": statistics.median(ratios), "spread": ratios}
+        return ratios
 
     def measure(self, extra: dict | None) -> dict:
         steps, schedule, compressor = [], self.scheduler.schedule, self.worker.model_runner.compressor

@@ -26,6 +26,7 @@ RULES = {
     "full": None,
     "rpc": {"cache_selector": "rpc", "cache_interval": INTERVAL, "cache_ratio": RATIO, "cache_recent": RECENT},
     "echo": {"cache_selector": "echo", "cache_interval": INTERVAL, "cache_ratio": RATIO, "cache_recent": RECENT},
+    "echo, c = 8": {"cache_selector": "echo", "cache_interval": INTERVAL, "cache_ratio": 8, "cache_recent": RECENT},
 }
 
 

@@ -94,6 +94,7 @@ def _untold(frame: FrameType, engine: str, why: str) -> str:
 
 # What is remembered of a frame, for as long as it runs.
 
+_getframe = sys._getframe  # looked up once: every step of `generate` calls it
 _lengths: dict[FrameType, int] = {}
 _caches: dict[FrameType, tuple[dict, int]] = {}
 
@@ -161,11 +162,9 @@ def generate_prompt_length(owner: object) -> int:
     """
     if _lengths:
         try:
-            known = _lengths.get(sys._getframe(4))  # `owner`, its list, the loop, and then `generate`
-        except ValueError:  # fewer frames
-            known = None
-        if known is not None:
-            return known
+            return _lengths[_getframe(4)]  # `owner`, its list, the loop, and then `generate`
+        except (KeyError, ValueError):  # another, or fewer frames
+            pass
     frame: FrameType | None = sys._getframe(2)
     caller = frame
     while frame is not None:
