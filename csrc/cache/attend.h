@@ -152,12 +152,20 @@ ALWAYS_INLINE void fetch(const fetching *f, int64_t entry)
         PREFETCH(f->start + entry * f->step + line * LINE_BYTES);
 }
 
-/* products[r, t] = <query r, key t> for n keys. The processor may have fewer loads a cycle than multiply-adds: what is in
+/* Keys or values of a block, or a part of each, and what is fetched while they are multiplied. */
+typedef struct {
+    const char *first;
+    int64_t stride, n; /* in bytes, and how many */
+    fetching next;
+} block_part;
+
+/* products[r, t] = <query r, key t>. The processor may have fewer loads a cycle than multiply-adds: what is in
  * registers is used as often as they allow. */
 ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const float *queries, int64_t size,
-                                 const char *keys, int64_t stride, int64_t n, const fetching *next, float *products)
+                                 const block_part *keys, float *products)
 {
     const int at_once = rows <= MOST_ROWS ? 4 : 3;
+    const int64_t n = keys->n, stride = keys->stride;
     for (int64_t t = 0; t < n; t += at_once) {
         vec sum[MOST_KEY_ROWS][4];
         const char *key[4];
@@ -165,8 +173,8 @@ ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const 
             for (int i = 0; i < 4; i++)
                 sum[r][i] = vec_set(0);
         for (int i = 0; i < at_once; i++) {
-            key[i] = keys + (t + i < n ? t + i : n - 1) * stride;
-            fetch(next, t + i);
+            key[i] = keys->first + (t + i < n ? t + i : n - 1) * stride;
+            fetch(&keys->next, t + i);
         }
         for (int64_t d = 0; d < size; d += PAIR) {
             const int64_t at = d * float_size(dtype);
@@ -202,14 +210,14 @@ ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const 
 /* The same, a key at a time for all rows: a bfloat16 key is loaded and widened once. The registers hold two vectors a row,
  * whose sums wait in memory: one after the other they would all wait for the last product. */
 ALWAYS_INLINE void multiply_single_keys(const int rows, const float_dtype dtype, const float *queries, int64_t size,
-                                        const char *keys, int64_t stride, int64_t n, const fetching *next, float *sums,
-                                        float *products)
+                                        const block_part *keys, float *sums, float *products)
 {
+    const int64_t n = keys->n;
     for (int64_t from = 0; from < n; from += SINGLES) {
         for (int64_t t = 0; t < SINGLES; t++) {
             vec sum[MOST_SINGLE_ROWS + 1][2];
-            const char *key = keys + (from + t < n ? from + t : n - 1) * stride;
-            fetch(next, from + t);
+            const char *key = keys->first + (from + t < n ? from + t : n - 1) * keys->stride;
+            fetch(&keys->next, from + t);
             const vec first_left = load_part(key, dtype, 0), first_right = load_part(key, dtype, 1);
             for (int r = 0; r < rows; r++) {
                 sum[r][0] = vec_mul(first_left, vec_load(queries + r * size));
@@ -236,22 +244,22 @@ ALWAYS_INLINE void multiply_single_keys(const int rows, const float_dtype dtype,
     }
 }
 
-/* outputs[r] = shrink[r] * outputs[r] + sum over t < n of weights[r, t] * values[t], for `parts` vectors of each. */
+/* outputs[r] = shrink[r] * outputs[r] + sum over t of weights[r, t] * values[t], for `parts` vectors of each. */
 ALWAYS_INLINE void add_values(const int rows, const int parts, const float_dtype dtype, const float *weights,
-                              const float *shrink, const char *values, int64_t stride, int64_t n, const fetching *next,
-                              float *outputs, int64_t size)
+                              const float *shrink, const block_part *values, float *outputs, int64_t size)
 {
     vec sum[MOST_VALUE_ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < parts; j++)
             sum[r][j] = vec_mul(vec_load(outputs + r * size + j * VEC_LANES), vec_set(shrink[r]));
-    for (int64_t t = 0; t < n; t++) {
+    const char *value_at = values->first;
+    for (int64_t t = 0; t < values->n; t++, value_at += values->stride) {
         vec weight[MOST_VALUE_ROWS];
-        fetch(next, t);
+        fetch(&values->next, t);
         for (int r = 0; r < rows; r++)
             weight[r] = vec_set(weights[r * PRODUCTS + t]);
         for (int j = 0; j < parts; j++) {
-            const vec value = load_part_masked(values + t * stride, dtype, j);
+            const vec value = load_part_masked(value_at, dtype, j);
             for (int r = 0; r < rows; r++)
                 sum[r][j] = vec_fma(weight[r], value, sum[r][j]);
         }
@@ -419,13 +427,10 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
                                               (rows_left + key_rows - 1) / key_rows);
         for (int64_t r = first, rows; r < piece->rows; r += rows) {
             rows = rows_at_once(piece->rows - r, is_single ? MOST_SINGLE_ROWS : MOST_KEY_ROWS);
-            const fetching next = next_share(&values_next);
-#define MULTIPLY(n)                                                                                                         \
-    multiply_keys(n, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, &next,                    \
-                  s->products + r * PRODUCTS)
+            const block_part part = {block_keys, block_key_stride, to - from, next_share(&values_next)};
+#define MULTIPLY(n) multiply_keys(n, dtype, s->queries + r * size, size, &part, s->products + r * PRODUCTS)
 #define MULTIPLY_SINGLE(n)                                                                                                  \
-    multiply_single_keys(n, dtype, s->queries + r * size, size, block_keys, block_key_stride, to - from, &next, s->sums,    \
-                         s->products + r * PRODUCTS)
+    multiply_single_keys(n, dtype, s->queries + r * size, size, &part, s->sums, s->products + r * PRODUCTS)
             if (is_single) {
                 WITH_ROWS(rows, MOST_SINGLE_ROWS, MULTIPLY_SINGLE)
             } else {
@@ -455,13 +460,12 @@ ALWAYS_INLINE void attend_blocks(const cache_decode *decode, const cache_piece *
                 equal++;
             rows = rows_at_once(equal, MOST_VALUE_ROWS);
             for (int64_t d = 0, numbers; d < value_size; d += numbers) {
-                const char *part = block_values + d * float_size(dtype);
                 numbers = rows <= MOST_ROWS && d + 2 * PAIR <= value_size ? 2 * PAIR : PAIR;
                 const float *weights = s->products + r * PRODUCTS;
                 float *outputs = p->outputs + r * value_size + d;
-                const fetching next = next_share(&keys_next);
-#define ADD(n, parts)                                                                                                       \
-    add_values(n, parts, dtype, weights, s->shrink + r, part, block_value_stride, s->seen[r], &next, outputs, value_size)
+                const block_part part = {block_values + d * float_size(dtype), block_value_stride, s->seen[r],
+                                         next_share(&keys_next)};
+#define ADD(n, parts) add_values(n, parts, dtype, weights, s->shrink + r, &part, outputs, value_size)
 #define ADD_PAIR(n) ADD(n, 2)
 #define ADD_TWO_PAIRS(n) ADD(n, 4)
                 if (numbers == PAIR) {
