@@ -1078,7 +1078,7 @@ def vllm_recall() -> str:
         rows.append([rule, f"{every.count('1')} of {len(every)}"])
     title = (
         f"vLLM {results['vllm']}, SmolLM2-135M, facts stated {results['age']} compressions ago, P = {results['interval']}, "
-        f"c = {results['ratio']}, R = {results['recent']}"
+        f"R = {results['recent']}, c = {results['ratio']} unless said"
     )
     return markdown([title, "known"], rows) + f"\n\n{provenance(results)}"
 
