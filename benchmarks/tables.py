@@ -974,7 +974,8 @@ def thinking_summary() -> str:
 @table
 def thinking_second() -> str:
     """The same with a model that has been trained for nothing but to go on with texts."""
-    return f"{thinking_says(load('thinking-gemma-3-270m-q4_k_m'))} {provenance(load('thinking-gemma-3-270m-q4_k_m'))}"
+    results = load("thinking-gemma-3-270m-q4_k_m")
+    return f"{thinking_says(results)} {provenance(results)}"
 
 
 @table
