@@ -610,6 +610,7 @@ def prompts_tasks() -> str:
 
 def prompts_of(name: str) -> str:
     results, rows = load(name), []
+    same = load("prompts" if results["half"] == "report" else "prompts-choose")  # documents, if echo was not run here
     for tokens, by_rule in results["documents"].items():
         if not tokens.isdigit():
             continue  # a task's
@@ -620,7 +621,8 @@ def prompts_of(name: str) -> str:
         rules = [rule for rule in by_rule if rule != "full cache"]
         for rule in sorted(rules, key=lambda rule: (int(rule.rpartition("1/")[2]), rule)):
             found, counts = by_rule[rule], known_of(full, by_rule[rule])
-            base = by_rule.get(f"echo, {rule.rpartition(', ')[2]}", {})
+            echo = f"echo, {rule.rpartition(', ')[2]}"
+            base = by_rule.get(echo) or same["documents"].get(tokens, {}).get(echo, {})
             more = paired(*({n: _known(each) for n, each in one.items()} for one in (base, found)))
             spent, peak = cost_of_reading(full, found)
             bits = {n: each["bits"] for n, each in found.items() if "bits" in each}

@@ -118,6 +118,19 @@ static void take_arrays(input *in, job *j)
     memcpy(j->tokens_span.before, j->tokens_span.memory, j->tokens_span.bytes);
 }
 
+/* Callers refuse ids that the logits don't have. */
+static void bound_marks(lz_marks *marks, int64_t vocab)
+{
+    lz_marks bounded = {0};
+    for (int32_t m = 0; m < marks->n; m++) {
+        lz_mark mark = marks->mark[m];
+        for (int32_t k = 0; k < mark.n; k++)
+            mark.id[k] %= (int32_t)vocab;
+        lz_add_mark(&bounded, &mark);
+    }
+    *marks = bounded;
+}
+
 static int64_t start_of(const job *j, int64_t row)
 {
     return j->tokens.starts ? j->tokens.starts[row] : j->tokens.start;
@@ -424,6 +437,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const cpu_level level = (cpu_level)take_number(&in, CPU_SCALAR, CPU_AVX512);
     take_options(&in, &j);
     take_arrays(&in, &j);
+    bound_marks(&j.penalty.release, j.logits.vocab);
+    bound_marks(&j.penalty.open, j.logits.vocab);
+    bound_marks(&j.penalty.skip, j.logits.vocab);
+    bound_marks(&j.penalty.resume, j.logits.vocab);
     cpu_set_level(CPU_SCALAR);
     run(&j, &baseline);
     if (cpu_set_level(level) == 0) {
