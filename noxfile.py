@@ -393,8 +393,8 @@ def bench_vllm(session):
     install_vllm(session)
     session.run("python", "benchmarks/serving.py", ".venv/smollm2")
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2")
-    caches, eighth = ["full", "rpc, interval 256, ratio 4", "echo, interval 256, ratio 4"], "echo, interval 256, ratio 8"
-    for tokens, parts in ("2048", [*caches, eighth]), ("4096", caches):
+    caches = ["full", "rpc, interval 256, ratio 4", "echo, interval 256, ratio 4"]
+    for tokens, parts in ("2048", [*caches, "echo, interval 256, ratio 8"]), ("4096", caches):
         session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *parts, "--tokens", tokens)
     session.run("python", "benchmarks/serving_cache.py", ".venv/smollm2", *caches[1:], "--fits")
     session.run("python", "benchmarks/serving_recall.py", ".venv/smollm2")

@@ -70,6 +70,7 @@ class Without:
 
 
 def middle(ratios) -> dict:
+    """The median of some, and all of them, from the least on."""
     ratios = sorted(ratios)
     return {"median": statistics.median(ratios), "spread": ratios}
 

@@ -588,7 +588,7 @@ def prompts_choose() -> str:
 @table
 def prompts_kvpress() -> str:
     """The same by presses that see a whole document at once."""
-    return prompts_of("prompts-kvpress")
+    return prompts_of("prompts-kvpress", "prompts")
 
 
 @table
@@ -608,9 +608,10 @@ def prompts_tasks() -> str:
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
 
-def prompts_of(name: str) -> str:
+def prompts_of(name: str, with_echo: str | None = None) -> str:
+    """`with_echo` are the results that have echo's of the same documents, if others than these."""
     results, rows = load(name), []
-    same = load("prompts" if results["half"] == "report" else "prompts-choose")  # documents, if echo was not run here
+    compared = load(with_echo)["documents"] if with_echo else results["documents"]
     for tokens, by_rule in results["documents"].items():
         if not tokens.isdigit():
             continue  # a task's
@@ -621,8 +622,7 @@ def prompts_of(name: str) -> str:
         rules = [rule for rule in by_rule if rule != "full cache"]
         for rule in sorted(rules, key=lambda rule: (int(rule.rpartition("1/")[2]), rule)):
             found, counts = by_rule[rule], known_of(full, by_rule[rule])
-            echo = f"echo, {rule.rpartition(', ')[2]}"
-            base = by_rule.get(echo) or same["documents"].get(tokens, {}).get(echo, {})
+            base = compared[tokens].get(f"echo, {rule.rpartition(', ')[2]}", {})
             more = paired(*({n: _known(each) for n, each in one.items()} for one in (base, found)))
             spent, peak = cost_of_reading(full, found)
             bits = {n: each["bits"] for n, each in found.items() if "bits" in each}

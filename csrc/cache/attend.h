@@ -155,7 +155,7 @@ ALWAYS_INLINE void fetch(const fetching *f, int64_t entry)
 /* Keys or values of a block, or a part of each, and what is fetched while they are multiplied. */
 typedef struct {
     const char *first;
-    int64_t stride, n; /* in bytes, and how many */
+    int64_t stride, n; /* bytes from one to the next, and how many */
     fetching next;
 } block_part;
 
@@ -165,7 +165,7 @@ ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const 
                                  const block_part *keys, float *products)
 {
     const int at_once = rows <= MOST_ROWS ? 4 : 3;
-    const int64_t n = keys->n, stride = keys->stride;
+    const int64_t n = keys->n;
     for (int64_t t = 0; t < n; t += at_once) {
         vec sum[MOST_KEY_ROWS][4];
         const char *key[4];
@@ -173,7 +173,7 @@ ALWAYS_INLINE void multiply_keys(const int rows, const float_dtype dtype, const 
             for (int i = 0; i < 4; i++)
                 sum[r][i] = vec_set(0);
         for (int i = 0; i < at_once; i++) {
-            key[i] = keys->first + (t + i < n ? t + i : n - 1) * stride;
+            key[i] = keys->first + (t + i < n ? t + i : n - 1) * keys->stride;
             fetch(&keys->next, t + i);
         }
         for (int64_t d = 0; d < size; d += PAIR) {

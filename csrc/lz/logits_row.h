@@ -33,7 +33,7 @@ static void ROW(lower)(const lz_row *row, const int32_t *tokens, int32_t k, floa
     }
 }
 
-/* Makes the logit of entry k, which the logits have, after subtract what it was and so many nats more: one sum, which is
+/* After subtract: makes the logit of entry k, a token below vocab, what it was and so many nats more: one sum, which is
  * rounded once. */
 static void ROW(change)(const lz_row *row, const int32_t *tokens, int32_t k, double nats, const void *saved)
 {

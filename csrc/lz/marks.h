@@ -86,9 +86,7 @@ static void begin_search(mark_search *s, row_text text, int64_t to)
 {
     const lz_tokens *tokens = text.tokens;
     s->words = tokens->is_int64 ? 2 : 1;
-    s->row = tokens->data;
-    if (to > 0) /* without tokens there may be no memory */
-        s->row += text.row * tokens->row_stride * s->words;
+    s->row = (const uint32_t *)tokens->data + text.row * tokens->row_stride * s->words;
     s->is_contiguous = tokens->column_stride == 1;
     s->near = to;
     s->ends.n = 0;

@@ -148,9 +148,12 @@ static void penalize(const lz_penalty *p, const lz_logits *logits, const lz_toke
             s->gains[d - 1] = literal - smaller(literal, ws->log2[d]);
 
     for (int64_t b = 0; b < logits->rows; b++) {
+        const int64_t start = start_of(tokens, b);
+        if (start == tokens->length)
+            continue; /* the text may have no memory */
         const row_text text = {tokens, b};
-        const int64_t start = start_of(tokens, b), marked = marked_length(p, text, tokens->length);
-        if (start == tokens->length || is_skipped(p, text, marked))
+        const int64_t marked = marked_length(p, text, tokens->length);
+        if (is_skipped(p, text, marked))
             continue;
         const lz_section section = last_section(p, text, start, marked);
         const int32_t n = read_since(tokens, b, section.begin, sizes.context, s->recent);

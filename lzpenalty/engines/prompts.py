@@ -25,6 +25,8 @@ __all__ = [
     "unfinished_rows",
 ]
 
+_getframe = sys._getframe  # looked up once: every step of `generate` calls it
+
 # transformers: `generate` prepares, and calls a loop of its module or of the user (`custom_generate`). A loop calls lists of
 # processors and criteria, which call each of them.
 _TRANSFORMERS = "transformers.generation.utils"
@@ -52,7 +54,7 @@ _TOKENS = "tokens"  # the prompt, when the sampler is made
 
 def callers() -> Iterator[FrameType]:
     """The frames that are running, from that of the caller outwards."""
-    frame = sys._getframe(1)
+    frame = _getframe(1)
     while frame is not None:
         yield frame
         frame = frame.f_back
@@ -94,7 +96,6 @@ def _untold(frame: FrameType, engine: str, why: str) -> str:
 
 # What is remembered of a frame, for as long as it runs.
 
-_getframe = sys._getframe  # looked up once: every step of `generate` calls it
 _lengths: dict[FrameType, int] = {}
 _caches: dict[FrameType, tuple[dict, int]] = {}
 
@@ -165,7 +166,7 @@ def generate_prompt_length(owner: object) -> int:
             return _lengths[_getframe(4)]  # `owner`, its list, the loop, and then `generate`
         except (KeyError, ValueError):  # another, or fewer frames
             pass
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = _getframe(2)
     caller = frame
     while frame is not None:
         if frame.f_code.co_name in _FUNCTIONS:
@@ -225,7 +226,7 @@ def _given(frame: FrameType, loop: FrameType | None) -> tuple[dict, int | None]:
 
 def _generate_with(cache) -> tuple[int, FrameType | None] | None:
     """Of the innermost `generate` that was given this cache: the prompt's length, and the frame of the loop that it runs."""
-    loop, frame = None, sys._getframe(2)
+    loop, frame = None, _getframe(2)
     while frame is not None:
         name = frame.f_code.co_name
         if name in _LOOPS and _of_transformers(frame):
@@ -295,7 +296,7 @@ def mlx_prompt_length() -> int:
     RuntimeError
         If mlx-lm is running and doesn't say it in the way that is known, as in speculative and in batched generation.
     """
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = _getframe(2)
     last = None
     while frame is not None:
         if frame.f_code.co_name == _STEPS:
@@ -326,7 +327,7 @@ def llama_prompt_length() -> int:
         If llama-cpp-python is running and doesn't say it in the way that is known, or is asked for the first time when an
         answer has begun.
     """
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = _getframe(2)
     while frame is not None:
         if frame.f_code.co_name == _APPLY:
             (llama,) = _read(frame, "llama-cpp-python", _LLAMA)
@@ -370,5 +371,5 @@ def llama_prompt(llama) -> list[int]:
     RuntimeError
         If it doesn't say it in the way that is known.
     """
-    frame = _llama_generate(llama, sys._getframe(2))
+    frame = _llama_generate(llama, _getframe(2))
     return [] if frame is None else [*_read(frame, "llama-cpp-python", _TOKENS)[0]]
