@@ -12,6 +12,7 @@ import os
 import string
 from collections.abc import Callable, Sequence
 from importlib import resources
+from itertools import takewhile
 
 import numpy as np
 
@@ -189,14 +190,17 @@ def _pieces(ids: list[int], decode) -> list[tuple[int, str]]:
 
     pieces, before, start = [], (), 0
     while start < len(ids):
+        broken: list[str] = []
         for end in range(start + 1, min(start + LONGEST_CLUSTER, len(ids)) + 1):
-            tokens = tuple(ids[start:end])
-            text = say_after(before, tokens)
+            text = say_after(before, tuple(ids[start:end]))
             if "\ufffd" not in text:
                 break
-        else:  # whatever follows, it is no character
-            tokens = (ids[start],)
-            text = say_after(before, tokens)
+            broken.append(text)
+        else:  # no characters, or U+FFFD itself: as many tokens as say what stays, whatever follows
+            count = next(n for n, text in enumerate(broken) if all(more.startswith(text) for more in broken[n:]))
+            text = broken[count]
+            end = start + count + sum(1 for _ in takewhile(text.__eq__, broken[count:]))
+        tokens = tuple(ids[start:end])
         if not text:  # there is a token all the same
             text = f"⟨{','.join(map(str, tokens))}⟩"
         pieces.append((len(tokens), text))

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -126,6 +127,21 @@ def test_tokens_that_are_parts_of_characters(source, random):
             assert decode(range(at, at + count)) == piece
         at += count
     assert at == len(vocabulary)
+
+
+@pytest.mark.parametrize("source", ["\ufffd", "\ufffda", "é\ufffd", "a\ufffd\ufffdb", "\ufffdé\ufffd", "é🙂\ufffd"])
+def test_the_character_that_stands_for_broken_ones(source):
+    """In every cut of its bytes, though a part of it is decoded to what the whole is."""
+    data = source.encode()
+    for cuts in itertools.product([False, True], repeat=len(data) - 1):
+        ends = [at for at, cut in enumerate(cuts, 1) if cut] + [len(data)]
+        vocabulary = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        text = Text(
+            list(range(len(vocabulary))),
+            lambda ids: b"".join(vocabulary[i] for i in ids).decode("utf-8", "replace"),  # noqa: B023
+        )
+        assert "".join(piece for _, piece in text.pieces) == source, vocabulary
+        assert sum(count for count, _ in text.pieces) == len(vocabulary)
 
 
 @settings(deadline=None)
