@@ -39,10 +39,9 @@ from facts import HALVES, KINDS, fact, known_of
 from harness import RESULTS, with_model, write
 from lzpenalty.cache.attention import CACHE_ARGUMENT
 from lzpenalty.cache.plan import Plan
-from lzpenalty.cache.selectors import Echo
 from lzpenalty.commands.models import load_model
 from lzpenalty.hf import CompressedCache
-from recall import fillers, watching
+from recall import EchoWithoutAgreement, fillers, watching
 
 PROTECT, RECENT, INTERVAL = 4, 32, 256
 LAST, NEXT = 96, 128  # tokens that state nothing at the end, and that follow it
@@ -55,9 +54,10 @@ def named(name: str, **options):
 RULES = {
     "full cache": None,
     "echo": named("echo"),
-    "echo without rivals": lambda: dict(selector=Echo(rivals=0)),
-    "echo with 64 rivals": lambda: dict(selector=Echo(rivals=64)),
-    "echo with all rivals": lambda: dict(selector=Echo(rivals=1 << 30)),
+    "echo without agreement": lambda: dict(selector=EchoWithoutAgreement()),
+    "echo without rivals": lambda: dict(selector=EchoWithoutAgreement(rivals=0)),
+    "echo with 64 rivals": lambda: dict(selector=EchoWithoutAgreement(rivals=64)),
+    "echo with all rivals": lambda: dict(selector=EchoWithoutAgreement(rivals=1 << 30)),
     "rpc": named("rpc"),
     "snapkv": named("snapkv"),
     "snapkv global": named("snapkv", allocation="global"),

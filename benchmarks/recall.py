@@ -84,7 +84,13 @@ class Novelty(selectors.Selector):
         self.at = self.at.gather(2, positions)
 
 
-class FoundAbove(selectors.Echo):
+class EchoWithoutAgreement(selectors.Echo):
+    """As it was before heads agreed; the variants below are of this."""
+
+    agreed = selectors.Selector.agreed
+
+
+class FoundAbove(EchoWithoutAgreement):
     """Echo with another share of attention above which an entry was found."""
 
     def __init__(self, found: float):
@@ -92,8 +98,8 @@ class FoundAbove(selectors.Echo):
         self.certain = found
 
 
-class EchoWithoutRivals(selectors.Echo):
-    """As it was at first; the variants below are of this."""
+class EchoWithoutRivals(EchoWithoutAgreement):
+    """As it was at first; so are the variants below."""
 
     certain = 0.5
 
@@ -161,6 +167,7 @@ def named(name: str, **options):
 RULES = {
     "full cache": None,
     "echo": named("echo"),
+    "echo without agreement": lambda ids, vocab: dict(selector=EchoWithoutAgreement()),
     "echo of 3": lambda ids, vocab: dict(selector=EchoOf3()),
     "echo of 3 and before": lambda ids, vocab: dict(selector=EchoOf3AndBefore()),
     "echo of others": lambda ids, vocab: dict(selector=EchoOfOthers()),

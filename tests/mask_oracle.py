@@ -142,7 +142,7 @@ class Masks:
         return around.amax(1) if self.rule == "snapkv" else around.mean(1)
 
     def compress(self, keep):
-        """Steps 2 and 3."""
+        """Steps 2 to 4."""
         regions = {}
         for layer, left in self.left.items():
             for head in range(left.shape[1]):
@@ -155,6 +155,8 @@ class Masks:
                         scores = self.attention_to_region(layer, row, head, entries)
                     scores[~self.visible[row, entries]] = -torch.inf  # the first to go
                     regions[layer, head, row] = entries, scores
+        if self.rule == "echo":
+            regions = self.agreed(regions)
         self.budgets = {}
         for row in sorted({row for _, _, row in regions}):
             of_row = {key: scores for key, (_, scores) in regions.items() if key[2] == row}
@@ -170,8 +172,27 @@ class Masks:
             self.left[layer][row, head, [t for _, t in best]] = False
         self.compressions += 1
 
+    def agreed(self, regions):
+        """Step 2 of echo: each head's evidence times what all heads of the row found of the token, relative to the mean."""
+        every = {}
+        for row in {row for _, _, row in regions}:
+            of_row = [each for key, each in regions.items() if key[2] == row]
+            said = {}
+            for entries, scores in of_row:
+                for t, score in zip(entries.tolist(), scores.tolist(), strict=True):
+                    said[t] = said.get(t, 0) + (max(score, 0) ** 0.5) / len(of_row)
+            some = [each for each in said.values() if each > 0]
+            every[row] = {t: each / (sum(some) / len(some)) for t, each in said.items()}
+        return {
+            key: (entries, torch.tensor([
+                score * every[key[2]][t] if score > 0 else score
+                for t, score in zip(entries.tolist(), scores.tolist(), strict=True)
+            ], dtype=torch.float64))
+            for key, (entries, scores) in regions.items()
+        }  # fmt: skip
+
     def of_row(self, scores, keep):
-        """Step 2: how many entries each head of a row keeps, of {head: scores}; each row has a budget of its own."""
+        """Step 3: how many entries each head of a row keeps, of {head: scores}; each row has a budget of its own."""
         heads = sorted(scores)
         if self.allocation == "even":
             return dict.fromkeys(heads, keep)

@@ -5,9 +5,10 @@ one budget for all heads of a row, what would be found again competes with every
 gets as many entries as it has among the best. That is known only when the last layer has attended, so layers wait for it.
 Each row of a batch has a budget of its own, so that it keeps what it would keep alone.
 
-A selector may have a score above which it is `certain` that an entry was found, and larger ones say little more. As long as
-all that was found fits, nothing is different. If it doesn't, size would give everything to heads that find everything. So
-each head gives up the same part, and its selector says what it goes by (`crowded`).
+A selector may have all heads agree before they compete (`agreed`). It may also have a score above which it is
+`certain` that an entry was found, and larger ones say little more. As long as all that was found fits, nothing is different.
+If it doesn't, size would give everything to heads that find everything. So each head gives up the same part, and its
+selector says what it goes by (`crowded`).
 """
 
 import math
@@ -56,16 +57,24 @@ class Budgets:
 
     def _compress(self, tracks: tuple) -> None:
         """`tracks` are those of the same rows in all layers."""
-        scores = [layer.scores(track) for layer, track in zip(self.layers, tracks, strict=True)]  # by layer, row and head
-        by_row = [[score for of_layer in of_row for score in of_layer] for of_row in zip(*scores, strict=True)]
-        budgets = self.of_rows(by_row, tracks[0].keep)
-        for layer, track, of_layer in zip(self.layers, tracks, scores, strict=True):
-            heads = len(of_layer[0])
-            layer.compress(track, of_layer, [of_row[:heads] for of_row in budgets])
-            budgets = [of_row[heads:] for of_row in budgets]
+        pairs = [*zip(self.layers, tracks, strict=True)]
+        scores = _of_rows(layer.scores(track) for layer, track in pairs)
+        if tracks[0].keep:
+            columns = _of_rows(layer.region_columns(track) for layer, track in pairs)
+            agreed = self.layers[0].selector.agreed
+            scores = [agreed(*of_row) for of_row in zip(scores, columns, strict=True)]
+        budgets, end = self.of_rows(scores, tracks[0].keep), 0
+        for layer, track in pairs:
+            first, end = end, end + layer.heads
+            layer.compress(track, *([of_row[first:end] for of_row in each] for each in (scores, budgets)))
 
     def of_rows(self, scores: list[list[torch.Tensor]], keep: int) -> list[list[int]]:
         """Entries for all heads of each row, from their scores."""
         if self.allocation == "even":
             return [[keep] * len(of_row) for of_row in scores]
         return [share(of_row, keep, self.layers[0].selector.certain) for of_row in scores]
+
+
+def _of_rows(layers) -> list[list]:
+    """Of what each layer has of each row's heads: of each row what all heads have, layer by layer."""
+    return [[each for of_layer in of_row for each in of_layer] for of_row in zip(*layers, strict=True)]

@@ -245,6 +245,12 @@ class RaggedLayer(Compressed):
         scores = [self._score(*each) if track.keep else torch.empty(0) for each in self._selected(track)]
         return [scores[first : first + self.heads] for first in range(0, len(scores), self.heads)]
 
+    def region_columns(self, track: Track) -> list[list[torch.Tensor]]:
+        """As `scores`: which columns of the text these entries stand for, int64 [n]."""
+        return [
+            [self.columns_of(cell.row, cell.head)[cell.start : cell.stop] for cell in cells] for cells in self.cells(track)
+        ]
+
     @staticmethod
     def _score(cell: Cell, selector: Selector) -> torch.Tensor:
         return scored(selector.score(cell), cell.hidden, cell.start, cell.stop).flatten()

@@ -180,10 +180,10 @@ def compress(pool: Pool, state: Heads, plan: HeadPlan, computed: int, queries: l
     held = torch.where(there.to(evidence.device), evidence[slots.to(evidence.device)], 0)
     sizes = (stops - start).flatten().tolist()
     flat = held.flatten(0, 1)
-    scores = [flat[i, :size] for i, size in enumerate(sizes)]
+    tokens = [of_head[:size] for of_head, size in zip(state.tokens(computed), sizes, strict=True)]
+    scores = rule.agreed([flat[i, :size] for i, size in enumerate(sizes)], tokens)
     budgets = share(scores, keep, rule.certain)
-    inside = torch.arange(held.shape[2], device=held.device) < torch.tensor(sizes, device=held.device)[:, None]
-    found = ((flat > rule.certain) & inside).sum(1).tolist()
+    found = torch.stack([(score > rule.certain).sum() for score in scores]).tolist()
     heads, lengths = pool.heads, state.length.flatten().tolist()
     for i, (score, budget) in enumerate(zip(scores, budgets, strict=True)):
         layer, head = divmod(i, heads)
@@ -194,6 +194,7 @@ def compress(pool: Pool, state: Heads, plan: HeadPlan, computed: int, queries: l
             own = queries[layer][:, head * group : (head + 1) * group].transpose(0, 1)[None]
             score = rule.crowded(_Head(pool, row, plan, stop, own, scales[layer]), score, budget)
         positions = select_top(score[None].contiguous(), budget) if budget else row.new_empty(1, 1, 0).to(held.device)
+        state.kept[i] = tokens[i][positions.flatten().cpu()]
         row = row if held.device.type == "cpu" else row.to(held.device)
         lengths[i] = compact_blocks_(
             pool.keys, pool.values, row, positions, start=start, stop=stop, length=lengths[i], evidence=pool.evidence

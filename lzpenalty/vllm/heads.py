@@ -91,7 +91,8 @@ def make_pool(layers: list) -> Pool:
 
 class Heads:
     """The heads of one request. All tensors are int64 on the CPU, [layers, heads]: `length`, their entries; `count`, their
-    sub-blocks, which are the first of `table` [layers, heads, width]."""
+    sub-blocks, which are the first of `table` [layers, heads, width]. `kept` are the tokens that compressions left behind
+    the prompt, of each head; those that came since follow them."""
 
     def __init__(self, pool: Pool, prompt: int):
         self.pool, self.prompt = pool, prompt
@@ -99,6 +100,7 @@ class Heads:
         self.count = torch.zeros(pool.layers, pool.heads, dtype=torch.int64)
         self.length = torch.zeros_like(self.count)
         self.table = torch.zeros(*self.count.shape, 0, dtype=torch.int64)
+        self.kept = [torch.empty(0, dtype=torch.int64)] * self.count.numel()
         self.uneven = False  # whether heads may differ
         self.version = next(versions)  # of the table
 
@@ -126,6 +128,14 @@ class Heads:
         there = at < last[..., None]
         blocks = self.table[:, :, at // self.pool.tokens]
         return torch.where(there, blocks * self.pool.tokens + at % self.pool.tokens, 0), there
+
+    def tokens(self, computed: int) -> list[torch.Tensor]:
+        """Which tokens the entries behind the prompt are, of each head, once so many have been computed."""
+        lengths = (self.length.flatten() - self.prompt).tolist()
+        return [
+            torch.cat([kept, torch.arange(computed - length + len(kept), computed)])
+            for kept, length in zip(self.kept, lengths, strict=True)
+        ]
 
     def shrink(self, keep: int) -> None:
         """Moves all entries into the first `keep` blocks, gives the others back, and deals out what is to spare."""

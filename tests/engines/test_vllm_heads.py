@@ -2,6 +2,7 @@
 
 import copy
 import random as chances
+import statistics
 import sys
 from types import SimpleNamespace
 from unittest import mock
@@ -421,6 +422,14 @@ class Told:
         region = {(i, h): [t for t in self.held[i][h] if self.prompt <= t < self.computed - recent] for i, h in heads}
         if self.rule == "echo":
             score = {at: [self.evidence[at[0]][at[1]].get(token, 0) for token in region[at]] for at in heads}
+            said = {}
+            for at in heads:
+                for token, share in zip(region[at], score[at], strict=True):
+                    said[token] = said.get(token, 0) + share**0.5
+            mean = statistics.mean(each for each in said.values() if each)
+            score = {
+                at: [share * said[token] / mean for token, share in zip(region[at], score[at], strict=True)] for at in heads
+            }
             found = {at: sum(share > 0.1 for share in score[at]) for at in heads}
             if sum(found.values()) > keep * len(heads):  # as large a part of each
                 whole = sum(found.values())

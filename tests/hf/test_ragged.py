@@ -7,6 +7,8 @@ from functools import partial
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from lzpenalty.cache import attend, selectors
@@ -462,6 +464,31 @@ def test_shares_of_more_than_fits_are_in_proportion():
     assert share([high, high * 0.6, torch.zeros(4)], 1) == [3, 0, 0]
     assert share([high, high * 0.6, torch.zeros(4)], 1, 0.5) == [2, 1, 0]
     assert share([high * 0.6, high * 0.6, torch.zeros(4)], 1, 0.5) == [2, 1, 0]
+
+
+def test_what_many_heads_found_counts_for_more():
+    found, agreed = torch.tensor, selectors.Echo().agreed
+    one, other = agreed([found([0.4, 0.4, 0.1]), found([0.9, 0.0])], [found([0, 1, 2]), found([1, 3])])
+    assert one[1] > one[0] > one[2] and other[0] > 0.9 and other[1] == 0
+    same = agreed([found([0.3, 0.0]), found([0.3, 0.0])], [found([5, 6]), found([5, 6])])
+    assert [each.tolist() for each in same] == [found([0.3, 0.0]).tolist()] * 2  # what is found alike is as it was
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 3))
+def test_agreement_changes_neither_what_is_hidden_nor_the_order_in_one_head_alone(seed, heads, scale):
+    generator = torch.Generator().manual_seed(seed)
+    columns = [torch.randperm(40, generator=generator)[: 3 + 5 * head].sort().values for head in range(heads)]
+    scores = [torch.rand(len(each), generator=generator) ** scale for each in columns]
+    hidden = [torch.rand(len(each), generator=generator) < 0.2 for each in columns]
+    scores = [score.masked_fill(of_head, -torch.inf) for score, of_head in zip(scores, hidden, strict=True)]
+    agreed = selectors.Echo().agreed(scores, columns)
+    for score, after, of_head in zip(scores, agreed, hidden, strict=True):
+        assert after.dtype == score.dtype and torch.equal(after == -torch.inf, of_head) and not after.isnan().any()
+        assert (after[~of_head] >= 0).all()
+    alone = selectors.Echo().agreed(scores[-1:], columns[-1:])[0]
+    assert torch.equal(alone.argsort(stable=True), scores[-1].argsort(stable=True))
+    nothing = [torch.zeros_like(score) for score in scores]
+    assert all(not each.any() for each in selectors.Echo().agreed(nothing, columns))
 
 
 @pytest.mark.parametrize(("rivals", "crowded"), [(0, 11), (256, 5)])

@@ -61,6 +61,11 @@ class Selector:
         """float32 [B, 1, stop - start], or [B, Hkv, stop - start] for a choice of its own for each key head."""
         raise NotImplementedError
 
+    def agreed(self, scores: list[torch.Tensor], columns: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What decides in a row whose heads, of all layers, have these scores [n], which are of these columns of the text,
+        int64 [n]. For selectors whose heads are compressed together."""
+        return scores
+
     def crowded(self, layer, score: torch.Tensor, keep: int) -> torch.Tensor:
         """What a head goes by, [B, n], where more than `keep` of a row's scores [B, n] are above `certain`."""
         return score

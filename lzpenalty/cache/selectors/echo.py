@@ -31,9 +31,16 @@ class Echo(Selector):
     Evidence stays with its entry. One query more than there are new tokens, because the query before a token is often the
     one that finds it, as in induction heads: text that stood behind this word once will be looked for when it comes again.
 
-    What a query gave more than a tenth of its attention was found. Some heads find nearly everything so, and e then tells a
-    .9 from a .8. If more has been found than may stay, a head keeps as large a part of it as any other
-    (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries, as RPC does, the rest by e
+    Heads agree before they compete: what will be needed is needed in many of them at once, and a head alone can't tell it
+    from what only looks alike. At a compression e is weighted by what the heads of all layers found of the token, in which
+    many that found a little count for more than one that found much:
+
+        s[t]  = mean over all heads of sqrt(e[head, t])                   0 in heads that don't hold t any more
+        e'[t] = e[t] s[t] / (mean of s over the tokens of which any head found something)
+
+    Where e' is more than a tenth the entry was found. Some heads find nearly everything so, and e' then tells a .9 from a
+    .8. If more has been found than may stay, a head keeps as large a part of it as any other
+    (``lzpenalty.cache.budgets``). A quarter of that goes by the attention of the newest queries, as RPC does, the rest by e'
     again, the largest of three neighbours.
 
     KVzip (2505.23416) and Compactor (2507.08143) score prompts by related attention without a causal mask, Ada-KV
@@ -75,6 +82,16 @@ class Echo(Selector):
 
     def score(self, layer):
         return layer.evidence[..., layer.start : layer.stop]
+
+    def agreed(self, scores, columns):
+        first, sizes = scores[0], [score.numel() for score in scores]
+        found = torch.cat([score.to(first.device) for score in scores])
+        at = torch.cat([each.to(first.device) for each in columns])
+        # In double precision, so that the order in which they are added decides nothing.
+        sums = first.new_zeros(int(at.max()) + 1, dtype=torch.float64).index_add_(0, at, found.clamp(min=0).double().sqrt())
+        agreement = (sums / sums[sums > 0].mean())[at].float()
+        found = torch.where(found > 0, found * agreement, found)
+        return [each.to(score.device) for each, score in zip(found.split(sizes), scores, strict=True)]
 
     def crowded(self, layer, score, keep):
         score = max_pool1d(score, 3, stride=1, padding=1)
