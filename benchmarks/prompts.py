@@ -13,7 +13,8 @@ facts   Each is asked for once, of a copy, by the beginning of its sentence, and
         the paired differences between them.
 bits    Per token of the 128 tokens that follow, the paired difference to the full cache.
         With `--task single` and others: what a chat's reply to questions holds, in documents of ruler.py.
-seconds CPU time of reading, in pieces that end where compressions are due. The full cache gets the same pieces.
+seconds CPU time of reading, in pieces that end where compressions are due. `spent` is how many times what the full cache took
+        for the same pieces, a moment before.
 peak    The most entries that a head held meanwhile, on average.
 
 Rules are chosen with `--half choose`, whose facts and texts have nothing in common with those of the other half. Results go
@@ -334,6 +335,7 @@ def main() -> None:
     for tokens in map(int, args.tokens.split(",")):
         cell = str(tokens) if args.task == "facts" else f"{tokens}, {args.task}"
         for number, document in enumerate(documents(tokenizer, args.half, tokens, args.contexts, args.task)):
+            plain = None  # seconds of the full cache, beside which others are clocked
             for ratio in map(int, args.ratios.split(",")):
                 for rule in ("full cache", *(rule for rule in rules if rule != "full cache")):
                     title = "full cache" if rule == "full cache" else f"{rule}, 1/{ratio}"
@@ -341,7 +343,11 @@ def main() -> None:
                     there = results["documents"].get(cell, {}).get(title, {}).get(str(number), {})
                     if {*parts} <= {*there}:
                         continue
+                    if rule != "full cache" and plain is None:
+                        plain = read(model, "full cache", ratio, torch.tensor([document.ids]))[1]
                     found = measure(model, document, rule, ratio, parts)
+                    if rule != "full cache":
+                        found["spent"] = round(found["seconds"] / plain, 3)
                     results = so_far()
                     place = results["documents"].setdefault(cell, {}).setdefault(title, {})
                     place[str(number)] = {**there, **found}

@@ -362,7 +362,7 @@ def generate_first() -> str:
     documents = load("prompts")["documents"]["1572"]
     for share_kept, name in (("1/4", "a quarter"), ("1/8", "an eighth")):
         found = documents[f"echo, {share_kept}"]
-        spent, peak = cost_of_reading(documents["full cache"], found)
+        spent, peak = cost_of_reading(found)
         title = f"`CompressedCache(protect=4)`, {name} of a document"
         known = share(known_of(documents["full cache"], found))
         body.append([title, f"read in {spent:.2f}x the time, {peak:,} entries", known])
@@ -624,7 +624,7 @@ def prompts_of(name: str, with_echo: str | None = None) -> str:
             found, counts = by_rule[rule], known_of(full, by_rule[rule])
             base = compared[tokens].get(f"echo, {rule.rpartition(', ')[2]}", {})
             more = paired(*({n: _known(each) for n, each in one.items()} for one in (base, found)))
-            spent, peak = cost_of_reading(full, found)
+            spent, peak = cost_of_reading(found)
             bits = {n: each["bits"] for n, each in found.items() if "bits" in each}
             price = paired({n: full[n]["bits"] for n in bits}, bits)
             known = [share(counts), interval(counts), "" if base is found else more]
@@ -634,9 +634,9 @@ def prompts_of(name: str, with_echo: str | None = None) -> str:
     return f"{markdown(header, rows)}\n\n{about_recall(results)}"
 
 
-def cost_of_reading(full: dict, found: dict) -> tuple[float, int]:
+def cost_of_reading(found: dict) -> tuple[float, int]:
     """CPU time of documents to that of the full cache, the median, and the most entries that a head held."""
-    spent = statistics.median(each["seconds"] / full[number]["seconds"] for number, each in found.items())
+    spent = statistics.median(each["spent"] for each in found.values())
     return spent, max(each["peak"] for each in found.values())
 
 
