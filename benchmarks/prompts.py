@@ -346,7 +346,9 @@ def main() -> None:
                     if rule != "full cache" and plain is None:
                         plain = read(model, "full cache", ratio, torch.tensor([document.ids]))[1]
                     found = measure(model, document, rule, ratio, parts)
-                    if rule != "full cache":
+                    if rule == "full cache":
+                        plain = found["seconds"]
+                    else:
                         found["spent"] = round(found["seconds"] / plain, 3)
                     results = so_far()
                     place = results["documents"].setdefault(cell, {}).setdefault(title, {})

@@ -592,6 +592,12 @@ def prompts_kvpress() -> str:
 
 
 @table
+def prompts_gemma() -> str:
+    """With Gemma 3 270M."""
+    return prompts_of("prompts-gemma-3-270m-q4_k_m")
+
+
+@table
 def prompts_tasks() -> str:
     """Tasks of RULER's, and questions of a chat, in documents that were read once."""
     results, rows = load("prompts"), []
@@ -1004,7 +1010,7 @@ def recall_lost() -> str:
     by_rule, bits = results["facts"][setting], results["text"].get(setting, {})
     known = {rule: later(by_rule, rule)[0] for rule in by_rule if rule != "full cache"}
     worse = {rule: difference(bits["full cache"]["bits"], bits[rule]["bits"])[0] for rule in bits if rule != "full cache"}
-    facts, bits = ([of[rule] for rule in of if rule not in ("echo", "echo without rivals", "rpc")] for of in (known, worse))
+    facts, bits = ([of[rule] for rule in of if not rule.startswith(("echo", "rpc"))] for of in (known, worse))
     return (
         "Texts stated a fact in each interval of 256 tokens, of which a quarter was kept, and it was asked for after 1 to 8 "
         f"compressions. Of {later(by_rule, 'echo')[1]} answers that the full cache knew, `echo` knew {known['echo']}, `rpc` "
