@@ -13,8 +13,8 @@ facts   Each is asked for once, of a copy, by the beginning of its sentence, and
         the paired differences between them.
 bits    Per token of the 128 tokens that follow, the paired difference to the full cache.
         With `--task single` and others: what a chat's reply to questions holds, in documents of ruler.py.
-seconds CPU time of reading, in pieces that end where compressions are due. `spent` is how many times what the full cache took
-        for the same pieces, a moment before.
+seconds CPU time of reading, in pieces that end where compressions are due. `spent` is how many times what the full cache
+        took for the same pieces in the same run.
 peak    The most entries that a head held meanwhile, on average.
 
 Rules are chosen with `--half choose`, whose facts and texts have nothing in common with those of the other half. Results go
