@@ -150,10 +150,39 @@ def test_results_are_kept_and_not_measured_again(tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "prompts.json").read_text())
     found = results["documents"]["700"]
     assert [*found] == ["full cache", "echo, 1/4", "rpc, 1/4"] and results["half"] == "report"
-    assert all({*each["0"]} == {"kept", "peak", "seconds", "facts", "bits"} for each in found.values())
+    assert {*found["full cache"]["0"]} == {"kept", "peak", "seconds", "facts", "bits"}
+    assert all({*found[rule]["0"]} == {*found["full cache"]["0"], "spent"} for rule in ("echo, 1/4", "rpc, 1/4"))
     monkeypatch.setattr(prompts, "measure", None)
     prompts.main()
     assert json.loads((tmp_path / "prompts.json").read_text()) == results
+
+
+def test_a_rule_that_is_measured_later_is_clocked_beside_a_full_cache_of_that_run(tmp_path, monkeypatch):
+    """Machines differ: not beside the one of the first run."""
+    monkeypatch.setattr(prompts, "RESULTS", tmp_path)
+    monkeypatch.setattr(prompts, "load_model", lambda name: (tiny(), letters))
+    monkeypatch.setattr(prompts, "fillers", lambda *options: [FILLER])
+    monkeypatch.setattr(prompts, "write", lambda name, results: (tmp_path / f"{name}.json").write_text(json.dumps(results)))
+    seconds, read = {"full cache": 4.0}, prompts.read
+
+    def clocked(model, rule, *arguments):
+        cache, _, peak = read(model, rule, *arguments)
+        return cache, seconds.get(rule, 6.0), peak
+
+    monkeypatch.setattr(prompts, "read", clocked)
+    for rules in ("echo", "echo,rpc,random"):
+        call = ["prompts.py", "--contexts", "1", "--tokens", "700", "--ratios", "4", "--rules", rules]
+        monkeypatch.setattr(sys, "argv", call)
+        prompts.main()
+        seconds["full cache"] = 12.0
+    found = json.loads((tmp_path / "prompts.json").read_text())["documents"]["700"]
+    assert found["full cache"]["0"]["seconds"] == 4.0
+    spent = {rule: of["0"]["spent"] for rule, of in found.items() if rule != "full cache"}
+    assert spent == {"echo, 1/4": 1.5, "rpc, 1/4": 0.5, "random, 1/4": 0.5}
+
+
+def test_rules_that_there_are_not_are_refused(monkeypatch, capsys):
+    call = ["prompts.py", "--contexts", "1", "--tokens", "700", "--ratios", "4", "--rules", "echo,rpc"]
     monkeypatch.setattr(sys, "argv", [*call[:-1], "nothing"])
     with pytest.raises(SystemExit):
         prompts.main()

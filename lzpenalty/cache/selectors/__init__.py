@@ -24,7 +24,8 @@ go first whatever their scores are.
 
 Where each key head has a budget of its own (`allocation="global"`), it has a selector of its own as well, in each row, and
 shows itself as a layer of this one head and row (:class:`lzpenalty.cache.ragged.Cell`). Scores of all heads of a row may
-be weighted by each other before they decide (`agreed`). A selector whose scores come to a limit says where that is (`certain`), and what a head goes by where more comes to it than may stay (`crowded`).
+be weighted by each other before they decide (`agreed`). A selector whose scores come to a limit says where that is
+(`certain`), and what a head goes by where more comes to it than may stay (`crowded`).
 """
 
 from lzpenalty.cache.selectors.base import Selector
