@@ -58,9 +58,9 @@ class Budgets:
     def _compress(self, tracks: tuple) -> None:
         """`tracks` are those of the same rows in all layers."""
         pairs = [*zip(self.layers, tracks, strict=True)]
-        scores = _of_rows(layer.scores(track) for layer, track in pairs)
+        scores = _by_row(layer.scores(track) for layer, track in pairs)
         if tracks[0].keep:
-            columns = _of_rows(layer.region_columns(track) for layer, track in pairs)
+            columns = _by_row(layer.region_columns(track) for layer, track in pairs)
             agreed = self.layers[0].selector.agreed
             scores = [agreed(*of_row) for of_row in zip(scores, columns, strict=True)]
         budgets, end = self.of_rows(scores, tracks[0].keep), 0
@@ -75,6 +75,6 @@ class Budgets:
         return [share(of_row, keep, self.layers[0].selector.certain) for of_row in scores]
 
 
-def _of_rows(layers) -> list[list]:
+def _by_row(layers) -> list[list]:
     """Of what each layer has of each row's heads: of each row what all heads have, layer by layer."""
     return [[each for of_layer in of_row for each in of_layer] for of_row in zip(*layers, strict=True)]

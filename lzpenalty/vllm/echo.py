@@ -180,11 +180,11 @@ def compress(pool: Pool, state: Heads, plan: HeadPlan, computed: int, queries: l
     held = torch.where(there.to(evidence.device), evidence[slots.to(evidence.device)], 0)
     sizes = (stops - start).flatten().tolist()
     flat = held.flatten(0, 1)
-    tokens = [of_head[:size] for of_head, size in zip(state.tokens(computed), sizes, strict=True)]
-    scores = rule.agreed([flat[i, :size] for i, size in enumerate(sizes)], tokens)
+    tokens = torch.cat([of_head[:size] for of_head, size in zip(state.tokens(computed), sizes, strict=True)])
+    scores = rule.agreed([flat[i, :size] for i, size in enumerate(sizes)], tokens.to(held.device).split(sizes))
     budgets = share(scores, keep, rule.certain)
     found = torch.stack([(score > rule.certain).sum() for score in scores]).tolist()
-    heads, lengths = pool.heads, state.length.flatten().tolist()
+    heads, lengths, left = pool.heads, state.length.flatten().tolist(), []
     for i, (score, budget) in enumerate(zip(scores, budgets, strict=True)):
         layer, head = divmod(i, heads)
         row, stop = state.table[layer, head], start + sizes[i]
@@ -194,12 +194,15 @@ def compress(pool: Pool, state: Heads, plan: HeadPlan, computed: int, queries: l
             own = queries[layer][:, head * group : (head + 1) * group].transpose(0, 1)[None]
             score = rule.crowded(_Head(pool, row, plan, stop, own, scales[layer]), score, budget)
         positions = select_top(score[None].contiguous(), budget) if budget else row.new_empty(1, 1, 0).to(held.device)
-        state.kept[i] = tokens[i][positions.flatten().cpu()]
+        left.append(positions.flatten())
         row = row if held.device.type == "cpu" else row.to(held.device)
         lengths[i] = compact_blocks_(
             pool.keys, pool.values, row, positions, start=start, stop=stop, length=lengths[i], evidence=pool.evidence
         )
     state.length = torch.tensor(lengths).view_as(state.length)
+    # All heads' at once, since a device is waited for.
+    kept = torch.cat(left).cpu().split(budgets)
+    state.kept = [of_head[at] for of_head, at in zip(tokens.split(sizes), kept, strict=True)]
     behind = there & (torch.arange(start, start + there.shape[2]) >= state.length[..., None])
     evidence[slots[behind].to(evidence.device)] = 0
     state.uneven = True

@@ -139,11 +139,17 @@ def test_what_is_asked_is_what_the_model_says_of_the_whole_text(monkeypatch):
     assert cache.get_seq_length() == 700
 
 
-def test_results_are_kept_and_not_measured_again(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def of_tiny(tmp_path, monkeypatch):
+    """The benchmark of a tiny model, with its results in tmp_path."""
     monkeypatch.setattr(prompts, "RESULTS", tmp_path)
     monkeypatch.setattr(prompts, "load_model", lambda name: (tiny(), letters))
     monkeypatch.setattr(prompts, "fillers", lambda *options: [FILLER])
     monkeypatch.setattr(prompts, "write", lambda name, results: (tmp_path / f"{name}.json").write_text(json.dumps(results)))
+
+
+@pytest.mark.usefixtures("of_tiny")
+def test_results_are_kept_and_not_measured_again(tmp_path, monkeypatch):
     call = ["prompts.py", "--contexts", "1", "--tokens", "700", "--ratios", "4", "--rules", "echo,rpc"]
     monkeypatch.setattr(sys, "argv", call)
     prompts.main()
@@ -157,12 +163,9 @@ def test_results_are_kept_and_not_measured_again(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "prompts.json").read_text()) == results
 
 
+@pytest.mark.usefixtures("of_tiny")
 def test_a_rule_that_is_measured_later_is_clocked_beside_a_full_cache_of_that_run(tmp_path, monkeypatch):
     """Machines differ: not beside the one of the first run."""
-    monkeypatch.setattr(prompts, "RESULTS", tmp_path)
-    monkeypatch.setattr(prompts, "load_model", lambda name: (tiny(), letters))
-    monkeypatch.setattr(prompts, "fillers", lambda *options: [FILLER])
-    monkeypatch.setattr(prompts, "write", lambda name, results: (tmp_path / f"{name}.json").write_text(json.dumps(results)))
     seconds, read = {"full cache": 4.0}, prompts.read
 
     def clocked(model, rule, *arguments):
@@ -182,8 +185,7 @@ def test_a_rule_that_is_measured_later_is_clocked_beside_a_full_cache_of_that_ru
 
 
 def test_rules_that_there_are_not_are_refused(monkeypatch, capsys):
-    call = ["prompts.py", "--contexts", "1", "--tokens", "700", "--ratios", "4", "--rules", "echo,rpc"]
-    monkeypatch.setattr(sys, "argv", [*call[:-1], "nothing"])
+    monkeypatch.setattr(sys, "argv", ["prompts.py", "--contexts", "1", "--tokens", "700", "--rules", "nothing"])
     with pytest.raises(SystemExit):
         prompts.main()
     assert "expected some of full cache, echo" in capsys.readouterr().err
