@@ -1,6 +1,6 @@
 """The published formulas in plain Python, as slow and as obvious as possible: what the C routines are compared with."""
 
-from math import exp, isnan, log2, sqrt, tanh
+from math import exp, inf, isnan, log, log2, sqrt, tanh
 from operator import mul
 
 
@@ -245,18 +245,19 @@ def attention_scores(queries, keys, start, stop, *, scale=None, kernel=7, aggreg
 
 
 def attend(queries, keys, values, first, *, scale=None, softcap=0.0):
-    """The outputs [q][Dv] of the queries of one head, the newest tokens, from its keys and values [length][D]: a query sees
-    the entries from `first` up to its own token."""
-    outputs = []
+    """The outputs [q][Dv] of the queries of one head, the newest tokens, from its keys and values [length][D], and the
+    log-sum-exp [q] of each: a query sees the entries from `first` up to its own token."""
+    outputs, sums = [], []
     for i, query in enumerate(queries):
         seen = range(first, max(first, len(keys) - len(queries) + 1 + i))
         products = [sum(map(mul, query, keys[t])) for t in seen]
         products = [x * (1 / sqrt(len(query)) if scale is None else scale) for x in products]
         if softcap:
             products = [softcap * tanh(x / softcap) for x in products]
-        weights = softmax(products) if products else []
+        weights, largest = softmax(products) if products else [], max(products, default=-inf)
         outputs.append([sum(w * values[t][d] for w, t in zip(weights, seen, strict=True)) for d in range(len(values[0]))])
-    return outputs
+        sums.append(largest + log(sum(exp(x - largest) for x in products)) if products else -inf)
+    return outputs, sums
 
 
 def select_top(scores, k):

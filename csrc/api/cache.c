@@ -191,6 +191,19 @@ static int find_spans(const lzpenalty_attend_options *options, const cache_array
     return LZPENALTY_OK;
 }
 
+/* A number for each of decode->queries, written. */
+static int read_lse(const lzpenalty_tensor *t, cache_decode *decode)
+{
+    const cache_array *queries = &decode->queries;
+    CHECK(api_check_tensor(t, 3, 3));
+    WANT(t->dtype == LZPENALTY_FLOAT32, LZPENALTY_BAD_DTYPE);
+    WANT(t->shape[0] == queries->batch && t->shape[1] == queries->heads && t->shape[2] == queries->tokens,
+         LZPENALTY_DISAGREE);
+    CHECK(api_check_distinct(t));
+    decode->lse = cache_numbers_of(t->data, t->shape, t->strides);
+    return LZPENALTY_OK;
+}
+
 int lzpenalty_attend(const lzpenalty_tensor *queries, const lzpenalty_tensor *keys, const lzpenalty_tensor *values,
                      const lzpenalty_attend_options *given, const lzpenalty_tensor *out)
 {
@@ -230,14 +243,18 @@ int lzpenalty_attend(const lzpenalty_tensor *queries, const lzpenalty_tensor *ke
         CHECK(check_counts(options.lengths, is_ragged ? 2 : 1, 2, batch, decode.heads));
     if (options.pads)
         CHECK(check_counts(options.pads, 1, 1, batch, decode.heads));
+    if (options.lse)
+        CHECK(read_lse(options.lse, &decode));
     CHECK(read_scale(options.scale, k.size, &decode.scale));
     WANT(options.softcap >= 0 && isfinite(options.softcap), LZPENALTY_BAD_SOFTCAP);
     decode.softcap = options.softcap;
     CHECK(api_threads(options.threads, &decode.threads));
-    const lzpenalty_tensor *all[] = {queries, keys, values, options.lengths, options.starts, options.pads};
+    const lzpenalty_tensor *all[] = {queries, keys, values, options.lengths, options.starts, options.pads, options.lse};
+    const lzpenalty_tensor *written[] = {out, options.lse};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (all[i])
-            CHECK(api_check_apart(out, all[i]));
+        for (int of = 0; all[i] && of < 2; of++)
+            if (written[of] && written[of] != all[i])
+                CHECK(api_check_apart(written[of], all[i]));
     decode.keys = k.data;
     decode.values = v.data;
     decode.key_stride = k.token_stride;

@@ -41,10 +41,12 @@ typedef struct {
 } cache_span;
 
 /* The attention of new tokens to a cache, out[h, i] = softmax over t of scale * <q[h, i], k[h / G, t]>, times v[h / G, t]. A
- * query that sees no entry gets zeros. */
+ * query that sees no entry gets zeros. `lse`, if it has data, is the natural logarithm of each softmax's sum: with it the
+ * attention to parts of a cache adds up to that of the whole. */
 typedef struct {
     cache_array queries; /* [B, Hq, q, D] */
     cache_array out;     /* [B, Hq, q, Dv], of the same dtype and strides of its own */
+    cache_array lse;     /* [B, Hq, q, 1], float32 */
     const void *keys, *values;
     int64_t heads, key_stride, value_stride; /* Hkv, and numbers from entry to entry */
     const cache_span *spans;                 /* [B, Hkv] */

@@ -19,6 +19,12 @@ static inline cache_array cache_array_of(void *data, float_dtype dtype, const in
     return (cache_array){data, dtype, shape[0], shape[1], shape[2], shape[3], strides[0], strides[1], strides[2]};
 }
 
+/* One float32 for each token of each head, [batch, heads, tokens]. */
+static inline cache_array cache_numbers_of(void *data, const int64_t *shape, const int64_t *strides)
+{
+    return (cache_array){data, FLOAT32, shape[0], shape[1], shape[2], 1, strides[0], strides[1], strides[2]};
+}
+
 /* Entries [slots, size] that heads share out among themselves, as one row of one head. */
 static inline cache_array cache_slots_of(void *data, const int64_t *shape, const int64_t *strides)
 {

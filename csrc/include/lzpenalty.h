@@ -446,6 +446,7 @@ typedef struct lzpenalty_attend_options {
     float softcap;                   /* > 0: products x become softcap * tanh(x / softcap), after scale. Default 0 */
     int32_t threads;                 /* Default 0: as many as this process may run at once */
     int32_t reserved;                /* 0 */
+    const lzpenalty_tensor *lse;     /* [B, Hq, q], FLOAT32, written; see below. Default NULL */
 } lzpenalty_attend_options;
 
 LZPENALTY_API int lzpenalty_attend_options_init(lzpenalty_attend_options *options, size_t size);
@@ -465,6 +466,10 @@ static inline lzpenalty_attend_options lzpenalty_attend_options_default(void)
  * with G = Hq / Hkv: the q tokens are the last ones in the cache and each sees what is before it, and itself. Computed in
  * float32 whatever the type, and rounded once. A query that sees nothing gets zeros; what it doesn't see has no influence.
  * Nothing depends on the number of threads.
+ *
+ * `lse` gets the log-sum-exp of each query, in nats: ln of the sum of exp(scale * <q, k[t]>) over the t that it sees, after
+ * softcap; -infinity if it sees none. The attention to a cache of several parts is the mean of the attention to each,
+ * weighted by exp(lse) of each.
  *
  *   queries   [B, Hq, q, D] after rotary embedding, q >= 1
  *   keys      [B, Hkv, T, D]; Hq is a multiple of Hkv. Or [S, D]: heads then have lengths of their own, that of row b and

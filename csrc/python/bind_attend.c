@@ -2,16 +2,17 @@
  * everything has been checked. */
 #include <math.h>
 
+#include "../cache/check.h"
 #include "args.h"
 #include "cache_args.h"
 #include "functions.h"
 
-enum { QUERIES, KEYS, VALUES, LENGTHS, STARTS, PADS, SCALE, SOFTCAP, OUT, N_ARGUMENTS };
+enum { QUERIES, KEYS, VALUES, LENGTHS, STARTS, PADS, SCALE, SOFTCAP, OUT, LSE, N_ARGUMENTS };
 
 /* What is borrowed for a call, by the number of its argument; zero if it isn't. */
 typedef struct {
     tensor t[N_ARGUMENTS];
-    cache_array queries, keys, values, out;
+    cache_array queries, keys, values, out, lse;
     int64_t batch, heads;
     int ragged;
     cache_span *spans; /* PyMem_RawFree them */
@@ -128,8 +129,30 @@ static int take_out(module_state *st, PyObject *object, attend_call *c)
     return 0;
 }
 
+static int take_lse(module_state *st, PyObject *object, attend_call *c)
+{
+    tensor *lse = &c->t[LSE];
+    if (tensor_borrow(st, object, "lse", lse) < 0 || tensor_check_device(lse, &c->t[QUERIES]) < 0 ||
+        check_ndim(lse, 3, "[batch, heads, tokens]") < 0 || tensor_check_writable(lse) < 0)
+        return -1;
+    if (lse->dtype != DTYPE_FLOAT32) {
+        tensor_fail_dtype(lse, "float32");
+        return -1;
+    }
+    if (check_equal("lse", "rows", lse->shape[0], "queries", c->batch) < 0 ||
+        check_equal("lse", "heads", lse->shape[1], "queries", c->queries.heads) < 0 ||
+        check_equal("lse", "tokens", lse->shape[2], "queries", c->queries.tokens) < 0)
+        return -1;
+    for (int i = QUERIES; i < LSE; i++)
+        if (c->t[i].name && check_apart(lse, &c->t[i]) < 0)
+            return -1;
+    c->lse = cache_numbers_of(lse->data, lse->shape, lse->strides);
+    return 0;
+}
+
 const char doc_attend[] =
-    "attend($module, /, queries, keys, values, *, lengths=None, starts=None, pads=None, scale=None, softcap=0.0, out=None)\n"
+    "attend($module, /, queries, keys, values, *, lengths=None, starts=None, pads=None, scale=None, softcap=0.0, out=None,\n"
+    "       lse=None)\n"
     "--\n\n"
     "The attention of new tokens to a cache of keys and values on the CPU:\n\n"
     "    out[b, h, i] = sum over t of w[t] * v[b, h // G, t]\n"
@@ -161,7 +184,11 @@ const char doc_attend[] =
     "    If > 0, products x become softcap * tanh(x / softcap), as in Gemma 2, after scale.\n"
     "out : tensor [B, Hq, q, Dv], optional\n"
     "    Where to write to, of the dtype of queries; may be a transposed view, but not memory of queries, keys or "
-    "values.\n\n"
+    "values.\n"
+    "lse : tensor [B, Hq, q], float32, optional\n"
+    "    Where to write the log-sum-exp of each query to, in nats: ln of the sum of exp(scale * <q, k[t]>) over the t that\n"
+    "    it sees, after softcap; -infinity if it sees none. The attention to a cache of several parts is the mean of the\n"
+    "    attention to each part, weighted by exp(lse) of each.\n\n"
     "Returns\n-------\n"
     "out : tensor [B, Hq, q, Dv], of the library and dtype of `queries`; the argument if there is one\n\n"
     "Raises\n------\n"
@@ -176,7 +203,7 @@ PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
                                   3,
                                   N_ARGUMENTS,
                                   {NAME(queries), NAME(keys), NAME(values), NAME(lengths), NAME(starts), NAME(pads),
-                                   NAME(scale), NAME(softcap), NAME(out)}};
+                                   NAME(scale), NAME(softcap), NAME(out), NAME(lse)}};
     module_state *st = state_of(module);
     PyObject *v[N_ARGUMENTS], *result = NULL;
     attend_call c = {.batch = 0};
@@ -209,12 +236,15 @@ PyObject *py_attend(PyObject *module, PyObject *const *args, Py_ssize_t n_args, 
         c.out.head_stride = shape[2] * shape[3];
         c.out.batch_stride = shape[1] * c.out.head_stride;
     }
+    if (v[LSE] && v[LSE] != Py_None && take_lse(st, v[LSE], &c) < 0)
+        goto done;
     for (int i = 0; i < N_ARGUMENTS; i++)
         borrowed[i] = &c.t[i];
     if (tensor_settle(borrowed, N_ARGUMENTS) < 0 || (numbers = take_spans(&c)) < 0)
         goto done;
     decode.queries = c.queries;
     decode.out = c.out;
+    decode.lse = c.lse;
     decode.keys = c.keys.data;
     decode.values = c.values.data;
     decode.heads = c.heads;

@@ -27,7 +27,7 @@ enum { MAX_PRODUCERS = 32, MAX_WORKSPACES = 8 };
     X(ngram) X(count) X(max_period) X(min_repeats) X(tolerance)                                                             \
     X(queries) X(keys) X(values) X(start) X(stop) X(scale) X(kernel) X(aggregation) X(check)                                \
     X(device) X(stream) X(scores) X(k) X(positions) X(length) X(new_keys) X(new_values) X(position)                         \
-    X(lengths) X(pads) X(softcap) X(out) X(evidence) X(blocks) X(cache) X(asked)
+    X(lengths) X(pads) X(softcap) X(out) X(lse) X(evidence) X(blocks) X(cache) X(asked)
 /* clang-format on */
 
 typedef struct {

@@ -186,7 +186,7 @@ def make(function):
                                      blocks=np.arange(64)[None].copy(), lengths=4096 * one, start=1, scale=1.0,
                                      asked=queries.copy(), window=9),
         "attend": lambda: dict(queries=queries, keys=keys, values=keys.copy(), lengths=LONG // 8 * one, pads=one[0],
-                               scale=1.0, softcap=3.0, out=queries.copy()),
+                               scale=1.0, softcap=3.0, out=queries.copy(), lse=queries[..., 0].copy()),
         "parse_lz77": lambda: dict(tokens=np.zeros(LONG // 8, np.int64), window=9),
         "parse_lz78": lambda: dict(tokens=np.zeros(LONG // 8, np.int64)),
         "find_loops": lambda: dict(tokens=np.zeros(LONG // 8, np.int64), min_repeats=2, tolerance=0.1, max_period=9),

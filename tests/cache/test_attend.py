@@ -39,9 +39,11 @@ def assert_close(got, wanted, atol):
 
 
 def by_oracle(queries, keys, values, spans, pads, **options):
-    """`spans` gives the head's entries, [(start, length)] by row and head of keys, values [slots, D] or [B, H, T, D]."""
+    """The output and the log-sum-exp. `spans` gives the head's entries, [(start, length)] by row and head of keys, values
+    [slots, D] or [B, H, T, D]."""
     B, Hq, q, _ = queries.shape
     wanted = torch.zeros(B, Hq, q, values.shape[-1], dtype=torch.float64)
+    sums = torch.full((B, Hq, q), -inf, dtype=torch.float64)
     for b in range(B):
         for h in range(Hq):
             head = h // (Hq // len(spans[b]))
@@ -50,8 +52,8 @@ def by_oracle(queries, keys, values, spans, pads, **options):
             k, v = (x[start : start + length].double().tolist() for x in (k, v))
             if length:
                 rows = oracle.attend(queries[b, h].double().tolist(), k, v, pads[b], **options)
-                wanted[b, h] = torch.tensor(rows, dtype=torch.float64)
-    return wanted
+                wanted[b, h], sums[b, h] = (torch.tensor(each, dtype=torch.float64) for each in rows)
+    return wanted, sums
 
 
 @st.composite
@@ -89,7 +91,7 @@ def cases(draw):
 @settings(max_examples=150, deadline=None)
 def test_it_is_the_formula(case):
     queries, keys, values, spans, pads, arguments, options, layouts, threads = case
-    wanted = by_oracle(queries, keys, values, spans, pads, **options)
+    wanted, sums = by_oracle(queries, keys, values, spans, pads, **options)
     atol = bound(queries, keys, values, options.get("scale"))
     stored = [
         stored_otherwise(x, layout) if x.ndim == 4 else x
@@ -103,6 +105,10 @@ def test_it_is_the_formula(case):
         out = stored_otherwise(out, layouts[3])
     assert attend(*stored, **arguments, **options, out=out) is out
     assert_close(out, wanted, atol)
+    lse = stored_otherwise(torch.full((*sums.shape, 1), nan), layouts[0])[..., 0]
+    for got in at_each_level(lambda: attend(*stored, **arguments, **options, lse=lse)):
+        assert_close(got, wanted, atol)
+    assert_close(np.asarray(lse).copy(), sums, bound(queries.float(), keys, torch.ones(1), options.get("scale")))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -231,6 +237,38 @@ def test_numbers_that_are_not_finite_do_what_they_do_in_pytorch(level, where, va
         assert_close(got[wanted.isfinite()], wanted[wanted.isfinite()], bound(queries[0], keys[0], values[0]) * 8)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_attention_to_a_cache_is_that_to_its_parts_weighted_by_their_sums(level, dtype):
+    queries, (keys, values) = random(2, 6, 1, 64, dtype=dtype), random(2, 2, 2, 3000, 64, dtype=dtype, seed=1)
+    parts, sums = [], []
+    for part in ((0, 1), (1, 700), (700, 3000)):
+        lse = torch.empty(2, 6, 1)
+        parts.append(attend(queries, keys[:, :, slice(*part)], values[:, :, slice(*part)], lse=lse).double())
+        sums.append(lse.double())
+    whole = torch.empty(2, 6, 1)
+    wanted = attend(queries, keys, values, lse=whole).double()
+    assert_close(whole, torch.stack(sums).logsumexp(0), 1e-4)
+    got = (torch.stack(parts) * torch.stack(sums).softmax(0)[..., None]).sum(0)
+    assert_close(got, wanted, 2 * bound(queries, keys, values))
+
+
+@pytest.mark.parametrize("value", [nan, -inf])
+def test_sums_of_what_is_not_finite_are_those_of_pytorch(level, value):
+    queries, keys = torch.ones(1, 1, 2, 1), random(1, 1, 40, 1)
+    for at in ([3], range(39), range(40)):
+        products, lse = keys.clone(), torch.empty(1, 1, 2)
+        products[:, :, at] = value
+        attend(queries, products, keys, lse=lse)
+        wanted = torch.stack([products[0, 0, :n, 0].double().logsumexp(0) for n in (39, 40)])
+        torch.testing.assert_close(lse[0, 0].double(), wanted, equal_nan=True, rtol=1e-6, atol=1e-6)
+
+
+def test_a_query_that_sees_nothing_has_the_sum_of_nothing(level):
+    lse = torch.zeros(1, 2, 3)
+    attend(torch.ones(1, 2, 3, 8), *torch.ones(2, 1, 1, 5, 8), lengths=torch.tensor([1]), lse=lse)
+    torch.testing.assert_close(lse, torch.tensor([-inf, -inf, sqrt(8)]).expand(1, 2, 3))
+
+
 def test_weights_that_vanish_are_zero(level):
     """0 times infinity is NaN, and so it is in PyTorch: no weight may be tiny instead."""
     keys, values = torch.tensor([0.0, -500.0]).view(1, 1, 2, 1), torch.tensor([1.0, inf]).view(1, 1, 2, 1)
@@ -258,6 +296,7 @@ def test_bfloat16_arrays_of_ml_dtypes():
 
 
 Q, K, V = torch.ones(2, 4, 1, 8), torch.ones(2, 2, 10, 8), torch.ones(2, 2, 10, 8)
+OUT = torch.ones(2, 4, 1, 8)
 SLOTS = torch.ones(30, 8)
 STARTS = torch.tensor([[0, 10], [20, 25]])
 LENGTHS = torch.tensor([[10, 10], [5, 5]])
@@ -301,6 +340,15 @@ LENGTHS = torch.tensor([[10, 10], [5, 5]])
         ({"out": torch.ones(2, 4, 1, 8).half()}, TypeError, "out: expected the dtype of queries, float32, got float16"),
         ({"out": torch.ones(1, 4, 1, 8).expand(2, 4, 1, 8)}, ValueError, "out: expected a tensor without overlapping"),
         ({"out": Q}, ValueError, "out: expected memory apart from that of queries, got some of the same"),
+        ({"lse": torch.ones(2, 4, 1, 1)}, ValueError, r"lse: expected shape \[batch, heads, tokens\], got 4 dimensions"),
+        ({"lse": torch.ones(2, 4, 1).double()}, TypeError, "lse: expected dtype float32, got torch.float64"),
+        ({"lse": torch.ones(1, 4, 1)}, ValueError, "lse: expected as many rows as queries, 2, got 1"),
+        ({"lse": torch.ones(2, 2, 1)}, ValueError, "lse: expected as many heads as queries, 4, got 2"),
+        ({"lse": torch.ones(2, 4, 2)}, ValueError, "lse: expected as many tokens as queries, 1, got 2"),
+        ({"lse": torch.ones(1, 4, 1).expand(2, 4, 1)}, ValueError, "lse: expected a tensor without overlapping"),
+        ({"lse": Q[..., 0]}, ValueError, "lse: expected memory apart from that of queries, got some of the same"),
+        ({"lse": OUT[..., 0], "out": OUT}, ValueError, "lse: expected memory apart from that of out, got some of the same"),
+        ({"lse": [0.0]}, TypeError, "lse: expected a tensor .* got list"),
         ({"out": K[:, :, :2].reshape(2, 4, 1, 8), "keys": K}, None, None),
         ({"keys": SLOTS}, ValueError, r"values: expected shape \[slots, size\], as that of keys, got 4 dimensions"),
         ({"keys": SLOTS, "values": SLOTS}, TypeError, r"starts: expected a tensor \[batch, heads\] with keys .* got none"),

@@ -104,6 +104,7 @@ class AttendOptions(Sized):
         ("softcap", c.c_float),
         ("threads", c.c_int32),
         ("reserved", c.c_int32),
+        ("lse", c.POINTER(Tensor)),
     ]
 
 

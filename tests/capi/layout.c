@@ -74,5 +74,6 @@ int main(void)
     FIELD(lzpenalty_attend_options, softcap);
     FIELD(lzpenalty_attend_options, threads);
     FIELD(lzpenalty_attend_options, reserved);
+    FIELD(lzpenalty_attend_options, lse);
     return 0;
 }

@@ -491,7 +491,7 @@ static void call_cache(void)
     default: {
         lzpenalty_attend_options options = lzpenalty_attend_options_default();
         const int64_t count_shape[2] = {batch, heads};
-        lzpenalty_tensor lengths, pads;
+        lzpenalty_tensor lengths, pads, lse;
         out = new_tensor(dtype, 4, out_shape, 1);
         lengths = new_tensor(LZPENALTY_INT64, (int)number(1, 2), count_shape, 0);
         for (size_t i = 0; i * 8 < spans[n_spans - 1].bytes; i++)
@@ -504,6 +504,11 @@ static void call_cache(void)
             ((int64_t *)(void *)spans[n_spans - 1].memory)[i] = number(0, tokens);
         options.lengths = &lengths;
         options.pads = chance(2) ? &pads : NULL;
+        lse = new_tensor(LZPENALTY_FLOAT32, 3, out_shape, 1);
+        if (chance(2)) {
+            maybe_spoil(&lse);
+            options.lse = &lse;
+        }
         options.softcap = spoils() ? -1 : chance(2) ? 0 : 3;
         options.threads = spoils() ? -1 : 1;
         options.size = spoil_size(sizeof options);

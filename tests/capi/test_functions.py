@@ -277,11 +277,13 @@ def test_attention(library, random, dtype):
     queries, keys = cache(random, 2, 4, 3, 16, dtype=dtype), cache(random, 2, 2, 60, 16, dtype=dtype)
     values = cache(random, 2, 2, 60, 8, dtype=dtype)
     lengths, pads = np.array([[60, 41], [7, 30]]), np.array([2, 0])
-    wanted = lzpenalty.attend(queries, keys, values, lengths=lengths, pads=pads, softcap=5.0, scale=0.3)
+    sums, lse = np.zeros((2, 2, 4, 3), np.float32)
+    wanted = lzpenalty.attend(queries, keys, values, lengths=lengths, pads=pads, softcap=5.0, scale=0.3, lse=sums)
     out = np.zeros_like(wanted)
-    options = struct(library, "attend", lengths=tensor(lengths), pads=tensor(pads), softcap=5.0, scale=0.3)
+    options = struct(library, "attend", lengths=tensor(lengths), pads=tensor(pads), softcap=5.0, scale=0.3, lse=tensor(lse))
     assert library.attend(tensor(queries), tensor(keys), tensor(values), options, tensor(out)) == 0
     np.testing.assert_allclose(out, wanted, rtol=1e-3 if dtype == "float16" else 1e-5, atol=1e-6)
+    np.testing.assert_allclose(lse, sums, rtol=1e-5, atol=1e-5)
 
     slots = keys.reshape(-1, 16), values.reshape(-1, 8)
     starts = np.array([[0, 60], [120, 180]])
@@ -430,6 +432,11 @@ def test_bad_caches(library, random):
         (attend(lengths=tensor(np.array([1, 2]))), "DISAGREE"),
         (attend(pads=tensor(np.array([21]))), "BAD_PADS"),
         (attend(starts=tensor(np.array([[0, 0]]))), "BAD_STARTS"),
+        (attend(lse=tensor(out[0])), "DISAGREE"),
+        (attend(lse=tensor(out[..., 0])), "OVERLAP"),
+        (attend(lse=tensor(queries[..., 0])), "OVERLAP"),
+        (attend(lse=tensor(np.zeros((1, 4, 2)))), "BAD_DTYPE"),
+        (attend(lse=tensor(np.zeros((1, 1, 2), np.float32).repeat(4, 1), strides=(8, 0, 1))), "BAD_STRIDES"),
         (attend(reserved=1), "BAD_SIZE"),
     ]:
         assert got == STATUSES[name], name

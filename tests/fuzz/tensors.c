@@ -773,7 +773,7 @@ static const struct {
      {"starts", "lengths", "", "scale", "asked", "window", "start"}},
     {"attend",
      {{"queries", "bqrd", NARROW, READ}, {"keys", "bhtd", NARROW, READ}, {"values", "bhte", NARROW, READ}},
-     {"", "lengths", "pads", "scale", "softcap"}},
+     {"", "lengths", "pads", "scale", "softcap", "lse"}},
     {"parse_lz77", {{"tokens", "t", INTS, READ}}, {"window", ""}},
     {"parse_lz78", {{"tokens", "t", INTS, READ}}, {""}},
     {"find_loops", {{"tokens", "t", INTS, READ}}, {"min_repeats", "tolerance", "max_period", ""}},
@@ -793,6 +793,7 @@ static const struct {
     {"echo_scores_", {"asked", "bqrd", NARROW, READ}},
     {"attend", {"lengths", "b", "l", READ}},
     {"attend", {"pads", "b", "l", READ}},
+    {"attend", {"lse", "bqr", "f", WRITTEN}},
 };
 
 static void take_sizes(input *in, call *c)
