@@ -249,12 +249,15 @@ int lzpenalty_attend(const lzpenalty_tensor *queries, const lzpenalty_tensor *ke
     WANT(options.softcap >= 0 && isfinite(options.softcap), LZPENALTY_BAD_SOFTCAP);
     decode.softcap = options.softcap;
     CHECK(api_threads(options.threads, &decode.threads));
-    const lzpenalty_tensor *all[] = {queries, keys, values, options.lengths, options.starts, options.pads, options.lse};
-    const lzpenalty_tensor *written[] = {out, options.lse};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        for (int of = 0; all[i] && of < 2; of++)
-            if (written[of] && written[of] != all[i])
-                CHECK(api_check_apart(written[of], all[i]));
+    const lzpenalty_tensor *read[] = {queries, keys, values, options.lengths, options.starts, options.pads};
+    for (size_t i = 0; i < sizeof read / sizeof *read; i++) {
+        if (read[i])
+            CHECK(api_check_apart(out, read[i]));
+        if (read[i] && options.lse)
+            CHECK(api_check_apart(options.lse, read[i]));
+    }
+    if (options.lse)
+        CHECK(api_check_apart(options.lse, out));
     decode.keys = k.data;
     decode.values = v.data;
     decode.key_stride = k.token_stride;

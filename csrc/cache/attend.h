@@ -574,7 +574,6 @@ static void merge_pieces(const cache_decode *decode, const cache_piece *piece, v
 {
     const int64_t group = decode->queries.heads / decode->heads, b = piece->head / decode->heads;
     const int64_t value_size = padded(decode->out.size);
-    const cache_array *out = &decode->out, *lse = &decode->lse;
     attend_partial sum, other;
     partial_lay_out(decode, piece->rows, partials, &sum);
     for (int64_t r = 0; r < piece->rows; r++) {
@@ -592,14 +591,12 @@ static void merge_pieces(const cache_decode *decode, const cache_piece *piece, v
             sum.maxima[r] = max;
         }
         const int64_t row = piece->row + r, head = piece->head % decode->heads * group + row % group;
-        const int64_t at = b * out->batch_stride + head * out->head_stride + row / group * out->token_stride;
-        char *to = (char *)out->data + at * float_size(out->dtype);
-        if (lse->data) /* where nothing is seen, the logarithm of 0 */
-            ((float *)lse->data)[b * lse->batch_stride + head * lse->head_stride + row / group * lse->token_stride] =
-                (sum.maxima[r] + log2f(sum.totals[r])) / CACHE_LOG2E;
+        float *lse = decode->lse.data ? row_at(&decode->lse, b, head, row / group) : NULL;
+        if (lse) /* where nothing is seen, the logarithm of 0 */
+            *lse = (sum.maxima[r] + log2f(sum.totals[r])) / CACHE_LOG2E;
         if (end_of_row(decode, piece, row) <= decode->spans[piece->head].first)
             sum.totals[r] = 1; /* nothing is seen: zeros, where a sum of weights of 0 gives NaN */
-        store_row(decode, outputs, sum.totals[r], to);
+        store_row(decode, outputs, sum.totals[r], row_at(&decode->out, b, head, row / group));
     }
 }
 

@@ -47,10 +47,10 @@ static size_t score_bytes(const cache_attention *attn)
     return score_lay_out(attn, NULL, &ignored);
 }
 
-static const void *row_at(const cache_array *a, int64_t b, int64_t head, int64_t token)
+static void *row_at(const cache_array *a, int64_t b, int64_t head, int64_t token)
 {
     int64_t at = b * a->batch_stride + head * a->head_stride + token * a->token_stride;
-    return (const char *)a->data + at * float_size(a->dtype);
+    return (char *)a->data + at * float_size(a->dtype);
 }
 
 /* The queries of a key head, counted through all heads that share it: a few of each would leave most lanes empty. */

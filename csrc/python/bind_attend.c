@@ -118,9 +118,7 @@ static int take_out(module_state *st, PyObject *object, attend_call *c)
 {
     tensor *out = &c->t[OUT];
     if (take_array(st, object, "out", &c->t[QUERIES], out, &c->out) < 0 || tensor_check_writable(out) < 0 ||
-        check_equal("out", "rows", c->out.batch, "queries", c->batch) < 0 ||
-        check_equal("out", "heads", c->out.heads, "queries", c->queries.heads) < 0 ||
-        check_equal("out", "tokens", c->out.tokens, "queries", c->queries.tokens) < 0 ||
+        check_as_queries("out", &c->out, &c->queries) < 0 ||
         check_equal("out", "numbers a token", c->out.size, "values", c->values.size) < 0)
         return -1;
     for (int i = QUERIES; i <= VALUES; i++)
@@ -135,18 +133,14 @@ static int take_lse(module_state *st, PyObject *object, attend_call *c)
     if (tensor_borrow(st, object, "lse", lse) < 0 || tensor_check_device(lse, &c->t[QUERIES]) < 0 ||
         check_ndim(lse, 3, "[batch, heads, tokens]") < 0 || tensor_check_writable(lse) < 0)
         return -1;
-    if (lse->dtype != DTYPE_FLOAT32) {
-        tensor_fail_dtype(lse, "float32");
-        return -1;
-    }
-    if (check_equal("lse", "rows", lse->shape[0], "queries", c->batch) < 0 ||
-        check_equal("lse", "heads", lse->shape[1], "queries", c->queries.heads) < 0 ||
-        check_equal("lse", "tokens", lse->shape[2], "queries", c->queries.tokens) < 0)
+    if (lse->dtype != DTYPE_FLOAT32)
+        return tensor_fail_dtype(lse, "float32");
+    c->lse = cache_numbers_of(lse->data, lse->shape, lse->strides);
+    if (check_as_queries("lse", &c->lse, &c->queries) < 0)
         return -1;
     for (int i = QUERIES; i < LSE; i++)
-        if (c->t[i].name && check_apart(lse, &c->t[i]) < 0)
+        if (c->t[i].object && check_apart(lse, &c->t[i]) < 0)
             return -1;
-    c->lse = cache_numbers_of(lse->data, lse->shape, lse->strides);
     return 0;
 }
 

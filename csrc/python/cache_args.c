@@ -66,6 +66,14 @@ int check_equal(const char *name, const char *what, int64_t got, const char *ref
     return -1;
 }
 
+int check_as_queries(const char *name, const cache_array *a, const cache_array *queries)
+{
+    if (check_equal(name, "rows", a->batch, "queries", queries->batch) < 0 ||
+        check_equal(name, "heads", a->heads, "queries", queries->heads) < 0)
+        return -1;
+    return check_equal(name, "tokens", a->tokens, "queries", queries->tokens);
+}
+
 int check_range(const char *name, int64_t got, int64_t least, int64_t most)
 {
     if (got >= least && got <= most)
@@ -150,10 +158,7 @@ int take_asked(module_state *st, PyObject *object, const tensor *like, const cac
 {
     if (!object || object == Py_None)
         return 0;
-    if (take_array(st, object, "asked", like, t, a) < 0 ||
-        check_equal("asked", "rows", a->batch, "queries", queries->batch) < 0 ||
-        check_equal("asked", "heads", a->heads, "queries", queries->heads) < 0 ||
-        check_equal("asked", "tokens", a->tokens, "queries", queries->tokens) < 0 ||
+    if (take_array(st, object, "asked", like, t, a) < 0 || check_as_queries("asked", a, queries) < 0 ||
         check_equal("asked", "numbers a token", a->size, "queries", queries->size) < 0)
         return -1;
     return check_apart(evidence, t);

@@ -14,6 +14,7 @@ enum { GIL_MIN_NUMBERS = 65536 };
 int check_ndim(const tensor *t, int ndim, const char *shape);
 int check_contiguous(const tensor *t); /* in the last dimension */
 int check_equal(const char *name, const char *what, int64_t got, const char *reference, int64_t wanted);
+int check_as_queries(const char *name, const cache_array *a, const cache_array *queries); /* rows, heads, tokens */
 int check_range(const char *name, int64_t got, int64_t least, int64_t most);
 int check_not_empty(const cache_array *a, const char *name);
 /* Whether groups of so many heads of queries can ask so many heads of `of`. */
