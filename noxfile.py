@@ -473,9 +473,9 @@ def bench_kvpress(session):
     session.run("python", "benchmarks/cache_peers.py", "DecodingPress, SnapKV")
     presses = ("SnapKV", "ExpectedAttention", "AdaKV", "KeyDiff", "Compactor", "KVzip")
     rules = ",".join(f"kvpress {press}" for press in presses)
-    session.run("python", "benchmarks/prompts.py", "--rules", rules, "--tokens", "1572", "--ratios", "4,8")
+    session.run("python", "benchmarks/prompts.py", "--rules", rules, "--tokens", "1572")
     most = "kvpress KVzip,kvpress Compactor"  # what knows most, with a second reading and with one
-    session.run("python", "benchmarks/prompts.py", "--rules", most, "--tokens", "1572", "--ratios", "16")
+    session.run("python", "benchmarks/prompts.py", "--rules", most, "--tokens", "4132", "--ratios", "8,16")
     session.run(PYTHON, "benchmarks/tables.py", external=True)
 
 
